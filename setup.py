@@ -1,0 +1,65 @@
+"""Packaging of vpr."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+version = next(
+    line.split('"')[1] for line in (root / "vpr/__init__.py").read_text().splitlines() if line.startswith("__version__")
+)
+
+extras = {
+    "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
+    "pose": ["poselib>=2.0.5"],
+    "dev": [
+        "kapture>=1.1.10",
+        "mypy==2.*",
+        "poselib>=2.0.5",
+        "pytest>=9.0",
+        "pytest-xdist>=3.6",
+        "ruff==0.17.5",  # exact: a formatter that moves on its own fails a tree nobody touched,
+    ],
+}
+
+setup(
+    name="vpr",
+    version=version,
+    description="Two-stage visual place recognition: retrieve with global descriptors, re-rank with local features",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # Configs and weights lie at the top of the repository, where people look for them, and inside the package once
+    # installed.
+    packages=[*find_packages(include=["vpr", "vpr.*"]), "vpr.configs", "vpr.pretrained_models"],
+    package_dir={"vpr.configs": "configs", "vpr.pretrained_models": "pretrained_models"},
+    package_data={
+        "vpr": ["py.typed", "report/templates/*"],
+        "vpr.configs": ["*.toml"],
+        "vpr.pretrained_models": ["*.toml", "*.safetensors"],
+    },
+    install_requires=[
+        "faiss-cpu>=1.9",
+        "imagesize>=1.4.1",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "natsort>=8.4",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.10",
+        "pydantic>=2.10",
+        "safetensors>=0.4.5",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "threadpoolctl>=3.5",
+        "tomli-w>=1.1",
+        "torch>=2.10",  # earlier versions have holes in weights_only
+        "torchvision>=0.25",
+        "tqdm>=4.66",
+        "typer>=0.15",
+        "utm>=0.8",
+    ],
+    extras_require=extras,
+    entry_points={"console_scripts": ["vpr = vpr.cli:main"]},
+)

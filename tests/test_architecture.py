@@ -1,0 +1,73 @@
+"""Data flows one way: a package imports only from those before it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = (
+    "core",
+    "files",
+    "config",
+    "threads",
+    "machine",
+    "precision",
+    "images",
+    "datasets",
+    "weights",
+    "global_descriptors",
+    "local_features",
+    "matchers",
+    "features",
+    "index",
+    "rerank",
+    "evaluation",
+    "report",
+    "settings",
+    "pipeline",
+    "training",
+    "cli",
+    "__main__",
+)
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module of vpr that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} if node.module != "vpr" else {f"vpr.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("vpr.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "vpr").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_from_above(path: Path) -> None:
+    own = path.relative_to(ROOT / "vpr").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in ORDER, f"say where vpr/{own} stands in the order"
+    below = {name for name in imports_of(path) if ORDER.index(layer_of(name)) > ORDER.index(own)}
+    assert not below
+
+
+@pytest.mark.parametrize("path", ["feature_extract.py", "feature_match.py", "train.py"])
+def test_top_level_scripts_hold_no_logic(path: str) -> None:
+    assert len(ast.parse((ROOT / path).read_text()).body) == 2
+
+
+def test_importing_the_command_line_is_quick() -> None:
+    """--help must not wait for torch, OpenCV, FAISS or scikit-learn."""
+    code = "import sys, vpr.cli; print([m for m in ('torch', 'cv2', 'faiss', 'sklearn', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

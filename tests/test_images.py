@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import textured, write_picture
+
+from vpr.core import ImageError
+from vpr.images import decode, fitted_size, in_order, read_image, resize
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """The JPEG with an EXIF block that holds only the orientation."""
+    tiff = b"MM\x00*\x00\x00\x00\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+    body = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG header that promises a size, without pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, lambda a: np.rot90(a, 1))],
+)
+def test_exif_orientation_is_honoured(orientation: int, turn) -> None:
+    _, data = cv2.imencode(".jpg", textured(1, 64, 96), [cv2.IMWRITE_JPEG_QUALITY, 100])
+    upright = decode(data.tobytes(), "grey")
+    assert np.array_equal(decode(with_orientation(data.tobytes(), orientation), "grey"), turn(upright))
+
+
+def test_colours_come_as_rgb_and_grey_as_opencv_decodes_it(tmp_path: Path) -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 250
+    path = write_picture(tmp_path / "red.png", red)
+    assert np.array_equal(read_image(path, "rgb"), red)
+    jpeg = write_picture(tmp_path / "a.jpg", textured(3))
+    assert np.array_equal(read_image(jpeg, "grey"), cv2.imread(str(jpeg), cv2.IMREAD_GRAYSCALE))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"hello", "not an image"),
+        (b"<html></html>" * 50, "not an image"),
+        (b"\xff\xd8\xff" + b"0" * 500, "not an image|damaged"),
+        (png_of_size(20000, 20000), "more than 100 megapixels"),
+        (png_of_size(20, 20), "truncated or damaged"),
+    ],
+)
+def test_a_bad_image_is_named_with_the_reason(tmp_path: Path, data: bytes, reason: str) -> None:
+    path = tmp_path / "bad é.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(path, "rgb")
+    assert "bad é.jpg" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"])
+def test_a_truncated_image_is_never_returned(tmp_path: Path, suffix: str) -> None:
+    path = write_picture(tmp_path / f"a{suffix}", textured(2))
+    whole = path.read_bytes()
+    assert read_image(path, "rgb").shape == (120, 160, 3)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError):
+        read_image(path, "rgb")
+
+
+def test_missing_files_and_folders_are_not_images(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such image"):
+        read_image(tmp_path / "absent.jpg", "grey")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path, "grey")
+
+
+def test_sizes_by_hand() -> None:
+    assert fitted_size(1280, 960, longest=640) == (640, 480)
+    assert fitted_size(320, 240, longest=640) == (320, 240)
+    assert fitted_size(320, 240, longest=640, enlarge=True) == (640, 480)
+    assert fitted_size(1280, 960, shortest=480) == (640, 480)
+    assert fitted_size(641, 479, multiple_of=8) == (640, 472)
+    assert fitted_size(10000, 1, longest=100) == (100, 1)
+    assert fitted_size(3, 3, multiple_of=8) == (8, 8)
+
+
+def test_shrinking_averages_areas() -> None:
+    checkerboard = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    small = resize(checkerboard, (32, 32))
+    assert small.shape == (32, 32) and np.all(np.abs(small.astype(int) - 127) <= 1)
+    assert resize(small, (32, 32)) is small
+
+
+def test_results_come_in_order_and_errors_keep_their_place() -> None:
+    def prepare(row: int) -> int:
+        time.sleep(0.002 * (row % 3))
+        if row == 4:
+            raise ImageError("fourth")
+        return row * 10
+
+    results = dict(in_order(prepare, range(9), threads=3))
+    assert list(results) == list(range(9))
+    assert isinstance(results.pop(4), ImageError)
+    assert results == {row: row * 10 for row in results}
+
+
+def test_reading_ahead_is_bounded_and_stops_with_the_consumer() -> None:
+    started: list[int] = []
+    results = in_order(started.append, range(1000), threads=2, ahead=5)
+    next(results)
+    time.sleep(0.05)
+    assert len(started) <= 8
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("images")]
+
+
+def test_other_errors_are_not_swallowed() -> None:
+    def broken(row: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(broken, range(3), threads=2))

@@ -1,0 +1,370 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from published import CPU, alike, check_picked, golden, random_features, randomise, same_matches
+from torch.nn import functional
+
+from vpr.core import DataError, LocalFeatures
+from vpr.matchers import lightglue
+from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
+from vpr.matchers.lightglue_fast import FastLightGlue
+from vpr.matchers.lightglue_network import LightGlueNetwork
+from vpr.matchers.points import stack
+from vpr.weights import WeightsError
+
+REACH = LightGlueNetwork.reach
+OFF = Adaptivity(-1, -1)
+
+
+def small(seed=0, input_dim=32, layers=4):
+    """Weights with which most common points of two views match, and pairs differ in depth and width."""
+    network = LightGlueNetwork(input_dim, 32, layers, heads=2)
+    network.load_state_dict(randomise(LightGlueNetwork(32, 32, layers, heads=2), seed).state_dict(), strict=False)
+    if input_dim != 32:
+        network.input_proj.weight.data = torch.eye(32, input_dim)
+        network.input_proj.bias.data.zero_()
+    for layer in network.transformers:
+        for block in (layer.self_attn, layer.cross_attn):
+            block.ffn[-1].weight.data *= 0.3
+    for i, (_, assign, confidence) in enumerate(network.parts()):
+        assign.final_proj.weight.data = 6 * torch.eye(32)
+        assign.matchability.weight.data *= 6
+        assign.matchability.bias.data.fill_(1.0)
+        if confidence is not None:
+            confidence.token[0].weight.data *= 3
+            confidence.token[0].bias.data.fill_(2.0 * i)
+    return network.eval()
+
+
+def matcher(network, **settings):
+    return lightglue.LightGlue(network, "", lightglue.Settings(**settings), CPU)
+
+
+# ---- golden files
+
+
+@torch.inference_mode()
+def test_published(tmp_path, monkeypatch):
+    recorded = golden("lightglue", tmp_path)
+    arrays = recorded.arrays
+    built = lightglue.build(lightglue.Settings(weights=str(recorded.weights)), CPU)
+    network = LightGlueNetwork()
+    network.load_state_dict(network.adopt(torch.load(recorded.weights, weights_only=True)))
+    for case in recorded.facts["cases"]:
+        name, conf = case["name"], case["conf"]
+        query, candidate = (side_of(recorded, case, i) for i in (0, 1))
+        method = built if name == "b" else lightglue.LightGlue(network, "", lightglue.Settings(**conf), CPU)
+        (found,) = method.match(query, [candidate])
+        assert found.pairs.tolist() == arrays[f"{name}/matches"].reshape(-1, 2).tolist()
+        np.testing.assert_allclose(found.scores.numpy(), arrays[f"{name}/scores"], rtol=0, atol=5e-5)
+        if "empty" in case:
+            continue
+        layers, judged, assignments = spied(monkeypatch, method.network)
+        sides = [method.network.begin(stack([each], REACH, CPU)) for each in (query, candidate)]
+        outcome = match_adaptively(method.network, *sides, method.adaptivity)
+        assert outcome.stop.item() == arrays[f"{name}/stop"]
+        scores = outcome.scores[:, :-1].numpy()
+        np.testing.assert_allclose(scores, arrays[f"{name}/matching_scores0"], rtol=0, atol=5e-5)
+        if conf["width_confidence"] > 0:
+            for side, survived in enumerate((outcome.survived0, outcome.survived1)):
+                assert (1 + survived[0, :-1]).tolist() == arrays[f"{name}/prune{side}"][0].tolist()
+        check_layers(recorded, name, layers, judged)
+        check_core(recorded, name, assignments[-1])
+        if name == "a":
+            check_training_form(recorded, network.eval(), query, candidate)
+
+
+def check_training_form(recorded, network, query, candidate):
+    sides = [stack([each], REACH, CPU) for each in (query, candidate)]
+    assignment = network(*sides)[-1].log_assignment
+    check_picked(recorded, "a/log_assignment", assignment, 1e-3)
+    for ours, part in ((assignment[:, :, -1], "last_column"), (assignment[:, -1, :], "last_row")):
+        np.testing.assert_allclose(ours.numpy(), recorded.arrays[f"a/log_assignment_{part}"], rtol=0, atol=1e-3)
+
+
+def side_of(recorded, case, i):
+    pair = next(each for each in recorded.facts["pairs"] if each["name"] == case["pairs"][0])
+    if case.get("empty") == i:
+        return LocalFeatures.empty(256)
+    points, descriptors = (
+        torch.from_numpy(recorded.arrays[f"pair/{pair['name']}/in_{part}{i}"]).float()
+        for part in ("keypoints", "descriptors")
+    )
+    height, width = (0, 0) if case.get("no_size") else pair[f"size{i}"]
+    return LocalFeatures(points, torch.zeros(len(points)), descriptors, (width, height))
+
+
+def spied(monkeypatch, network):
+    """What the layers, the judges and the heads give while the network runs."""
+    layers, judged, assignments = {}, {}, []
+    layer, judge, log_assignment = network.layer, network.judge, network.log_assignment
+
+    def see_layer(i, side0, side1):
+        sides = layer(i, side0, side1)
+        layers[i] = [each.x for each in sides]
+        return sides
+
+    def see_judge(i, side):
+        judged.setdefault(i, []).append(judge(i, side))
+        return judged[i][-1]
+
+    def see_assignment(*args):
+        assignments.append(log_assignment(*args))
+        return assignments[-1]
+
+    monkeypatch.setattr(network, "layer", see_layer)
+    monkeypatch.setattr(network, "judge", see_judge)
+    monkeypatch.setattr(network, "log_assignment", see_assignment)
+    return layers, judged, assignments
+
+
+def check_layers(recorded, name, layers, judged):
+    for i in (0, 1, 4, 8):
+        for side in (0, 1):
+            if f"{name}/layer{i}_{side}" in recorded.arrays:
+                check_picked(recorded, f"{name}/layer{i}_{side}", layers[i][side], 1e-5)
+    for i, both in judged.items():
+        for side in (0, 1):
+            if f"{name}/confidence{i}_{side}" in recorded.arrays:
+                expected = recorded.arrays[f"{name}/confidence{i}_{side}"]
+                np.testing.assert_allclose(both[side][..., 1].numpy(), expected, rtol=0, atol=5e-5)
+
+
+def check_core(recorded, name, core):
+    """The recorded elements of a log assignment that are not of its last row and column."""
+    arrays = recorded.arrays
+    _, rows, columns = arrays[f"{name}/log_assignment_shape"]
+    assert core.shape == (1, rows - 1, columns - 1)
+    places = arrays[f"{name}/log_assignment_index"]
+    row, column = places // columns, places % columns
+    inside = (row < rows - 1) & (column < columns - 1)
+    ours = core[0].numpy()[row[inside], column[inside]]
+    np.testing.assert_allclose(ours, arrays[f"{name}/log_assignment"][inside], rtol=0, atol=1e-3)
+
+
+# ---- the network
+
+
+def test_parameters_of_the_published_size():
+    assert sum(each.numel() for each in LightGlueNetwork().parameters()) == 11_851_601
+    assert "input_proj.weight" not in LightGlueNetwork().state_dict()
+    assert LightGlueNetwork(input_dim=128).state_dict()["input_proj.weight"].shape == (256, 128)
+
+
+def plain_lightglue(network, first, second):
+    """Log assignment of one pair without its last row and column, as the paper writes it: one attention at a time."""
+
+    def softmax_sum(q, k, v):
+        return torch.einsum("hmn,hnd->mhd", torch.softmax(torch.einsum("hmd,hnd->hmn", q, k), -1), v).flatten(1)
+
+    def look(x, message, block, out):
+        return x + block.ffn(torch.cat([x, out(message)], -1))
+
+    def turned(q, points):
+        angles = points @ network.posenc.Wr.weight.T
+        turned = torch.empty_like(q)
+        for i in range(angles.shape[1]):
+            c, s = angles[:, i].cos(), angles[:, i].sin()
+            turned[..., 2 * i] = c * q[..., 2 * i] - s * q[..., 2 * i + 1]
+            turned[..., 2 * i + 1] = s * q[..., 2 * i] + c * q[..., 2 * i + 1]
+        return turned
+
+    xs = [network.input_proj(each.descriptors) for each in (first, second)]
+    places = [
+        (each.points - torch.tensor(each.image_size) / 2) / (max(each.image_size) / 2) for each in (first, second)
+    ]
+    heads, channels = network.heads, network.dim // network.heads
+    for layer in network.transformers:
+        own = layer.self_attn
+        for i in (0, 1):
+            q, k, v = own.Wqkv(xs[i]).view(-1, heads, channels, 3).permute(3, 1, 0, 2)
+            message = softmax_sum(turned(q, places[i]) / math.sqrt(channels), turned(k, places[i]), v)
+            xs[i] = look(xs[i], message, own, own.out_proj)
+        cross = layer.cross_attn
+        qk = [cross.to_qk(x).view(-1, heads, channels).transpose(0, 1) / channels**0.25 for x in xs]
+        v = [cross.to_v(x).view(-1, heads, channels).transpose(0, 1) for x in xs]
+        messages = [softmax_sum(qk[i], qk[1 - i], v[1 - i]) for i in (0, 1)]
+        xs = [look(x, message, cross, cross.to_out) for x, message in zip(xs, messages, strict=True)]
+    head = network.log_assignment[-1]
+    similarity = head.final_proj(xs[0]) @ head.final_proj(xs[1]).T / math.sqrt(network.dim)
+    sure = [functional.logsigmoid(head.matchability(x)) for x in xs]
+    return torch.log_softmax(similarity, 0) + torch.log_softmax(similarity, 1) + sure[0] + sure[1].T
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("input_dim", [32, 20])
+def test_equals_the_plain_procedure(input_dim):
+    network = small(input_dim=input_dim)
+    query = random_features(23, input_dim, seed=1)
+    candidate = alike(query, 30, seed=2, noise=0.1)
+    expected = plain_lightglue(network, query, candidate)
+    sides = [stack([each], REACH, CPU) for each in (query, candidate)]
+    torch.testing.assert_close(network(*sides)[-1].log_assignment[0, :-1, :-1], expected, rtol=0, atol=1e-4)
+
+    (found,) = matcher(network, depth_confidence=-1, width_confidence=-1).match(query, [candidate])
+    best = [(i, int(j)) for i, j in enumerate(expected.argmax(1)) if expected[:, j].argmax() == i]
+    pairs = [(i, j) for i, j in best if expected[i, j].exp() > 0.1]
+    assert len(pairs) > 1
+    assert found.pairs.tolist() == [list(pair) for pair in pairs]
+    torch.testing.assert_close(found.scores, torch.stack([expected[pair].exp() for pair in pairs]), rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_fast_form_is_the_same_function_also_where_padded():
+    network = small()
+    batches = [
+        stack([random_features(count, 32, seed=count) for count in counts], REACH, CPU)
+        for counts in ((20, 11, 1), (7, 30, 12))
+    ]
+    fast = FastLightGlue(network, CPU)
+    sides = tuple(map(fast.begin, batches))
+    for i, expected in enumerate(network(*batches)):
+        sides = fast.layer(i, *sides)
+        core = expected.log_assignment[:, :-1, :-1]
+        torch.testing.assert_close(fast.log_assignment(i, *sides), core, rtol=1e-5, atol=1e-4)
+        if expected.confidence0 is not None:
+            torch.testing.assert_close(fast.judge(i, sides[0])[..., 1], expected.confidence0, rtol=0, atol=1e-5)
+            torch.testing.assert_close(fast.judge(i, sides[1])[..., 1], expected.confidence1, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_training_form_marks_padding_and_says_who_is_unmatched():
+    network = small()
+    first, second = (stack([random_features(n, 32, seed=n) for n in counts], REACH, CPU) for counts in ((9, 5), (4, 8)))
+    results = network(first, second)
+    assert len(results) == 4
+    assert results[-1].confidence0 is None
+    together = results[-1].log_assignment
+    for row, (m, n) in enumerate(((9, 4), (5, 8))):
+        alone = network(*(stack([random_features(count, 32, seed=count)], REACH, CPU) for count in (m, n)))
+        kept = together[row][[*range(m), -1]][:, [*range(n), -1]]
+        torch.testing.assert_close(kept, alone[-1].log_assignment[0], rtol=0, atol=1e-4)
+    assert (together[1, 5:9] == -torch.inf).all() and (together[0, :, 4:8] == -torch.inf).all()
+    assert together[0, -1, -1] == 0
+
+
+def test_training_reaches_every_parameter():
+    network = small().train()
+    query = random_features(12, 32, seed=0)
+    sides = [
+        stack([query, random_features(9, 32, seed=3)], REACH, CPU),
+        stack([alike(query, 12, seed=1)] * 2, REACH, CPU),
+    ]
+    loss = torch.zeros(())
+    for result in network(*sides):
+        loss = loss - result.log_assignment[:, 0, 0].sum() - result.log_assignment[:, 1, -1].sum()
+        if result.confidence0 is not None:
+            loss = loss + result.confidence0.sum() + result.confidence1.sum()
+    loss.backward()
+    # Of the last row and column's matchability bias, of both columns: all that matters has a finite gradient.
+    without = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()]
+    assert without == []
+    assert all(each.grad.isfinite().all() for each in network.parameters())
+
+
+# ---- adaptive depth and width
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "how", [OFF, Adaptivity(0.6, -1), Adaptivity(-1, 0.9), Adaptivity(0.8, 0.9), Adaptivity(0.8, 0.9, 20)]
+)
+def test_every_pair_of_a_batch_does_what_it_does_alone(how):
+    fast = FastLightGlue(small(), CPU)
+    query = random_features(24, 32, seed=0)
+    candidates = [alike(query, count, seed=count) for count in (30, 24, 17, 9, 3, 1)]
+    candidates += [random_features(count, 32, seed=count + 50) for count in (28, 24, 2)]
+    mine = fast.begin(stack([query], REACH, CPU))
+    together = match_adaptively(fast, mine, fast.begin(stack(candidates, REACH, CPU)), how)
+    for row, candidate in enumerate(candidates):
+        alone = match_adaptively(fast, mine, fast.begin(stack([candidate], REACH, CPU)), how)
+        assert together.stop[row] == alone.stop[0]
+        assert torch.equal(together.partner[row, :-1], alone.partner[0, :-1])
+        torch.testing.assert_close(together.scores[row, :-1], alone.scores[0, :-1], rtol=0, atol=1e-5)
+        assert torch.equal(together.survived0[row, :-1], alone.survived0[0, :-1])
+        assert torch.equal(together.survived1[row, : len(candidate)], alone.survived1[0, :-1])
+    if how.depth_confidence > 0:
+        assert len(set(together.stop.tolist())) > 1
+    if how.width_confidence > 0:
+        assert len(together.survived0[:, :-1].unique()) > 1
+
+
+@torch.inference_mode()
+def test_a_pair_that_loses_all_points_ends_without_matches():
+    network = small()
+    for _, assign, _ in network.parts():
+        assign.matchability.bias.data.fill_(-100.0)
+    query = random_features(10, 32, seed=0)
+    fast = FastLightGlue(network, CPU)
+    sides = [fast.begin(stack(each, REACH, CPU)) for each in ([query], [alike(query, 10, seed=1), query])]
+    found = match_adaptively(fast, *sides, Adaptivity(-1, 0.9))
+    assert found.stop.tolist() == [2, 2]
+    assert (found.partner == -1).all()
+    kept = match_adaptively(fast, *sides, Adaptivity(-1, 0.9, prune_above=10))
+    assert kept.stop.tolist() == [4, 4]
+
+
+@torch.inference_mode()
+def test_a_stopped_pair_is_matched_by_the_head_of_its_layer():
+    network = small()
+    for _, _, confidence in network.parts():
+        if confidence is not None:
+            confidence.token[0].bias.data.fill_(100.0)
+    query = random_features(14, 32, seed=0)
+    candidate = alike(query, 12, seed=1)
+    sides = [stack([each], REACH, CPU) for each in (query, candidate)]
+    fast = FastLightGlue(network, CPU)
+    found = match_adaptively(fast, *map(fast.begin, sides), Adaptivity())
+    assert found.stop.tolist() == [1]
+    first = network(*sides)[0].log_assignment[0, :-1, :-1]
+    rows = (found.partner[0, :-1] >= 0).nonzero()[:, 0]
+    assert len(rows)
+    expected = first[rows, found.partner[0, rows]].exp()
+    torch.testing.assert_close(found.scores[0, rows], expected, rtol=0, atol=1e-5)
+
+
+# ---- the method
+
+
+@pytest.mark.parametrize("input_dim", [32, 20])
+def test_weights_of_any_size_and_of_either_naming_are_read(tmp_path, input_dim):
+    network = small(input_dim=input_dim)
+    state = network.state_dict()
+    old = {"confidence_thresholds": torch.zeros(4)}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        number, _, inner = rest.partition(".")
+        block, _, name = inner.partition(".")
+        old[f"{block}.{number}.{name}" if part == "transformers" else key] = value
+    assert "self_attn.0.Wqkv.weight" in old
+    torch.save(state, tmp_path / "new.pth")
+    torch.save({"state_dict": old}, tmp_path / "old.pth")
+    query = random_features(20, input_dim, seed=0)
+    candidates = [alike(query, 25, seed=1)]
+    (expected,) = matcher(network).match(query, candidates)
+    assert len(expected) > 5
+    for name in ("new.pth", "old.pth"):
+        method = lightglue.build(lightglue.Settings(weights=str(tmp_path / name)), CPU)
+        assert same_matches(method.match(query, candidates)[0], expected, 0)
+
+
+def test_other_weights_and_other_features_are_refused(tmp_path):
+    torch.save({"posenc.Wr.weight": torch.zeros(32, 2)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="LightGlueNetwork"):
+        lightglue.build(lightglue.Settings(weights=str(tmp_path / "other.pth")), CPU)
+    with pytest.raises(DataError, match="LightGlue take descriptors of length 32, the local features have 128"):
+        matcher(small()).match(random_features(3, 128, seed=0), [random_features(3, 32, seed=0)])
+
+
+@torch.inference_mode()
+def test_half_precision_stays_near():
+    network = small()
+    query = random_features(20, 32, seed=0)
+    sides = [stack([each], REACH, CPU) for each in (query, alike(query, 20, seed=1))]
+    scores = []
+    for dtype in (torch.float32, torch.bfloat16):
+        fast = FastLightGlue(network, CPU, dtype)
+        scores.append(match_adaptively(fast, *map(fast.begin, sides), OFF).scores)
+    assert (scores[0] - scores[1]).abs().max() < 0.1

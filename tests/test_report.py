@@ -1,0 +1,470 @@
+"""The HTML page, its figures, and the pictures in it."""
+
+import base64
+import dataclasses
+import itertools
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
+from vpr.evaluation.comparison import summarise
+from vpr.report.drawing import GAP, INLIER_RGB, REJECTED_RGB, Correspondences, draw_matches, jpeg_uri, thumbnail
+from vpr.report.figures import MAX_MARKS, position_map, recall_curves
+from vpr.report.gallery import MAX_LINES, SIDE, Gallery, length_text
+from vpr.report.headline import headline
+from vpr.report.outcomes import Outcome, outcomes, shares, spread
+from vpr.report.page import ReportInput, Timing, render, timing_rows, write_report
+
+HOSTILE = (
+    "<script>alert(1)</script>.jpg",
+    "\"'&quot;><img src=x>.jpg",
+    "sehr/" + "lang" * 200 + ".jpg",
+    "東京 \u202eevil.jpg",
+)
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """What a reader of the page meets; fails on tags that do not nest."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.ids, self.links, self.text, self.style, self._open = [], [], [], "", "", []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes, closed=False):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values[key] for key in ("href", "src", "xlink:href") if key in values]
+        assert not any(name.startswith("on") for name in values)
+        if tag not in VOID and not closed:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes, closed=True)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self._open:
+            self.style += data
+        else:
+            self.text += data
+
+
+def check(html):
+    """What holds for every page: nothing from outside, no script, ids unique, inner links lead somewhere."""
+    page = Page(html)
+    assert "script" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith(("#", "data:image/jpeg;base64,"))
+        assert not link.startswith("#") or link[1:] in page.ids
+    assert not re.search(r"@import|url\(", page.style)
+    assert " nan" not in page.text and "None" not in page.text
+    return page
+
+
+def picture(role, row):
+    return np.full((30, 40, 3), 10 * row + (5 if role == "query" else 0), dtype=np.uint8)
+
+
+def matches(query, row):
+    points = np.array([[0.0, 0.0], [39.0, 29.0], [10.0, 10.0]])
+    return Correspondences(points, points[::-1].copy(), np.array([True, False, True]))
+
+
+def nothing(*_):
+    return None
+
+
+def ranking(rows, elapsed=None):
+    rows = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    scores = np.where(rows < 0, -np.inf, -np.arange(4)).astype(np.float32)
+    if elapsed is None:
+        return Ranking(rows, scores)
+    counts = np.full(rows.shape, 12, dtype=np.int32)
+    return Ranking(rows, scores, Evidence(scores, counts * 3, counts, np.array(elapsed, dtype=np.float64)))
+
+
+# Of six queries: kept, rescued, lost, ranked wrong, missed, without a right image.
+BEFORE = ranking([[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
+AFTER = ranking(
+    [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+)
+TRUTH = tuple(np.array(rows, dtype=np.int64) for rows in ([0], [0], [2], [1, 2], [4], []))
+FATES = ("kept", "rescued", "lost", "wrong", "missed", "unanswerable")
+
+
+def town(names=None, positives=TRUTH, placed=True, count=6):
+    names = names or tuple(f"q{i}.jpg" for i in range(count))
+    grid = np.array([[500_000.0 + 300 * i, 5_000_000.0 + 40 * i] for i in range(max(6, len(names)))])
+    database = ImageSet(Path("/data"), tuple(f"d{i}.jpg" for i in range(5)), grid[:5] if placed else None, "33N")
+    queries = ImageSet(Path("/data"), names, grid[: len(names)] + 7 if placed else None, "33N")
+    return Dataset("Old town", "within 25 m", database, queries, positives)
+
+
+def report(dataset=None, stages=None, **changes):
+    return dataclasses.replace(
+        ReportInput(
+            dataset or town(),
+            stages or {"NetVLAD": BEFORE, "SuperGlue": AFTER},
+            (1, 2, 4),
+            '[shortlist]\nk = "4 < 5"\n',
+            {"command": "vpr match --config a.toml", "machine": "two cores"},
+            [Timing("describe", 2.0, 11, "image"), Timing("SuperGlue", 2.1, 6, "query")],
+        ),
+        **changes,
+    )
+
+
+def test_page_says_everything_once(tmp_path):
+    write_report(tmp_path / "report.html", report(), picture, matches)
+    page = check((tmp_path / "report.html").read_text(encoding="utf-8"))
+    for expected in (
+        "Old town",
+        "within 25 m",
+        "Re-ranking leaves recall@1 at 33.3\u00a0%.",
+        "It helps 1 query and harms 1",
+        "Queries without a right image in the database: 1 of 6",
+        "answerable queries: 5",
+        "The 4 candidates hold a right image for 66.7\u00a0% of the queries",
+        "Shortlist missed it",
+        "Re-ranking lost it",
+        "Ranked wrong",
+        "Rescued by re-ranking",
+        "vpr match --config a.toml",
+        'k = "4 < 5"',
+        "12 of 36 matches verified",
+        "first right image at rank 2 in the shortlist, 1 after re-ranking",
+        "no right image among the 4 candidates",
+        "not among the 4 candidates",
+        "rank 3, was 1 in the shortlist",
+        "350.0",  # milliseconds per query of SuperGlue, mean and median
+    ):
+        assert expected in page.text
+    assert {"q1", "q2", "q3", "q4"} <= set(page.ids)
+    assert not {"q0", "q5"} & set(page.ids)
+    assert page.links.count("#q2") == 2  # from the map and from the list of harmed queries
+
+
+def test_hostile_text_is_shown_and_not_obeyed():
+    names = (*HOSTILE, "q4.jpg", "q5.jpg")
+    evil = dataclasses.replace(town(names), name="</title><b>", protocol="</style><b>")
+    html = render(
+        report(
+            evil,
+            {"<b>": BEFORE, "</td>&": AFTER},
+            facts={"</dl>": "<b>"},
+            settings_toml="</pre><b>",
+            timings=[Timing("<b>", 1.0, 1, "<b>")],
+        ),
+        picture,
+        matches,
+    )
+    page = check(html)
+    for name in HOSTILE:
+        assert name in page.text
+    assert page.tags.count("b") == html.count("</b>")  # only the template's own
+    assert "</title><b>" in page.text and "</style><b>" in page.text
+
+
+def test_the_same_input_gives_the_same_bytes():
+    assert render(report(), picture, matches) == render(report(), picture, matches)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"failures": 0}, "Re-ranking lost it"),
+        ({"dataset": town(placed=False)}, "Recall"),
+        ({"dataset": town(positives=(TRUTH[5],) * 6)}, "No query has a right image in the database"),
+        ({"stages": {"NetVLAD": BEFORE}}, "Recall@1 is 33.3"),
+        ({"stages": {"a": BEFORE, "b": BEFORE, "c": AFTER}}, "Re-ranking leaves recall@1"),
+        ({"recall_at": (4,)}, "recall@4"),
+        ({"recall_at": (1, 2, 3, 4)}, "@3"),
+        ({"dataset": town(count=1, positives=TRUTH[:1]), "stages": {"a": ranking([0, 1, 2, 3])}}, "1 query over"),
+        ({"dataset": town(count=1, positives=TRUTH[:1]), "stages": {"a": ranking([-1] * 4)}}, "No candidate|rank"),
+        ({"dataset": town(count=1, positives=None), "stages": {"a": ranking([-1] * 4)}}, "No candidate was found"),
+        ({"dataset": town(count=0, positives=()), "stages": {"a": ranking([])}}, "There are no queries"),
+        ({"timings": (), "facts": {}, "settings_toml": ""}, "Settings"),
+    ],
+)
+@pytest.mark.parametrize(("pictures", "drawn"), [(picture, matches), (nothing, nothing)])
+def test_degenerate_runs_make_a_page(changed, expected, pictures, drawn):
+    assert re.search(expected, check(render(report(**changed), pictures, drawn)).text)
+
+
+def test_pads_are_not_counted_as_candidates():
+    short = ranking([[0, 1, -1, -1]] * 6)
+    text = check(render(report(stages={"a": short}, recall_at=(1,)), picture, matches)).text
+    assert "no right image among the 2 candidates" in text
+    assert "The 2 candidates hold a right image" in text
+
+
+def test_a_command_line_that_is_not_utf8_does_not_stop_the_report(tmp_path):
+    write_report(tmp_path / "report.html", report(facts={"command": "vpr \udcff"}), picture, matches)
+    assert "vpr ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_constant_scores_make_a_page():
+    flat = Ranking(BEFORE.rows, np.zeros(BEFORE.rows.shape, np.float32))
+    assert "score 0" in check(render(report(stages={"a": flat, "b": flat}), picture, matches)).text
+
+
+def test_without_ground_truth_no_recall_is_claimed():
+    page = check(render(report(town(positives=None)), picture, matches))
+    assert "No ground truth" in page.text
+    assert "recall@" not in page.text.lower().replace("have recall measured", "")
+    assert "Failures" not in page.text and "wrong" not in page.text
+    assert "rank 3" in page.text  # three candidates of each query are shown
+
+
+def test_unreadable_pictures_are_named_as_such():
+    assert "picture cannot be read" in check(render(report(), nothing, nothing)).text
+
+
+def test_a_report_of_nothing_is_refused():
+    with pytest.raises(DataError, match="at least one ranking"):
+        render(ReportInput(town(), {}, (1,), "", {}), picture, matches)
+    with pytest.raises(DataError, match="recall@5"):
+        render(report(recall_at=(5,)), picture, matches)
+
+
+def test_outcomes_by_hand():
+    assert outcomes(BEFORE, AFTER, TRUTH) == FATES
+    assert outcomes(BEFORE, AFTER, None) == (Outcome.UNKNOWN,) * 6
+    assert outcomes(BEFORE, BEFORE, TRUTH) == ("kept", "wrong", "kept", "wrong", "missed", "unanswerable")
+
+
+def test_shares_are_fair_and_complete():
+    assert shares([100, 2, 5], 12) == [5, 2, 5]
+    assert shares([1, 0, 1], 12) == [1, 0, 1]
+    assert shares([4, 4], 0) == [0, 0]
+    assert shares([], 3) == []
+
+
+def test_spread_is_even_and_never_repeats():
+    assert spread(list(range(100, 110)), 2) == [102, 107]
+    assert spread([1, 2, 3], 5) == [1, 2, 3]
+    assert spread([1, 2, 3], 0) == []
+    for count in range(1, 30):
+        assert len(set(spread(range(29), count))) == count
+
+
+def summary(before, after, truth, ks=(1, 2)):
+    stages = {"a": before} if after is None else {"a": before, "b": after}
+    names = tuple(f"q{i}" for i in range(len(before)))
+    return summarise(town(names, truth, placed=False), stages, ks)
+
+
+def test_headline_says_gain_and_harm():
+    one = (np.array([1]),)
+    first, second = ranking([1, 0, 2, 3]), ranking([0, 1, 2, 3])
+    assert headline(summary(second, first, one))[0] == "Re-ranking raises recall@1 from 0.0\u00a0% to 100.0\u00a0%."
+    assert headline(summary(first, second, one))[0] == "Re-ranking lowers recall@1 from 100.0\u00a0% to 0.0\u00a0%."
+    assert "within chance (McNemar p = 1)" in headline(summary(first, second, one))[1]
+    later = headline(summary(ranking([2, 1, 0, 3]), ranking([2, 0, 1, 3]), one, (1, 2, 3)))
+    assert later[0] == "Re-ranking leaves recall@1 at 0.0\u00a0%."
+    assert "It lowers recall@2 from 100.0\u00a0% to 0.0\u00a0%." in later
+
+
+def test_headline_keeps_small_differences_apart():
+    before = ranking([[0, 1, 2, 3]] * 3000)
+    rows = before.rows.copy()
+    rows[0] = [1, 0, 2, 3]
+    truth = (np.array([0]),) * 3000
+    assert "from 100.00\u00a0% to 99.97\u00a0%" in headline(summary(before, ranking(rows), truth))[0]
+
+
+def test_timing_rows_by_hand():
+    described, matched = timing_rows(report().timings, {"SuperGlue": AFTER})
+    assert (described.median_ms, described.unit) == (None, "images")
+    assert (matched.median_ms, matched.slow_ms, matched.unit) == (pytest.approx(350), pytest.approx(575), "queries")
+    (alone,) = timing_rows([], {"NetVLAD": BEFORE, "SuperGlue": AFTER})
+    assert (alone.stage, alone.seconds, alone.count) == ("SuperGlue", None, 6)
+
+
+def test_curves_rise_and_end_at_the_ceiling():
+    curves = recall_curves(town(), {"a": BEFORE, "b": AFTER}, (1, 2, 4), 4 / 6)
+    for line in curves.lines:
+        heights = [float(point.split()[1]) for point in line.path[1:].split("L")]
+        assert heights == sorted(heights, reverse=True)  # y points down
+        assert heights[-1] == curves.ceiling
+        assert [dot.x for dot in line.dots] == [tick.at for tick in curves.x_ticks]
+    assert [tick.label for tick in curves.x_ticks] == ["1", "2", "4"]
+    assert recall_curves(town(positives=None), {"a": BEFORE}, (1,), 1.0) is None
+
+
+def test_labels_of_an_axis_do_not_touch():
+    rows = np.array([np.arange(200)])
+    wide = Ranking(rows, np.zeros((1, 200), np.float32))
+    database = ImageSet(Path("/"), tuple(f"{i}" for i in range(200)))
+    many = Dataset("d", "p", database, ImageSet(Path("/"), ("q",)), (np.array([3]),))
+    ticks = recall_curves(many, {"a": wide}, range(1, 201), 1.0).x_ticks
+    assert min(b.at - a.at for a, b in itertools.pairwise(ticks)) > 20
+    assert ticks[-1].label == "200"
+
+
+def test_map_keeps_shape_and_scale():
+    drawn = position_map(town(), [Outcome(fate) for fate in FATES], frozenset())
+    at = {mark.query: np.array([mark.x, mark.y]) for mark in drawn.marks}
+    east, south = at[1] - at[0]
+    assert east / -south == pytest.approx(300 / 40, rel=0.02)  # north is up
+    metres_per_unit = 300 / east
+    assert drawn.bar * metres_per_unit == pytest.approx(200, rel=0.01)
+    assert drawn.bar_label == "200 m"
+    assert len(re.findall("h0", drawn.database)) == 5
+    assert [mark.outcome for mark in drawn.marks][-1] == "lost"
+
+
+def test_map_of_one_place_and_of_many_queries():
+    place = ImageSet(Path("/"), ("d",), np.zeros((1, 2)))
+    many = ImageSet(Path("/"), tuple(f"q{i}" for i in range(MAX_MARKS + 500)), np.zeros((MAX_MARKS + 500, 2)))
+    drawn = position_map(Dataset("d", "", place, many), (Outcome.UNKNOWN,) * len(many), frozenset({3}))
+    assert drawn.omitted in (499, 500)
+    assert 3 in {mark.query for mark in drawn.marks}
+    assert np.isfinite([drawn.bar, drawn.height]).all()
+
+
+def test_no_map_across_zones_or_without_positions():
+    fates = (Outcome.UNKNOWN,) * 6
+    assert position_map(town(placed=False), fates, frozenset()) is None
+    queries = dataclasses.replace(town().queries, zone="32N")
+    assert position_map(dataclasses.replace(town(), queries=queries), fates, frozenset()) is None
+
+
+def gallery(pictures=picture, drawn=matches, dataset=None):
+    return Gallery(dataset or town(), BEFORE, AFTER, pictures, drawn)
+
+
+def test_cards_pair_the_wrong_first_with_the_best_right():
+    names = [[pair.candidate.name for pair in gallery().card(q, Outcome(FATES[q])).pairs] for q in (1, 2, 3, 4)]
+    assert names == [["d1.jpg", "d0.jpg"], ["d0.jpg", "d2.jpg"], ["d0.jpg", "d2.jpg"], ["d0.jpg", "d4.jpg"]]
+    judged = [[pair.candidate.right for pair in gallery().card(q, Outcome(FATES[q])).pairs] for q in (1, 2, 3, 4)]
+    assert judged == [[False, True]] * 4
+
+
+def test_an_unranked_right_image_is_the_nearest_else_the_middle_one():
+    run = (*TRUTH[:4], np.array([2, 3, 4]), TRUTH[5])
+    cut = Ranking(AFTER.rows[:, :1], AFTER.scores[:, :1])
+    for placed, name in ((True, "d4.jpg"), (False, "d3.jpg")):
+        cards = Gallery(town(positives=run, placed=placed), cut, cut, picture, matches)
+        assert cards.card(4, Outcome.MISSED).pairs[1].candidate.name == name
+
+
+def test_match_lines_join_the_pixels_they_belong_to():
+    pair = gallery().card(2, Outcome.LOST).pairs[0]
+    scale = SIDE / 40
+    assert pair.query.height == 30 * scale
+    start, end = np.array([0.5, 0.5]) * scale, np.array([10.5, 10.5]) * scale + [SIDE + GAP, 0]
+    first = re.match(r"M(\S+) (\S+)l(\S+) (\S+?)(M|$)", pair.inliers).groups()[:4]
+    numbers = np.array(first, dtype=float)
+    assert numbers[:2] == pytest.approx(start, abs=0.5)
+    assert numbers[:2] + numbers[2:] == pytest.approx(end, abs=1.0)
+    assert pair.inliers.count("M") == 2
+    assert pair.rejected.count("M") == 1
+
+
+def test_a_thousand_matches_are_thinned():
+    def crowd(query, row):
+        return Correspondences(np.zeros((1000, 2)), np.ones((1000, 2)), np.arange(1000) < 300)
+
+    pair = gallery(drawn=crowd).card(2, Outcome.LOST).pairs[0]
+    assert pair.inliers.count("M") == pair.rejected.count("M") == MAX_LINES
+
+
+@pytest.mark.parametrize(
+    ("metres", "text"), [(0.04, "0.0 m"), (25.03, "25.0 m"), (141.6, "142 m"), (12_345, "12.3 km")]
+)
+def test_lengths_have_the_digits_that_matter(metres, text):
+    assert length_text(metres) == text
+
+
+def nearer_to_inlier(pixel):
+    return np.abs(pixel - 0.8 * np.array(INLIER_RGB)).sum() < np.abs(pixel - 0.5 * np.array(REJECTED_RGB)).sum()
+
+
+def test_drawn_matches_by_hand():
+    a, b = np.zeros((40, 60, 3), np.uint8), np.full((30, 50), 7, np.uint8)
+    points = np.array([[5.0, 10.0], [5.0, 20.0]])
+    drawn = draw_matches(a, b, points, points, np.array([True, False]))
+    assert drawn.shape == (40, 60 + GAP + 50, 3)
+    assert drawn[[10, 20], 30].min() > 0
+    assert [nearer_to_inlier(drawn[y, 30]) for y in (10, 20)] == [True, False]
+    assert (drawn[:, :5] == 0).all() and (drawn[15, :60] == 0).all()
+    assert (drawn[35, 60:] == 255).all()
+    assert (drawn[25, 68:] == 7).all()
+
+
+def test_inliers_lie_above_rejected_matches():
+    a = np.zeros((40, 60, 3), np.uint8)
+    start, end = np.array([[5.0, 10.0]] * 2), np.array([[50.0, 10.0]] * 2)
+    first, second = (draw_matches(a, a, start, end, np.array(flags)) for flags in ([True, False], [False, True]))
+    np.testing.assert_array_equal(first, second)
+    assert nearer_to_inlier(first[10, 30])
+
+
+def test_no_matches_leave_the_pictures_as_they_are():
+    a = np.arange(30 * 20 * 3, dtype=np.uint8).reshape(30, 20, 3)
+    drawn = draw_matches(a, a, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, bool))
+    np.testing.assert_array_equal(drawn[:, :20], a)
+
+
+def test_correspondences_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="same matches"):
+        Correspondences(np.zeros((2, 2)), np.zeros((3, 2)), np.zeros(2, bool))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((100, 400), (80, 320)), ((900, 1), (320, 1)), ((10, 20), (10, 20))])
+def test_thumbnails_fit_and_are_never_enlarged(shape, size):
+    assert thumbnail(np.zeros((*shape, 3), np.uint8), 320).shape[:2] == size
+
+
+def test_picture_in_the_page_is_the_picture():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0] = 200  # red in RGB
+    data = base64.b64decode(jpeg_uri(image).removeprefix("data:image/jpeg;base64,"))
+    back = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert back[8, 8] == pytest.approx([200, 0, 0], abs=4)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_browser_draws_the_page_without_complaint(tmp_path, width):
+    write_report(tmp_path / "report.html", report(), picture, matches)
+    options = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --enable-logging=stderr --hide-scrollbars"
+    )
+    done = subprocess.run(
+        [
+            "chromium",
+            *options.split(),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},2000",
+            f"--screenshot={tmp_path / 'page.png'}",
+            (tmp_path / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    shot = cv2.imread(str(tmp_path / "page.png"))
+    assert shot.shape == (2000, width, 3)
+    assert shot.std() > 10
+    assert (shot[:, -8:] == 255).all()  # nothing runs over the edge

@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+import torch
+from published import CPU, alike, check_picked, golden, plain, random_features, randomise, same_matches
+
+from vpr.core import DataError, LocalFeatures
+from vpr.matchers import superglue
+from vpr.matchers.one_to_many import mutual_best
+from vpr.matchers.points import stack
+from vpr.matchers.superglue_fast import FastSuperGlue
+from vpr.matchers.superglue_network import SuperGlueNetwork
+from vpr.weights import WeightsError
+
+REACH = SuperGlueNetwork.reach
+
+
+def small(seed=0, iterations=20):
+    """Weights with which about half the points of two views match."""
+    network = randomise(SuperGlueNetwork((8, 16, 32), layers=4, sinkhorn_iterations=iterations), seed)
+    for layer in network.gnn.layers:
+        layer.mlp[-1].weight.data *= 0.3
+        layer.attn.proj[0].weight.data *= 3
+    network.kenc.encoder[-1].weight.data *= 0.05
+    network.final_proj.weight.data = 8 * torch.eye(32)[..., None]
+    network.bin_score.data = torch.tensor(6.0)
+    return network
+
+
+def matcher(network, **settings):
+    return superglue.SuperGlue(network, "", superglue.Settings(**settings), CPU)
+
+
+@torch.inference_mode()
+def test_published(tmp_path):
+    recorded = golden("superglue", tmp_path)
+    method = superglue.build(superglue.Settings(weights=str(recorded.weights)), CPU)
+    network = SuperGlueNetwork()
+    network.load_state_dict(torch.load(recorded.weights, weights_only=True))
+    for case in recorded.facts["cases"]:
+        name, iterations = case["name"], case["sinkhorn_iterations"]
+        method.settings = superglue.Settings(match_threshold=case["match_threshold"])
+        method.network.sinkhorn_iterations = network.sinkhorn_iterations = iterations
+        query, candidate = (side_of(recorded, case, i) for i in (0, 1))
+        (found,) = method.match(query, [candidate])
+        if "empty" in case:
+            assert len(found) == 0
+            continue
+        expected = recorded.arrays[f"{name}/matches0"][0]
+        assert found.pairs.tolist() == [[i, j] for i, j in enumerate(expected.tolist()) if j >= 0]
+        sides = [stack([each], REACH, CPU) for each in (query, candidate)]
+        check_assignment(recorded, name, method.network.log_assignment(*map(method.network.begin, sides)))
+        if name != "c":  # which differs from b in what comes after the network only
+            check_assignment(recorded, name, run_and_check_layers(recorded, name, network.eval(), sides))
+
+
+def check_assignment(recorded, name, assignment):
+    arrays = recorded.arrays
+    check_picked(recorded, f"{name}/log_assignment", assignment, 1e-3)
+    for ours, part in ((assignment[:, :, -1], "last_column"), (assignment[:, -1, :], "last_row")):
+        np.testing.assert_allclose(ours.numpy(), arrays[f"{name}/log_assignment_{part}"], rtol=0, atol=1e-3)
+    scores = mutual_best(assignment[:, :-1, :-1])[1].numpy()
+    np.testing.assert_allclose(scores, arrays[f"{name}/matching_scores0"], rtol=0, atol=1e-4)
+
+
+def run_and_check_layers(recorded, name, network, sides):
+    """The network's log assignment; what some layers are given must be what is recorded."""
+    given = {}
+    hooks = [
+        network.gnn.layers[i].register_forward_pre_hook(lambda _, args, i=i: given.setdefault(i, []).append(args[0]))
+        for i in (0, 1, 9, 17)
+    ]
+    assignment = network(*sides)
+    for hook in hooks:
+        hook.remove()
+    for i, both in given.items():
+        for side, x in enumerate(both):
+            check_picked(recorded, f"{name}/gnn_input_layer{i}_{side}", x, 1e-5)
+    return assignment
+
+
+def side_of(recorded, case, i):
+    pair = next(each for each in recorded.facts["pairs"] if each["name"] == case["pairs"][0])
+    if case.get("empty") == i:
+        return LocalFeatures.empty(256)
+    points, scores, descriptors = (
+        torch.from_numpy(recorded.arrays[f"pair/{pair['name']}/in_{part}{i}"]).float()
+        for part in ("keypoints", "scores", "descriptors")
+    )
+    height, width = pair[f"size{i}"]
+    return LocalFeatures(points, scores, descriptors, (width, height))
+
+
+def test_parameters_of_the_published_size():
+    network = SuperGlueNetwork()
+    counts = {
+        name: sum(each.numel() for each in part.parameters())
+        for name, part in (("kenc", network.kenc), ("layer", network.gnn.layers[3]), ("final", network.final_proj))
+    }
+    assert counts == {"kenc": 110_336, "layer": 658_176, "final": 65_792}
+    assert sum(each.numel() for each in network.parameters()) == 12_023_297
+
+
+@torch.inference_mode()
+def test_equals_the_plain_procedure():
+    network = small(iterations=30)
+    query = random_features(41, 32, seed=1)
+    candidate = alike(query, 36, seed=2)
+    sides = [stack([each], REACH, CPU) for each in (query, candidate)]
+    theirs = [plain.Points(each.points, each.scores, each.descriptors.T) for each in (query, candidate)]
+    sizes = (query.image_size, candidate.image_size)
+    expected = plain.superglue(network.state_dict(), *theirs, sizes, 30)
+    torch.testing.assert_close(network(*sides)[0], expected, rtol=0, atol=2e-4)
+
+    (found,) = matcher(network, match_threshold=0.1).match(query, [candidate])
+    partner, scores = plain.matches(expected, 0.1)
+    assert len(found) > 10
+    assert found.pairs.tolist() == [[i, j] for i, j in enumerate(partner.tolist()) if j >= 0]
+    torch.testing.assert_close(found.scores, scores[partner >= 0], rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_fast_form_is_the_same_function_also_where_padded():
+    network = small()
+    firsts = stack([random_features(count, 32, seed=count) for count in (20, 11, 1)], REACH, CPU)
+    seconds = stack([random_features(count, 32, seed=count) for count in (7, 30, 12)], REACH, CPU)
+    fast = FastSuperGlue(network, CPU)
+    torch.testing.assert_close(
+        fast.log_assignment(fast.begin(firsts), fast.begin(seconds)), network(firsts, seconds), rtol=0, atol=2e-4
+    )
+
+
+@torch.inference_mode()
+def test_one_query_serves_all_candidates():
+    fast = FastSuperGlue(small(), CPU)
+    query = fast.begin(stack([random_features(20, 32, seed=0)], REACH, CPU))
+    candidates = [random_features(count, 32, seed=count) for count in (9, 25)]
+    together = fast.log_assignment(query, fast.begin(stack(candidates, REACH, CPU)))
+    for each, candidate in zip(together, candidates, strict=True):
+        alone = fast.log_assignment(query, fast.begin(stack([candidate], REACH, CPU)))[0]
+        torch.testing.assert_close(each[:, [*range(len(candidate)), -1]], alone, rtol=0, atol=1e-4)
+
+
+def test_training_reaches_every_parameter():
+    network = small().train()
+    query = random_features(16, 32, seed=0)
+    sides = [stack([each, each], REACH, CPU) for each in (query, alike(query, 16, seed=1))]
+    assignment = network(*sides)
+    (-assignment[:, 0, 0] - assignment[:, 1, -1]).sum().backward()
+    without = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()]
+    assert without == []
+    assert all(each.grad.isfinite().all() for each in network.parameters())
+
+
+def test_weights_of_any_size_are_read(tmp_path):
+    network = small()
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    query = random_features(30, 32, seed=0)
+    candidates = [alike(query, 25, seed=1)]
+    method = superglue.build(superglue.Settings(weights=str(tmp_path / "mine.pth")), CPU)
+    assert len(method.weights) == 64
+    assert same_matches(method.match(query, candidates)[0], matcher(network).match(query, candidates)[0], 0)
+
+
+def test_other_weights_and_other_features_are_refused(tmp_path):
+    torch.save({"bin_score": torch.tensor(1.0)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="SuperGlueNetwork"):
+        superglue.build(superglue.Settings(weights=str(tmp_path / "other.pth")), CPU)
+    with pytest.raises(DataError, match="SuperGlue take descriptors of length 32, the local features have 128"):
+        matcher(small()).match(random_features(3, 32, seed=0), [random_features(3, 128, seed=0)])
+    with pytest.raises(ValueError, match="in pairs"):
+        SuperGlueNetwork(layers=3)
+
+
+def test_the_threshold_is_exclusive_and_the_score_a_probability():
+    query = random_features(30, 32, seed=0)
+    candidate = alike(query, 30, seed=1)
+    (every,) = matcher(small(), match_threshold=0).match(query, [candidate])
+    assert len(every) > 10
+    assert every.scores.min() > 0 and every.scores.max() <= 1
+    lowest = float(every.scores.min())
+    (some,) = matcher(small(), match_threshold=lowest).match(query, [candidate])
+    assert len(some) == len(every) - 1
+
+
+@torch.inference_mode()
+def test_half_precision_stays_near():
+    network = small()
+    query = random_features(20, 32, seed=0)
+    sides = [stack([each], REACH, CPU) for each in (query, alike(query, 20, seed=1))]
+    half = FastSuperGlue(network, CPU, torch.bfloat16)
+    exact = network(*sides)
+    ours = half.log_assignment(*map(half.begin, sides))
+    assert ours.dtype == torch.float32
+    assert (ours.exp() - exact.exp()).abs().max() < 0.1

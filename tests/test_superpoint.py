@@ -1,0 +1,420 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from published import CPU, check_picked, golden, plain, randomise
+from torch import nn
+from torch.nn import functional
+
+from vpr.config import parse
+from vpr.core import ConfigError
+from vpr.local_features import LOCAL_EXTRACTORS, detection, superpoint, superpoint_fast
+from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.local_features.sampling import sample
+from vpr.local_features.superpoint_fast import FastSuperPoint
+from vpr.local_features.superpoint_network import SuperPointNetwork
+from vpr.precision import arithmetic, dtype_of
+from vpr.weights import WeightsError
+
+SMALL = {"widths": (8, 8, 12, 16), "head": 16, "dim": 24}
+
+
+def small(layout="v1", seed=0):
+    return randomise(SuperPointNetwork(layout, **SMALL), seed, gain=1.5)
+
+
+def extractor(network, **settings):
+    return superpoint.SuperPoint(network, "", superpoint.Settings(**settings), CPU)
+
+
+def image(height, width, seed=0):
+    """Blobs and noise, (1, H, W) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 1, height // 6 + 1, width // 6 + 1, generator=generator)
+    smooth = functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
+    return ((0.8 * smooth + 0.2 * torch.rand(1, height, width, generator=generator)) * 255).to(torch.uint8)
+
+
+def unit(images):
+    return images.float() / 255
+
+
+# ---- golden files
+
+
+def check_features(found, keypoints, scores, descriptors, rows):
+    """Same points in any order; scores of all and descriptors of those picked."""
+    place = {tuple(point): i for i, point in enumerate(found.points.tolist())}
+    assert place.keys() == {tuple(point) for point in keypoints.tolist()}
+    order = [place[tuple(point)] for point in keypoints.tolist()]
+    np.testing.assert_allclose(found.scores[order].numpy(), scores, rtol=0, atol=3e-5)
+    np.testing.assert_allclose(found.descriptors[order][rows].numpy(), descriptors, rtol=0, atol=1e-5)
+
+
+def golden_images(recorded, case):
+    """(B, 1, H, W) float; colour is turned to grey as the published code does it."""
+    images = []
+    for i in range(case["batch"]):
+        name = case["image"] + (f":{i}" if case["batch"] > 1 else "")
+        pixels = torch.from_numpy(recorded.recipe.synth_image(1, name, *case["size"], case.get("channels", 1)))
+        grey = unit(pixels)
+        images.append(grey if grey.dim() == 2 else (grey * torch.tensor([0.299, 0.587, 0.114])).sum(-1))
+    return torch.stack(images)[:, None]
+
+
+def extract_and_see(monkeypatch, method, images):
+    """Features, and the maps that the network gave on the way: logits and coarse descriptors."""
+    maps = []
+    network = method.network
+    monkeypatch.setattr(method, "network", lambda batch: maps.append(network(batch)) or maps[-1])
+    with monkeypatch.context() as patch:  # in order, for the maps to be
+        patch.setattr(torch, "get_num_threads", lambda: 1)
+        found = method.extract(list(images))
+    return found, [torch.cat(each) for each in zip(*maps, strict=True)]
+
+
+def check_maps(recorded, name, maps, logits_name, descriptor_name):
+    logits, coarse = maps
+    check_picked(recorded, f"{name}/{logits_name}", logits, 2e-4)
+    check_picked(recorded, f"{name}/{descriptor_name}", coarse, 1e-4)
+    check_picked(recorded, f"{name}/softmax", score_map(logits), 3e-5)
+
+
+def check_suppressed(recorded, name, scores, above):
+    places = np.flatnonzero(scores.numpy() > above)
+    assert places.tolist() == recorded.arrays[f"{name}/nms_index"].tolist()
+    np.testing.assert_allclose(scores.numpy().flat[places], recorded.arrays[f"{name}/nms_value"], rtol=0, atol=3e-5)
+
+
+@torch.inference_mode()
+def test_published_v1(tmp_path, monkeypatch):
+    recorded = golden("superpoint_v1", tmp_path)
+    arrays = recorded.arrays
+    for case in recorded.facts["cases"]:
+        name, images = case["name"], golden_images(recorded, case)
+        settings = superpoint.Settings(
+            weights=str(recorded.weights), nms_radius=case["nms_radius"], max_keypoints=max(0, case["max_keypoints"])
+        )
+        method = superpoint.build(settings, CPU)
+        (found,), maps = extract_and_see(monkeypatch, method, images)
+        check_maps(recorded, name, maps, "convPb", "convDb")
+        check_suppressed(recorded, name, suppress(score_map(maps[0]), case["nms_radius"]), above=0)
+        descriptors, columns = arrays[f"{name}/descriptors"].T, arrays[f"{name}/descriptor_columns"]
+        check_features(found, arrays[f"{name}/keypoints"], arrays[f"{name}/scores"], descriptors, columns)
+        assert found.image_size == tuple(reversed(case["size"]))
+    scores = torch.from_numpy(arrays["nms/in_scores"])
+    for radius in (1, 3, 4):
+        expected = torch.from_numpy(arrays[f"nms/radius{radius}"])
+        assert torch.equal(suppress(scores, radius), expected)
+        assert torch.equal(detection._suppress_by_pooling(scores, radius), expected)
+
+
+@torch.inference_mode()
+def test_published_open(tmp_path, monkeypatch):
+    recorded = golden("superpoint_open", tmp_path)
+    arrays = recorded.arrays
+    for case in recorded.facts["cases"]:
+        name, conf, images = case["name"], case["conf"], golden_images(recorded, case)
+        settings = superpoint.Settings(
+            weights=str(recorded.weights),
+            nms_radius=conf["nms_radius"],
+            max_keypoints=conf.get("max_num_keypoints", 0),
+            border=conf.get("remove_borders", 4),
+            keypoint_threshold=conf.get("detection_threshold", 0.005),
+        )
+        method = superpoint.build(settings, CPU)
+        features, maps = extract_and_see(monkeypatch, method, images)
+        check_maps(recorded, name, maps, "detector", "descriptor")
+        check_suppressed(recorded, name, suppress(score_map(maps[0]), conf["nms_radius"]), above=1e-3)
+        for i, found in enumerate(features):
+            each = f"{name}/{i}" if case["batch"] > 1 else name
+            rows = arrays[f"{each}/descriptor_rows_index"]
+            check_features(
+                found, arrays[f"{each}/keypoints"], arrays[f"{each}/scores"], arrays[f"{each}/descriptors"], rows
+            )
+
+
+# ---- the network
+
+
+def test_parameters_of_the_published_sizes():
+    assert sum(each.numel() for each in SuperPointNetwork().parameters()) == 1_300_865
+    names = {
+        f"conv{name}.{part}" for name in ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b") for part in ("weight", "bias")
+    }
+    names |= {f"conv{head}.{part}" for head in ("Pa", "Pb", "Da", "Db") for part in ("weight", "bias")}
+    assert set(SuperPointNetwork().state_dict()) == names
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("strip_bytes", [1, 20_000, 1 << 30])
+@pytest.mark.parametrize("size", [(8, 8), (16, 40), (75, 61), (96, 32)])
+@pytest.mark.parametrize("layout", ["v1", "open"])
+def test_the_fast_form_is_the_same_function(monkeypatch, layout, size, strip_bytes):
+    monkeypatch.setattr(superpoint_fast, "STRIP_BYTES", strip_bytes)
+    network = small(layout)
+    images = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(1))
+    for ours, expected in zip(FastSuperPoint(network, CPU)(images), network(images), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_network_is_the_one_of_the_paper():
+    network, images = small(), unit(image(48, 64)[None])
+    for ours, expected in zip(network(images), plain.superpoint_maps(network.state_dict(), images), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_gradients_reach_every_parameter():
+    network = small("open").train()
+    logits, coarse = network(unit(torch.stack([image(32, 32, 0), image(32, 32, 1)])))
+    (logits.square().mean() + coarse.square().mean()).backward()
+    # A bias before a ReLU and a BatchNorm matters; one directly before a BatchNorm does not.
+    assert all(each.grad.abs().sum() > 0 for name, each in network.named_parameters() if name != "detector.1.conv.bias")
+
+
+def gauss2():
+    """The layers of pytorch-superpoint: convolution, BatchNorm, ReLU; under its names."""
+    layers = nn.ModuleDict()
+    before = 1
+    for name, width in zip(
+        ("inc.conv", "down1.mpconv.1", "down2.mpconv.1", "down3.mpconv.1"), SMALL["widths"], strict=True
+    ):
+        for place, inputs in ((0, before), (3, width)):
+            layers[f"{name}.conv.{place}".replace(".", "/")] = nn.Conv2d(inputs, width, 3, padding=1)
+            layers[f"{name}.conv.{place + 1}".replace(".", "/")] = nn.BatchNorm2d(width)
+        before = width
+    for head, out in (("P", 65), ("D", SMALL["dim"])):
+        for place, inputs, outputs, size in (("a", before, SMALL["head"], 3), ("b", SMALL["head"], out, 1)):
+            layers[f"conv{head}{place}"] = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+            layers[f"bn{head}{place}"] = nn.BatchNorm2d(outputs)
+    return randomise(layers)
+
+
+@torch.inference_mode()
+def test_weights_of_pytorch_superpoint_are_converted():
+    layers, images = gauss2(), unit(image(40, 56)[None])
+    network = SuperPointNetwork()
+    state = {key.replace("/", "."): value for key, value in layers.state_dict().items()}
+    network.load_state_dict(network.adopt(state))
+
+    steps = list(layers.values())
+    x = images
+    for i in range(0, 16, 2):
+        x = steps[i + 1](steps[i](x)).relu()
+        if i in (2, 6, 10):
+            x = functional.max_pool2d(x, 2)
+    for i, ours in zip((16, 20), network.eval()(images), strict=True):
+        hidden = steps[i + 1](steps[i](x)).relu()
+        torch.testing.assert_close(ours, steps[i + 3](steps[i + 2](hidden)), rtol=1e-4, atol=1e-4)
+
+    del state["bnPa.running_var"]
+    with pytest.raises(WeightsError, match=r"pytorch-superpoint, but without 'bnPa.running_var'"):
+        network.adopt(state)
+
+
+@pytest.mark.parametrize("layout", ["v1", "open"])
+def test_weights_of_any_size_are_read(tmp_path, layout):
+    network = small(layout)
+    torch.save({"model_state_dict": network.state_dict()}, tmp_path / "mine.pth")
+    method = superpoint.build(superpoint.Settings(weights=str(tmp_path / "mine.pth")), CPU)
+    assert method.dim == 24
+    assert len(method.weights) == 64
+    torch.testing.assert_close(method.network(unit(image(40, 40)[None])), network(unit(image(40, 40)[None])))
+
+
+def test_other_weights_are_refused(tmp_path):
+    torch.save({"conv1a.weight": torch.zeros(8, 1, 3, 3)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="SuperPointNetwork"):
+        superpoint.build(superpoint.Settings(weights=str(tmp_path / "other.pth")), CPU)
+
+
+# ---- detection
+
+
+def test_scores_of_a_cell_are_its_pixels_row_by_row():
+    logits = torch.full((1, 65, 2, 3), -20.0)
+    logits[0, 8 * 5 + 2, 1, 2] = 20  # row 5, column 2 of the cell in row 1, column 2
+    scores = score_map(logits)[0]
+    assert scores.shape == (16, 24)
+    assert scores.argmax() == (8 + 5) * 24 + (16 + 2)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 4])
+@pytest.mark.parametrize("levels", [3, 10, 1000])
+def test_suppression_equals_the_plain_one_with_ties(radius, levels):
+    scores = torch.randint(0, levels, (2, 30, 41), generator=torch.Generator().manual_seed(levels)).float() / levels
+    expected = torch.stack([plain.suppress(each, radius) for each in scores])
+    assert torch.equal(suppress(scores, radius), expected)
+    assert torch.equal(detection._suppress_by_pooling(scores, radius), expected)
+
+
+def test_a_plateau_survives_as_published():
+    scores = torch.full((1, 9, 9), 0.5)
+    assert torch.equal(suppress(scores, 4), scores)
+
+
+def test_the_strongest_are_taken_within_the_border():
+    scores = torch.zeros(1, 10, 12)
+    scores[0, 1, 5], scores[0, 4, 4], scores[0, 5, 9], scores[0, 7, 2], scores[0, 7, 3] = 0.9, 0.3, 0.8, 0.2, 0.1
+    places, found, counts = strongest(scores, threshold=0.1, border=2, most=2)
+    assert places.tolist() == [[5 * 12 + 9, 4 * 12 + 4]]
+    assert found.tolist() == [[pytest.approx(0.8), pytest.approx(0.3)]]
+    assert counts.tolist() == [2]
+    assert strongest(scores, threshold=0.1, border=2, most=0)[2].tolist() == [3]  # the threshold itself is not above it
+    assert strongest(scores, threshold=0.1, border=6, most=0)[0].shape == (1, 0)
+
+
+# ---- descriptors
+
+
+def grid_sampled(coarse, points, sampling):
+    height, width = coarse.shape[1:3]
+    size = torch.tensor([width, height])
+    if sampling == "published":
+        grid, aligned = (points - 3.5) / (8 * size - 4.5) * 2 - 1, True
+    else:
+        grid, aligned = (points + 0.5) / (8 * size) * 2 - 1, False
+    sampled = functional.grid_sample(coarse.permute(0, 3, 1, 2), grid[:, None], align_corners=aligned)[:, :, 0]
+    return functional.normalize(sampled, dim=1).transpose(1, 2)
+
+
+@pytest.mark.parametrize("sampling", ["published", "corrected"])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (2, 1)])
+def test_sampling_equals_grid_sample(size, sampling):
+    generator = torch.Generator().manual_seed(0)
+    coarse = functional.normalize(torch.randn(2, *size, 6, generator=generator), dim=-1)
+    points = torch.rand(2, 50, 2, generator=generator) * torch.tensor([8 * size[1] - 1, 8 * size[0] - 1])
+    ours = sample(coarse, points, 8, sampling)
+    torch.testing.assert_close(ours, grid_sampled(coarse, points, sampling), rtol=0, atol=2e-6)
+
+
+def test_at_the_centre_of_a_cell_only_corrected_sampling_gives_its_descriptor():
+    coarse = functional.normalize(torch.randn(1, 6, 10, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    centre = torch.tensor([[[8 * 7 + 3.5, 8 * 4 + 3.5]]])
+    torch.testing.assert_close(sample(coarse, centre, 8, "corrected")[0, 0], coarse[0, 4, 7])
+    assert not torch.allclose(sample(coarse, centre, 8, "published")[0, 0], coarse[0, 4, 7], atol=0.05)
+
+
+# ---- the method
+
+
+@torch.inference_mode()
+def test_features_equal_the_plain_procedure():
+    network, picture = small(), image(64, 88)
+    (found,) = extractor(network, max_keypoints=40).extract([picture])
+    expected = plain.superpoint(network.state_dict(), unit(picture[None]), most=40)
+    place = {tuple(point): i for i, point in enumerate(found.points.tolist())}
+    order = [place[tuple(point)] for point in expected.points.tolist()]
+    assert len(found) == len(expected.points) == 40
+    torch.testing.assert_close(found.scores[order], expected.scores)
+    torch.testing.assert_close(found.descriptors[order], expected.descriptors.T, rtol=1e-4, atol=1e-5)
+    assert (found.scores.diff() <= 0).all()
+
+
+def test_features_do_not_depend_on_what_comes_together():
+    method = extractor(small("open"), max_keypoints=30)
+    pictures = [image(40, 48, 0), image(56, 40, 1), image(40, 48, 2), image(40, 48, 3).float() / 255, image(5, 48)]
+    together = method.extract(pictures)
+    for picture, found in zip(pictures, together, strict=True):
+        (alone,) = method.extract([picture])
+        assert found.image_size == alone.image_size == (picture.shape[2], picture.shape[1])
+        for part in ("points", "scores", "descriptors"):
+            torch.testing.assert_close(getattr(found, part), getattr(alone, part), rtol=1e-5, atol=1e-6)
+    assert method.extract([]) == []
+
+
+def test_images_batched_on_a_gpu_are_grouped_by_size(monkeypatch):
+    method = extractor(small())
+    monkeypatch.setattr(superpoint, "PIXELS_TOGETHER", 2 * 40 * 48)
+    monkeypatch.setattr(method, "device", torch.device("cuda"))
+    shapes = [(40, 48), (56, 40), (40, 48), (40, 48)]
+    assert method._groups([torch.zeros(1, *shape) for shape in shapes]) == [[0, 2], [3], [1]]
+
+
+@pytest.mark.parametrize("size", [(7, 30), (8, 8), (1, 1), (9, 200)])
+def test_tiny_images_have_few_points_or_none(size):
+    (found,) = extractor(small()).extract([image(*size)])
+    assert found.image_size == (size[1], size[0])
+    assert found.descriptors.shape == (len(found), 24)
+    assert len(found) == 0 or min(size) > 8
+
+
+def test_a_constant_image_is_no_accident():
+    (found,) = extractor(small(), max_keypoints=50).extract([torch.zeros(1, 64, 64, dtype=torch.uint8)])
+    assert len(found) <= 50
+    assert found.descriptors.isfinite().all()
+
+
+def test_all_points_are_kept_without_a_cap_and_thresholds_bound_them():
+    picture = image(64, 64)
+    (every,) = extractor(small(), max_keypoints=0).extract([picture])
+    (few,) = extractor(small(), max_keypoints=10).extract([picture])
+    assert len(every) > 10
+    torch.testing.assert_close(few.points, every.points[:10])
+    assert every.scores.min() > 0.005
+    assert every.points.min() >= 4 and every.points.max() < 60
+    assert len(extractor(small(), keypoint_threshold=0.99).extract([picture])[0]) == 0
+
+
+def test_images_are_brought_to_size():
+    picture = image(300, 1000)[0].numpy()
+    assert extractor(small()).preprocess(picture).shape == (1, 192, 640)
+    assert extractor(small(), longest_side=2000).preprocess(picture).shape == (1, 300, 1000)
+    assert extractor(small(), size=(64, 48)).preprocess(picture).shape == (1, 48, 64)
+
+
+def test_open_weights_are_sampled_as_their_authors_do():
+    assert extractor(small("open")).sampling == "corrected"
+    assert extractor(small("v1")).sampling == "published"
+    assert extractor(small("v1"), sampling="corrected").sampling == "corrected"
+
+
+@torch.inference_mode()
+def test_half_precision_stays_near():
+    network, images = small("open"), torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    exact = FastSuperPoint(network, CPU)(images)
+    for ours, expected in zip(FastSuperPoint(network, CPU, torch.bfloat16)(images), exact, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_cpu_without_half_precision_computes_in_float32(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert dtype_of("bf16", CPU) is torch.float32
+    assert "no bf16 arithmetic" in caplog.text
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert dtype_of("bf16", CPU) is torch.bfloat16
+    assert dtype_of("tf32", CPU) is torch.float32
+    assert dtype_of("fp16", torch.device("cuda")) is torch.float16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_how_a_gpu_rounds_is_set_for_a_while_only(precision):
+    def switches():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = switches()
+    with arithmetic(precision, torch.device("cuda")):
+        assert switches() == (precision == "tf32",) * 2
+    assert switches() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("layout", ["v1", "open"])
+def test_a_gpu_gives_what_the_cpu_gives(layout):
+    pictures = [image(64, 80, 0), image(48, 48, 1), image(64, 80, 2)]
+    expected = extractor(small(layout)).extract(pictures)
+    on_gpu = superpoint.SuperPoint(small(layout), "", superpoint.Settings(), torch.device("cuda"))
+    for ours, theirs in zip(on_gpu.extract(pictures), expected, strict=True):
+        assert set(map(tuple, ours.points.tolist())) == set(map(tuple, theirs.points.tolist()))
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-3, atol=1e-5)
+
+
+def test_settings_are_in_the_table_and_strict():
+    assert LOCAL_EXTRACTORS["superpoint"].settings is superpoint.Settings
+    with pytest.raises(ConfigError, match="did you mean 'nms_radius'"):
+        parse(superpoint.Settings, {"method": "superpoint", "nms_radios": 4})

@@ -1,0 +1,53 @@
+"""The command line: the only place that reads arguments, sets up logging and chooses a device."""
+
+from __future__ import annotations
+
+import typer
+
+from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad
+from vpr.cli.common import guarded
+from vpr.cli.demo import demo_city
+from vpr.cli.fit import fit
+from vpr.cli.match_two import match_two
+from vpr.cli.run import run
+from vpr.cli.train import label
+from vpr.cli.train import train as train_command
+
+app = typer.Typer(
+    help="Two-stage visual place recognition: retrieve with global descriptors, re-rank with local features.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(run)
+app.command("match-two")(match_two)
+app.command("demo-city")(demo_city)
+app.command("fit")(fit)
+app.command("train")(train_command)
+app.command("label")(label)
+app.command("feature-extract")(patchnetvlad.feature_extract)
+app.command("feature-match")(patchnetvlad.feature_match)
+app.add_typer(ground_truth.app, name="gt")
+app.add_typer(dataset_commands.app, name="datasets")
+app.add_typer(configs.app, name="config")
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """The command ``vpr``."""
+    guarded(app)
+
+
+def feature_extract() -> None:
+    """The script ``feature_extract.py``."""
+    guarded(lambda: typer.run(patchnetvlad.feature_extract))
+
+
+def feature_match() -> None:
+    """The script ``feature_match.py``."""
+    guarded(lambda: typer.run(patchnetvlad.feature_match))
+
+
+def train() -> None:
+    """The script ``train.py``."""
+    guarded(lambda: typer.run(train_command))

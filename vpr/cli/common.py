@@ -1,0 +1,109 @@
+"""What all commands share: options, settings, and how an error reaches the user.
+
+The commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vpr import config
+from vpr.core import ConfigError, VprError
+from vpr.files import shipped
+
+if TYPE_CHECKING:
+    from vpr.settings import Settings
+
+CONFIGS = shipped("configs")
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="NAME|FILE",
+        help="Settings: a TOML file, or the name of one that comes with vpr (`vpr config list`).",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; may be repeated."),
+]
+RadiusOption = Annotated[float, typer.Option(help="A database picture this near, in metres, is right.", min=0)]
+
+
+def settings_of(chosen: str | None, overrides: Sequence[str] | None) -> Settings:
+    """The settings in force: defaults, then the file, then the overrides."""
+    from vpr.settings import Settings
+
+    return config.load(Settings, None if chosen is None else config_path(chosen), overrides or ())
+
+
+def config_path(chosen: str) -> Path:
+    """The file of a config given by path, or by the name of one that comes with vpr."""
+    path = Path(chosen)
+    if path.suffix or path.exists():
+        return path
+    shipped = CONFIGS / f"{chosen}.toml"
+    if not shipped.exists():
+        known = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.toml")))
+        raise ConfigError(f"no config {chosen!r} comes with vpr; known: {known}; or give the path of a TOML file")
+    return shipped
+
+
+def call_with(function: Callable[..., Any], assignments: Sequence[str], what: str) -> Any:
+    """Call a function with arguments given as ``name=value``, each converted to the type the function declares."""
+    hints = get_type_hints(function)
+    names = list(inspect.signature(function).parameters)
+    arguments: dict[str, Any] = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator or name not in names:
+            raise ConfigError(f"{what} takes NAME=VALUE with the names {', '.join(names)}; got {assignment!r}")
+        try:
+            arguments[name] = TypeAdapter(hints[name]).validate_python(config.toml_value(text))
+        except ValidationError as error:
+            raise ConfigError(f"{what}: {name}={text}: {error.errors()[0]['msg']}") from None
+    missing = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is inspect.Parameter.empty and name not in arguments
+    ]
+    if missing:
+        raise ConfigError(f"{what} also needs {', '.join(f'{name}=...' for name in missing)}")
+    return function(**arguments)
+
+
+def say(text: str) -> None:
+    """A result of a command, on standard output."""
+    typer.echo(text)
+
+
+def command_line() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def guarded(app: Callable[[], Any]) -> None:
+    """Run a command with logging on; an error that the user can mend ends it with one sentence and status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # tells at INFO how it was loaded
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what matters is reported with the image's name
+    try:
+        with logging_redirect_tqdm():
+            app()
+    except VprError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+    except OSError as error:  # a full disk, a folder that may not be written, a file in the place of a folder
+        typer.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,24 @@
+"""``vpr config``: see the settings in force."""
+
+from __future__ import annotations
+
+import typer
+
+from vpr import config
+from vpr.cli.common import CONFIGS, ConfigOption, SetOption, say, settings_of
+
+app = typer.Typer(help="Settings: show those in force, list the configs that come with vpr.", no_args_is_help=True)
+
+
+@app.command()
+def show(chosen: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Print every setting in force as TOML; redirect it to a file to make a config of your own."""
+    say(config.dump(settings_of(chosen, overrides)).rstrip())
+
+
+@app.command("list")
+def list_() -> None:
+    """Print the configs that come with vpr, each with its first comment line."""
+    for path in sorted(CONFIGS.glob("*.toml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        say(f"{path.stem:32} {first.removeprefix('#').strip()}")

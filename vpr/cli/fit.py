@@ -1,0 +1,38 @@
+"""``vpr fit``: a vocabulary and whitening for VLAD, to be used on other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vpr.cli.common import ConfigOption, SetOption, say, settings_of
+from vpr.core import ConfigError
+
+
+def fit(
+    images: Annotated[Path, typer.Option(help="Folder of pictures to fit on, at any depth.")],
+    out: Annotated[Path, typer.Option(help="The model to write, a .safetensors file.")],
+    features: Annotated[Path, typer.Option(help="Folder for the features of these pictures.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Fit the global descriptor's vocabulary and PCA whitening on a folder of pictures.
+
+    Use it elsewhere with --set global_descriptor.model=FILE.
+    """
+    from vpr import pipeline
+    from vpr.datasets.folders import read_image_folder
+    from vpr.global_descriptors import LOCAL_AGGREGATORS
+
+    settings = settings_of(config, overrides)
+    chosen = settings.global_descriptor
+    if chosen.method not in LOCAL_AGGREGATORS:
+        raise ConfigError(f"global_descriptor.method = {chosen.method!r} has nothing to fit; choose vlad")
+    side = pipeline.extract(read_image_folder(images), settings, features)
+    assert side.local is not None
+    model = LOCAL_AGGREGATORS[chosen.method].build(side.local, chosen)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model.save(out)
+    say(f"{model.dim} dimensions, fitted on {len(side.local)} images: {out}")

@@ -1,0 +1,84 @@
+"""``vpr run``: from two folders of pictures to predictions, recall and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vpr.cli.common import ConfigOption, SetOption, call_with, command_line, say, settings_of
+from vpr.core import ConfigError
+
+if TYPE_CHECKING:
+    from vpr.core import Dataset
+    from vpr.evaluation.comparison import Summary
+    from vpr.settings import Settings
+
+
+def run(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for features, predictions, recalls and report.")],
+    database: Annotated[Path | None, typer.Option(help="Folder of pictures to search, at any depth.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Folder of pictures to place.")] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Read another convention than two folders (`vpr datasets readers`)."),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What the reader needs, for instance root=/data; may be repeated."),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Judge by a named protocol (`vpr datasets list`).")
+    ] = None,
+    ground_truth: Annotated[bool, typer.Option(help="Use positions or a ground_truth.csv where there are any.")] = True,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Place every query picture: shortlist, re-rank, predictions, and recall where the truth is known.
+
+    File names such as @utm_east@utm_north@...@.jpg, or a ground_truth.csv beside the two folders, give recall; other
+    names give predictions alone. An interrupted run continues where it stopped when it is started again.
+    """
+    from vpr import datasets, machine, pipeline
+
+    record = None if protocol is None else datasets.protocol(protocol)
+    if record is not None and record.one_per_group:
+        overrides = ["shortlist.one_per_group=true", *(overrides or [])]
+    settings = settings_of(config, overrides)
+    dataset = _dataset(database, queries, reader, source=source or [], settings=settings, ground_truth=ground_truth)
+    if record is not None:
+        dataset = datasets.judge(dataset, record)
+    about = machine.facts(command_line(), machine.device_of(settings.machine.device))
+    summary = pipeline.run(dataset, settings, out, about)
+    say_results(out, summary)
+
+
+def say_results(out: Path, summary: Summary | None) -> None:
+    """The recall table, or that there is none, and where the files are."""
+    from vpr.report.outputs import REPORT
+    from vpr.report.tables import text_table
+
+    say(text_table(summary) if summary is not None else "No ground truth, so no recall.")
+    say(f"Predictions: {out / 'predictions.jsonl'}")
+    say(f"Report:      {out / REPORT}")
+
+
+def _dataset(
+    database: Path | None,
+    queries: Path | None,
+    reader: str | None,
+    *,
+    source: list[str],
+    settings: Settings,
+    ground_truth: bool,
+) -> Dataset:
+    from vpr import datasets
+
+    if reader is not None:
+        dataset: Dataset = call_with(datasets.reader(reader).read, source, f"--reader {reader}: --source")
+        return dataset
+    if database is None or queries is None:
+        raise ConfigError("give --database and --queries, two folders of pictures, or --reader NAME with its --source")
+    return datasets.read_pair(database, queries, settings.evaluation.radius_m, ground_truth=ground_truth)

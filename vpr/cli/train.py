@@ -1,0 +1,101 @@
+"""``vpr train`` (and ``train.py``): learn detectors, matchers and global descriptors; ``vpr label``: their labels."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vpr.cli.common import SetOption, config_path, say
+from vpr.core import ConfigError
+
+
+def train(
+    config: Annotated[
+        str, typer.Option("--config", metavar="NAME|FILE", help="A TOML file, or one of `vpr config list`: train_*.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the best weights.")],
+    overfit: Annotated[int, typer.Option(help="See only so many batches: a check that the task can be learnt.")] = 0,
+    devices: Annotated[int, typer.Option(help="GPUs, or processes on a CPU; more than one needs torchrun.", min=1)] = 1,
+    overrides: SetOption = None,
+) -> None:
+    """Train from a config; started again after an interruption, it continues at its last checkpoint."""
+    if devices > 1 and "WORLD_SIZE" not in os.environ:
+        _start_again_with_torchrun(devices)
+    from vpr import config as configuration
+    from vpr.files import write_atomically
+    from vpr.machine import device_of
+    from vpr.training import distributed, loop
+    from vpr.training.tasks import TASKS, Settings
+
+    if overfit:
+        overrides = [*(overrides or []), f"train.overfit={overfit}"]
+    settings = configuration.load(Settings, config_path(config), overrides or ())
+    with distributed.group(device_of(settings.device)) as device:
+        out.mkdir(parents=True, exist_ok=True)
+        text = configuration.dump(settings)
+        if distributed.is_first():
+            _require_same(out / "settings.toml", text)
+            write_atomically(out / "settings.toml", text)
+        task = TASKS[settings.task.method].build(settings.task)
+        best = loop.train(task, settings.train, out, device)
+    if distributed.is_first():
+        say(f"Best weights: {best}")
+
+
+def label(
+    *,
+    images: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    weights: Annotated[str, typer.Option(help="A detector: MagicPoint's or SuperPoint's weights, by name or path.")],
+    out: Annotated[Path, typer.Option(help="Folder for the labels.")],
+    width: Annotated[int, typer.Option(help="Photographs are brought to this width; a multiple of 8.", min=8)] = 320,
+    height: Annotated[int, typer.Option(help="And to this height; a multiple of 8.", min=8)] = 240,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overrides: SetOption = None,
+) -> None:
+    """Find the points of photographs by homographic adaptation, as labels to train SuperPoint with.
+
+    --set warps=100 and the like change how; an interrupted run continues.
+    """
+    from vpr import config as configuration
+    from vpr.config import digest_of_names, fingerprint, plain
+    from vpr.core import Origin
+    from vpr.local_features.superpoint_network import SuperPointNetwork
+    from vpr.machine import device_of
+    from vpr.training import adaptation
+    from vpr.training.photographs import Photographs
+    from vpr.weights import load_published
+
+    if width % 8 or height % 8:
+        raise ConfigError(f"{width} x {height}: both have to be multiples of 8")
+    settings = configuration.load(adaptation.Settings, None, overrides or ())
+    network = SuperPointNetwork()
+    digest = load_published(network, weights, network.adopt)
+    photographs = Photographs(images, (width, height))
+    parts = {"adaptation": settings, "size": [width, height]}
+    origin = Origin(adaptation.KIND, fingerprint(parts), digest_of_names(photographs.names), digest, plain(parts))
+    adaptation.label(photographs, network, out, origin, settings=settings, device=device_of(device))
+    counts = [len(points) for points in adaptation.read_labels(out, len(photographs))]
+    say(f"{len(counts)} photographs, {sum(counts) / len(counts):.0f} points each: {out}")
+
+
+def _require_same(path: Path, text: str) -> None:
+    """A folder is continued with the settings it was begun with."""
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"{path}: the run in this folder has other settings; continue with those, or choose another folder"
+        )
+
+
+def _start_again_with_torchrun(devices: int) -> None:
+    """Replace this process by torchrun, which starts one process per device with the same arguments."""
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    os.execv(sys.executable, [*program, *_own_command()])
+
+
+def _own_command() -> list[str]:
+    script = Path(sys.argv[0])
+    return [str(script), *sys.argv[1:]] if script.suffix == ".py" else ["-m", "vpr", *sys.argv[1:]]

@@ -1,0 +1,202 @@
+"""Which database images are right for a query: within a radius in metres, and the npz files that say so."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from vpr.core import ConfigError, DataError, Dataset, Doubles, ImageSet, Rows
+from vpr.files import write_atomically
+
+HISTOGRAM_EDGES_M = (0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 1000.0, math.inf)
+
+_log = logging.getLogger(__name__)
+
+
+def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> tuple[Rows, ...]:
+    """Per query, the rows of the database images at most ``radius_m`` metres away, ascending.
+
+    Exact: a row is in if and only if dx * dx + dy * dy <= radius_m * radius_m in float64.
+    Raises DataError without positions or in different zones, ConfigError for a radius that is none.
+    """
+    here, there = _comparable(queries, database)
+    require_radius(radius_m)
+    # The tree rounds while it descends, so it gets a little more room and the rule itself decides.
+    found = cKDTree(there).query_ball_point(here, radius_m * (1 + 1e-9) + 1e-6, return_sorted=True)
+    counts = np.array([len(rows) for rows in found], dtype=np.int64)
+    rows = np.fromiter((row for few in found for row in few), np.int64, counts.sum())
+    owner = np.repeat(np.arange(len(here)), counts)
+    difference = here[owner] - there[rows]
+    near = difference[:, 0] ** 2 + difference[:, 1] ** 2 <= radius_m * radius_m
+    ends = np.cumsum(np.bincount(owner[near], minlength=len(here)))
+    return tuple(np.split(rows[near], ends[:-1])) if len(here) else ()
+
+
+def require_radius(radius_m: float) -> None:
+    if not (math.isfinite(radius_m) and radius_m >= 0):
+        raise ConfigError(f"radius of {radius_m} m: expected a finite number of metres, 0 or more")
+
+
+def answerable_only(dataset: Dataset) -> Dataset:
+    """The data set without the queries that have no positives."""
+    if dataset.positives is None:
+        raise DataError(f"{dataset.name}: no ground truth, so it is not known which queries have positives")
+    keep = [row for row, rows in enumerate(dataset.positives) if len(rows)]
+    queries = dataset.queries
+    kept = ImageSet(
+        queries.root,
+        tuple(queries.names[row] for row in keep),
+        None if queries.positions is None else queries.positions[keep],
+        queries.zone,
+        None if queries.groups is None else queries.groups[keep],
+    )
+    positives = tuple(dataset.positives[row] for row in keep)
+    protocol = f"{dataset.protocol}, queries without positives left out"
+    return Dataset(dataset.name, protocol, dataset.database, kept, positives)
+
+
+def read_npz(path: Path) -> tuple[Doubles, Doubles, float]:
+    """Read Patch-NetVLAD's ground truth: (Q, 2) and (N, 2) metres of queries and database, and the radius in metres."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # closed even where load fails
+            arrays = {key: archive[key] for key in ("utmQ", "utmDb", "posDistThr")}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; make one with `vpr gt make points.csv --out {path}`") from None
+    except KeyError as error:
+        raise DataError(f"{path}: {error.args[0]}; a ground truth file holds utmQ, utmDb and posDistThr") from None
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable npz file: {error}") from None
+    radius = arrays["posDistThr"]
+    if radius.size != 1 or radius.dtype.kind not in "iuf" or not (0 <= radius.item() < math.inf):
+        raise DataError(f"{path}: posDistThr is {radius!r}; expected one radius in metres")
+    return _utm(path, "utmQ", arrays["utmQ"]), _utm(path, "utmDb", arrays["utmDb"]), float(radius.item())
+
+
+def write_npz(path: Path, utm_queries: Doubles, utm_database: Doubles, radius_m: float) -> None:
+    """Write Patch-NetVLAD's ground truth; the radius is an integer in the file where it is a whole number."""
+    require_radius(radius_m)
+    for key, positions in (("utmQ", utm_queries), ("utmDb", utm_database)):
+        _utm(path, key, positions)
+    whole = int(radius_m) if float(radius_m).is_integer() else float(radius_m)
+    buffer = io.BytesIO()
+    np.savez(buffer, utmQ=utm_queries, utmDb=utm_database, posDistThr=np.array(whole))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def dataset_of_npz(path: Path, radius_m: float | None = None) -> Dataset:
+    """The data set that a ground truth file describes, with row numbers for names: enough to check it."""
+    utm_queries, utm_database, stored_m = read_npz(path)
+    radius_m = stored_m if radius_m is None else radius_m
+    database = ImageSet(path.parent, tuple(f"database/{row}" for row in range(len(utm_database))), utm_database)
+    queries = ImageSet(path.parent, tuple(f"query/{row}" for row in range(len(utm_queries))), utm_queries)
+    return Dataset(
+        path.stem, f"within {radius_m:g} m", database, queries, positives_within(queries, database, radius_m)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruthCheck:
+    """What to look at before trusting a ground truth."""
+
+    name: str
+    protocol: str
+    database: int  # number of images
+    queries: int  # number of images
+    zone: str | None
+    unanswerable: tuple[str, ...] | None  # names of the queries without positives; None without ground truth
+    positives_per_query: tuple[int, float, int] | None  # smallest, median, largest; None without ground truth
+    nearest: tuple[int, ...] | None  # queries by distance to the nearest database image; None without positions
+
+
+def check(dataset: Dataset) -> GroundTruthCheck:
+    counts = None if dataset.positives is None else np.array([len(rows) for rows in dataset.positives], dtype=np.int64)
+    spread = unanswerable = None
+    if counts is not None:
+        unanswerable = tuple(dataset.queries.names[row] for row in np.flatnonzero(counts == 0))
+        spread = (int(counts.min()), float(np.median(counts)), int(counts.max())) if len(counts) else (0, 0.0, 0)
+    return GroundTruthCheck(
+        name=dataset.name,
+        protocol=dataset.protocol,
+        database=len(dataset.database),
+        queries=len(dataset.queries),
+        zone=dataset.database.zone,
+        unanswerable=unanswerable,
+        positives_per_query=spread,
+        nearest=_nearest_histogram(dataset),
+    )
+
+
+def check_text(result: GroundTruthCheck) -> str:
+    """The check as lines for a terminal."""
+    lines = [
+        f"{result.name}: {result.database} database images, {result.queries} queries",
+        f"rule: {result.protocol}",
+        f"UTM zone: {result.zone or 'unknown'}",
+    ]
+    if result.unanswerable is None or result.positives_per_query is None:
+        lines.append("no ground truth")
+    else:
+        lines.append(f"queries without positives: {len(result.unanswerable)}{_some(result.unanswerable)}")
+        least, median, most = result.positives_per_query
+        lines.append(f"positives per query: {least} to {most}, median {median:g}")
+    if result.nearest is None:
+        lines.append("no positions")
+    else:
+        lines.append("distance from a query to its nearest database image:")
+        lines += [f"  {_span(bin_):>12}  {count}" for bin_, count in enumerate(result.nearest)]
+    return "\n".join(lines)
+
+
+def _some(names: tuple[str, ...], most: int = 3) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+
+
+def _span(bin_: int) -> str:
+    low, high = HISTOGRAM_EDGES_M[bin_ : bin_ + 2]
+    return f"over {low:g} m" if high == math.inf else f"{low:g} to {high:g} m"
+
+
+def _nearest_histogram(dataset: Dataset) -> tuple[int, ...] | None:
+    if dataset.database.positions is None or dataset.queries.positions is None or not len(dataset.database):
+        return None
+    distances: NDArray[np.float64] = cKDTree(dataset.database.positions).query(dataset.queries.positions)[0]
+    bins = np.searchsorted(HISTOGRAM_EDGES_M[1:-1], distances, side="left")  # an edge belongs to the nearer bin
+    return tuple(np.bincount(bins, minlength=len(HISTOGRAM_EDGES_M) - 1).tolist())
+
+
+def _comparable(queries: ImageSet, database: ImageSet) -> tuple[Doubles, Doubles]:
+    for images, role in ((queries, "queries"), (database, "database")):
+        if images.positions is None:
+            raise DataError(f"{images.root}: the {role} have no positions, so none can be within a radius")
+    if queries.zone and database.zone and queries.zone != database.zone:
+        raise DataError(
+            f"{queries.root}: queries in UTM zone {queries.zone}, database in {database.zone}; "
+            "bring both into one zone before comparing them"
+        )
+    assert queries.positions is not None and database.positions is not None
+    return queries.positions.astype(np.float64), database.positions.astype(np.float64)
+
+
+def _utm(path: Path, key: str, positions: NDArray[np.generic]) -> Doubles:
+    if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "iuf":
+        raise DataError(
+            f"{path}: {key} is {positions.dtype} of shape {positions.shape}; expected (N, 2) numbers, east and north"
+        )
+    utm = positions.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(utm).all(axis=1))
+    if len(bad):
+        raise DataError(f"{path}: row {bad[0]} of {key} is not a finite position ({len(bad)} such rows)")
+    if positions.dtype.itemsize < 8 and positions.dtype.kind == "f" and len(utm) and np.abs(utm).max() > 100_000:
+        _log.warning("%s: %s is %s, which moves UTM positions by up to 0.25 m", path, key, positions.dtype)
+    return utm

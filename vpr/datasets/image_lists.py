@@ -1,0 +1,87 @@
+"""Patch-NetVLAD's data sets: two text files of image names, one per line, and an npz ground truth.
+
+Source: Hausler et al., Patch-NetVLAD, CVPR 2021; its folders ``dataset_imagenames`` and ``dataset_gt_files``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vpr.core import DataError, Dataset, ImageSet
+from vpr.datasets import groups
+from vpr.datasets.folders import NO_GROUND_TRUTH
+from vpr.datasets.ground_truth import positives_within, read_npz, require_radius
+from vpr.datasets.tables import name_at
+from vpr.files import write_atomically
+
+DATABASE_SUFFIX = "_imageNames_index"
+QUERY_SUFFIX = "_imageNames_query"
+
+
+def read_image_lists(
+    root: Path,
+    database: Path,
+    queries: Path,
+    ground_truth: Path | None = None,
+    radius_m: float | None = None,
+    *,
+    group_size: int | None = None,
+) -> Dataset:
+    """Two image lists under one root; positives from the npz, within its radius unless another is given.
+
+    ``group_size`` neighbouring database images are the cut-outs of one panorama (12 in Tokyo 24/7).
+    """
+    if radius_m is not None:
+        require_radius(radius_m)
+    name = database.stem.removesuffix(DATABASE_SUFFIX)
+    to_search, to_place = read_image_list(database), read_image_list(queries)
+    panoramas = None if group_size is None else groups.consecutive(len(to_search), group_size)
+    if ground_truth is None:
+        there = ImageSet(root, to_search, groups=panoramas)
+        return Dataset(name, NO_GROUND_TRUTH, there, ImageSet(root, to_place))
+    utm_queries, utm_database, stored_m = read_npz(ground_truth)
+    _require_equal(database, len(to_search), ground_truth, len(utm_database), "utmDb")
+    _require_equal(queries, len(to_place), ground_truth, len(utm_queries), "utmQ")
+    radius_m = stored_m if radius_m is None else radius_m
+    there = ImageSet(root, to_search, utm_database, groups=panoramas)
+    here = ImageSet(root, to_place, utm_queries)
+    return Dataset(name, f"within {radius_m:g} m", there, here, positives_within(here, there, radius_m))
+
+
+def read_image_list(path: Path) -> tuple[str, ...]:
+    """The names as they are written, ``./`` included; blank lines are allowed at the end only.
+
+    Raises DataError, with the line, for blank lines between names, repeated names and names outside the root.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image list") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable image list: {error}") from None
+    names = [line.removesuffix("\r") for line in text.split("\n")]
+    while names and not names[-1].strip():
+        names.pop()
+    if not names:
+        raise DataError(f"{path}: lists no images")
+    lines: dict[str, int] = {}
+    for line, name in enumerate(names, start=1):
+        if not name.strip():
+            raise DataError(f"{path}, line {line}: blank; remove it, since a blank line would shift the ground truth")
+        key = name_at(name, f"{path}, line {line}")
+        if key in lines:
+            raise DataError(f"{path}, line {line}: {name!r} is on line {lines[key]} too; list every image once")
+        lines[key] = line
+    return tuple(names)
+
+
+def write_image_list(path: Path, names: tuple[str, ...]) -> None:
+    write_atomically(path, "".join(f"{name}\n" for name in names))
+
+
+def _require_equal(list_path: Path, listed: int, npz: Path, given: int, key: str) -> None:
+    if listed != given:
+        raise DataError(
+            f"{list_path} lists {listed} images, but {key} of {npz} has {given} positions; "
+            "the two files belong to different sets"
+        )

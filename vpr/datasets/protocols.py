@@ -1,0 +1,114 @@
+"""Named, versioned evaluation protocols: find one, say what it is, and judge a data set by it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from vpr.config import fingerprint
+from vpr.core import ConfigError, DataError, Dataset, Rows
+from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
+from vpr.datasets.ground_truth import answerable_only, positives_within
+from vpr.datasets.readers import reader
+
+_PROSE = ("source", "obtain", "note", "readers")  # may be worded better without changing what a recall means
+
+
+def protocol(name: str) -> EvaluationProtocol:
+    """The protocol of that exact name; raises ConfigError that lists the known ones."""
+    if name not in PROTOCOLS:
+        close = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown protocol {name!r}{hint}; known: {', '.join(sorted(PROTOCOLS))}")
+    return PROTOCOLS[name]
+
+
+def protocol_hash(record: EvaluationProtocol) -> str:
+    """A short digest of everything in the record that can change a recall; printed with every recall."""
+    return fingerprint({key: value for key, value in asdict(record).items() if key not in _PROSE})
+
+
+def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
+    """The data set with the positives, queries and groups that a protocol asks for, whichever reader read it.
+
+    Rows must be in the order of the frames where the rule counts frames. Raises DataError if the numbers of images
+    are not the protocol's, or if positions, listed positives or groups that it needs are missing.
+    """
+    for images, count, role in (
+        (dataset.database, record.database, "database images"),
+        (dataset.queries, record.queries, "queries"),
+    ):
+        if count is not None and len(images) != count:
+            raise DataError(
+                f"{dataset.name}: {len(images)} {role}, but {record.name} has {count}; recalls would not compare"
+            )
+    if record.one_per_group and dataset.database.groups is None:
+        raise DataError(
+            f"{dataset.name}: {record.name} keeps one image per panorama, but the database has no groups; "
+            "read it with group_size (lists, dbstruct) or group_panoramas (folders)"
+        )
+    database = dataset.database if record.one_per_group else replace(dataset.database, groups=None)
+    judged = replace(
+        dataset,
+        database=database,
+        positives=_positives(dataset, record),
+        protocol=f"{record.name}, {rule(record)} [{protocol_hash(record)}]",
+    )
+    return replace(answerable_only(judged), protocol=judged.protocol) if record.drop_unanswerable else judged
+
+
+def rule(record: EvaluationProtocol) -> str:
+    """What makes a candidate right, in a few words."""
+    if record.frames is not None:
+        return f"within {record.frames} frames"
+    return "as listed" if record.radius_m is None else f"within {record.radius_m:g} m"
+
+
+def describe(record: EvaluationProtocol) -> str:
+    """The record for a human: what it is, which files it needs in which layout, what is known of the counts."""
+    lines = [
+        f"{record.name} (version {record.version}, {protocol_hash(record)})",
+        f"  data set     {record.dataset}",
+        f"  images       {_count(record.database)} database images, {_count(record.queries)} queries",
+        f"  right is     {rule(record)}",
+        f"  ranking      {'one image per panorama' if record.one_per_group else 'all images'}",
+        f"  divides by   {'queries with positives' if record.drop_unanswerable else 'all queries'}",
+        f"  recall at    {', '.join(map(str, record.recall_at))}",
+        f"  used by      {record.source}",
+        f"  obtain       {record.obtain}",
+    ]
+    lines += [f"  files        {name}: {reader(name).layout}" for name in record.readers]
+    if record.note:
+        lines.append(f"  note         {record.note}")
+    return "\n".join(lines)
+
+
+def frame_positives(query_frames: Rows, database_frames: Rows, tolerance: int) -> tuple[Rows, ...]:
+    """Per query, the rows of the database images at most ``tolerance`` frames away, ascending.
+
+    (Q,) and (N,) frame numbers in any order, for sequences that follow one track, such as Nordland's seasons.
+    """
+    if tolerance < 0:
+        raise ConfigError(f"a tolerance of {tolerance} frames makes no sense; give 0 or more")
+    order = np.argsort(database_frames, kind="stable")
+    in_order = database_frames[order]
+    first = np.searchsorted(in_order, query_frames - tolerance, side="left")
+    end = np.searchsorted(in_order, query_frames + tolerance, side="right")
+    return tuple(np.sort(order[low:high]) for low, high in zip(first, end, strict=True))
+
+
+def _positives(dataset: Dataset, record: EvaluationProtocol) -> tuple[Rows, ...]:
+    if record.frames is not None:
+        shown = np.arange(len(dataset.queries), dtype=np.int64) * record.query_step
+        return frame_positives(shown, np.arange(len(dataset.database), dtype=np.int64), record.frames)
+    if record.radius_m is not None:
+        return positives_within(dataset.queries, dataset.database, record.radius_m)
+    if dataset.positives is None:
+        raise DataError(f"{dataset.name}: {record.name} needs the positives that come with the set; none were read")
+    return dataset.positives
+
+
+def _count(number: int | None) -> str:
+    return "an unknown number of" if number is None else f"{number:,}"

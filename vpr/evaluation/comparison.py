@@ -1,0 +1,95 @@
+"""What re-ranking changed: queries helped and harmed, and how far the difference could be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpr.core import NO_ROW, DataError, Dataset, Ranking, Rows
+from vpr.evaluation.bootstrap import SAMPLES, Estimate, interval, resample
+from vpr.evaluation.recall import NEVER, RecallTable, first_hits, recall_at
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The queries that gained or lost a right candidate within the first k."""
+
+    k: int
+    helped: tuple[int, ...]  # query rows: wrong before, right after
+    harmed: tuple[int, ...]  # query rows: right before, wrong after
+    difference: Estimate  # recall@k after less before, over all queries
+    p_value: float  # McNemar's exact test, two-sided
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that a report says about recall."""
+
+    dataset: str
+    protocol: str
+    recalls: Mapping[str, RecallTable]  # by stage, in order
+    shortlist: int  # most candidates that a query has in the first stage
+    ceiling: float  # fraction of queries whose shortlist holds a right candidate: no re-ranking can exceed it
+    changes: tuple[Change, ...]  # from the first stage to the last, one per k; empty for a single stage
+
+
+def summarise(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int], seed: int = 0) -> Summary:
+    """Measure each stage, and the last against the first. Raises DataError without ground truth or stages."""
+    if dataset.positives is None:
+        raise DataError(f"{dataset.name}: recall needs ground truth; give positions or a ground-truth file")
+    if not stages:
+        raise DataError(f"{dataset.name}: no ranking to evaluate")
+    positives = dataset.positives
+    recalls = {
+        label: recall_at(ranking, positives, ks, dataset.database, seed=seed) for label, ranking in stages.items()
+    }
+    shortlist, *others = stages.values()
+    changes = compare(shortlist, others[-1], positives, ks, seed=seed) if others else ()
+    candidates = int(np.count_nonzero(shortlist.rows != NO_ROW, axis=1).max(initial=0))
+    return Summary(dataset.name, dataset.protocol, recalls, candidates, ceiling(shortlist, positives), changes)
+
+
+def ceiling(shortlist: Ranking, positives: Sequence[Rows]) -> float:
+    """Recall that a perfect re-ranker of the shortlist would reach at any k; NaN without queries."""
+    return float((first_hits(shortlist, positives) < NEVER).mean()) if len(shortlist) else np.nan
+
+
+def compare(
+    before: Ranking,
+    after: Ranking,
+    positives: Sequence[Rows],
+    ks: Sequence[int],
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> tuple[Change, ...]:
+    """What changed within the first k of the same queries, for each k in rising order."""
+    hits_before, hits_after = first_hits(before, positives), first_hits(after, positives)
+    return tuple(_change(k, hits_before <= k, hits_after <= k, samples, seed) for k in sorted(set(ks)))
+
+
+def mcnemar(helped: int, harmed: int) -> float:
+    """Probability of a split at least this uneven, were help and harm equally likely; 1 if nothing changed."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(helped, helped + harmed).pvalue) if helped + harmed else 1.0
+
+
+def _change(k: int, right_before: Flags, right_after: Flags, samples: int, seed: int) -> Change:
+    helped = np.flatnonzero(~right_before & right_after)
+    harmed = np.flatnonzero(right_before & ~right_after)
+    difference = _difference(len(right_before), len(helped), len(harmed), samples, seed)
+    return Change(k, tuple(helped.tolist()), tuple(harmed.tolist()), difference, mcnemar(len(helped), len(harmed)))
+
+
+def _difference(queries: int, helped: int, harmed: int, samples: int, seed: int) -> Estimate:
+    if not queries:
+        return Estimate(np.nan, np.nan, np.nan)
+    draws = resample(np.array([helped, harmed, queries - helped - harmed]), samples, seed)
+    low, high = interval((draws[:, 0] - draws[:, 1]) / queries)
+    return Estimate((helped - harmed) / queries, float(low), float(high))

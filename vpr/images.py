@@ -1,0 +1,134 @@
+"""Pictures from disk to arrays: decoding, sizes, and loading in threads ahead of the consumer."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import imagesize
+import numpy as np
+
+from vpr.core import Channels, Image, ImageError
+
+MAX_MEGAPIXELS = 100.0
+# Lower case. What OpenCV decodes and whose size can be read from the header alone.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+# OpenCV honours the EXIF orientation with these flags, and decodes grey from the JPEG's own luma.
+_FLAGS = {"grey": cv2.IMREAD_GRAYSCALE, "rgb": cv2.IMREAD_COLOR_RGB}
+
+T = TypeVar("T")
+
+
+def read_image(path: Path, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS) -> Image:
+    """Decode a picture upright: (H, W) for "grey", (H, W, 3) for "rgb", uint8.
+
+    Raises ImageError, which names the file, for a missing, empty, truncated, enormous or foreign file.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
+    return decode(data, channels, max_megapixels, name=str(path))
+
+
+def decode(data: bytes, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS, name: str = "image") -> Image:
+    """Decode the bytes of a picture; see read_image. ``name`` stands in the error."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    width, height = _size_in_header(data)
+    if width * height > max_megapixels * 1e6:
+        raise ImageError(
+            f"{name}: {width} x {height} is more than {max_megapixels:g} megapixels; "
+            "shrink it or raise images.max_megapixels"
+        )
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[channels])
+    if image is None:  # OpenCV gives no reason
+        if width > 0:
+            raise ImageError(f"{name}: the image is truncated or damaged")
+        raise ImageError(f"{name}: not an image, or in a format that cannot be read; known: {', '.join(SUFFIXES)}")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _size_in_header(data: bytes) -> tuple[int, int]:
+    """Width and height without decoding; (-1, -1) if the header is of no known kind."""
+    try:
+        width, height = imagesize.get(io.BytesIO(data))
+    except (ValueError, ArithmeticError, LookupError):  # damaged headers raise what they like
+        return -1, -1
+    return int(width), int(height)
+
+
+def fitted_size(
+    width: int,
+    height: int,
+    *,
+    longest: int | None = None,
+    shortest: int | None = None,
+    multiple_of: int = 1,
+    enlarge: bool = False,
+) -> tuple[int, int]:
+    """Width and height after scaling a side to a length and rounding both down to a multiple.
+
+    The aspect ratio is kept up to rounding. Without ``enlarge`` a smaller image keeps its size.
+    """
+    scale = 1.0
+    if longest is not None:
+        scale = longest / max(width, height)
+    elif shortest is not None:
+        scale = shortest / min(width, height)
+    if not enlarge:
+        scale = min(scale, 1.0)
+    return _scaled(width, scale, multiple_of), _scaled(height, scale, multiple_of)
+
+
+def _scaled(length: int, scale: float, multiple_of: int) -> int:
+    scaled = max(1, int(length * scale + 0.5))
+    return max(multiple_of, scaled // multiple_of * multiple_of)
+
+
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """Resize to (width, height): area averaging when shrinking, so that nothing aliases, cubic when enlarging."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    shrinks = size[0] * size[1] < width * height
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def in_order(
+    prepare: Callable[[int], T], rows: Sequence[int], threads: int, ahead: int | None = None
+) -> Iterator[tuple[int, T | ImageError]]:
+    """Run ``prepare(row)`` in threads, ahead of the consumer, and give the results in the order of the rows.
+
+    A picture that cannot be used comes back as its ImageError, so that the rows of the others never shift.
+    At most ``ahead`` results (default 4 per thread) wait in memory.
+    """
+    ahead = 4 * threads if ahead is None else ahead
+
+    def attempt(row: int) -> T | ImageError:
+        try:
+            return prepare(row)
+        except ImageError as error:
+            return error
+
+    waiting: deque[tuple[int, Future[T | ImageError]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+    try:
+        for upcoming in rows:
+            waiting.append((upcoming, pool.submit(attempt, upcoming)))
+            if len(waiting) > ahead:
+                row, future = waiting.popleft()
+                yield row, future.result()
+        for row, future in waiting:
+            yield row, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,113 @@
+"""SuperPoint: learned corners with descriptors.
+
+DeTone, Malisiewicz and Rabinovich, CVPR workshops 2018, arXiv:1712.07629. Weights in three published layouts are read:
+the first ones ("v1", which may not be used commercially or passed on), those of rpautrat/SuperPoint ("open"), and
+those of pytorch-superpoint, which become "v1". A matcher works only with the weights it was trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from vpr.config import MethodSettings
+from vpr.core import Channels, Image, LocalFeatures
+from vpr.images import fitted_size, resize
+from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.local_features.sampling import Sampling, sample
+from vpr.local_features.superpoint_fast import FastSuperPoint
+from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
+from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.threads import one_thread_each
+from vpr.weights import load_published
+
+Side = Annotated[int, Field(ge=CELL)]
+PIXELS_TOGETHER = 16 * 640 * 480  # on a GPU: the first layers then take 2.5 GB in float32
+
+
+class Settings(MethodSettings):
+    """Settings of SuperPoint."""
+
+    method: Literal["superpoint"] = "superpoint"
+    weights: str = "superpoint_v1"  # name or path of weights in a published layout, of any size
+    longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
+    size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
+    keypoint_threshold: float = Field(0.005, ge=0, lt=1)
+    nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
+    border: int = Field(4, ge=0)  # pixels along the edges without points
+    max_keypoints: int = Field(1024, ge=0)  # the strongest are kept; 0 for all
+    sampling: Sampling = "published"  # of descriptors: as the weights' authors do it, or without their shift
+    precision: Precision = "fp32"
+
+
+class SuperPoint:
+    """Points, strongest first; images are (1, H, W) tensors, uint8 or float with values in [0, 1], of any size."""
+
+    channels: Channels = "grey"
+
+    def __init__(self, network: SuperPointNetwork, weights: str, settings: Settings, device: torch.device) -> None:
+        self.dim = network.dim
+        self.weights = weights
+        self.settings = settings
+        self.device = device
+        self.network = FastSuperPoint(network, device, dtype_of(settings.precision, device))
+        # The shift is in the code of the first weights only.
+        self.sampling: Sampling = "corrected" if network.layout == "open" else settings.sampling
+
+    def preprocess(self, image: Image) -> Tensor:
+        height, width = image.shape
+        size = self.settings.size or fitted_size(width, height, longest=self.settings.longest_side)
+        return torch.from_numpy(resize(image, size))[None]
+
+    def extract(self, images: Sequence[Tensor]) -> list[LocalFeatures]:
+        groups = self._groups(images)
+        batches = [torch.stack([images[i] for i in group]) for group in groups]
+        if self.device.type == "cpu" and len(batches) > 1:
+            with one_thread_each(min(torch.get_num_threads(), len(batches))) as pool:
+                found = list(pool.map(self._extract_batch, batches))
+        else:
+            found = [self._extract_batch(batch) for batch in batches]
+        features = {
+            i: each for group, batch in zip(groups, found, strict=True) for i, each in zip(group, batch, strict=True)
+        }
+        return [features[i] for i in range(len(images))]
+
+    def _groups(self, images: Sequence[Tensor]) -> list[list[int]]:
+        """Images of one size together; on a CPU, where it gains nothing, each alone."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for i, image in enumerate(images):
+            by_size.setdefault(image.shape, []).append(i)
+        groups = []
+        for shape, rows in by_size.items():
+            together = 1 if self.device.type == "cpu" else max(1, PIXELS_TOGETHER // max(1, shape.numel()))
+            groups += [rows[i : i + together] for i in range(0, len(rows), together)]
+        return groups
+
+    @torch.inference_mode()
+    def _extract_batch(self, images: Tensor) -> list[LocalFeatures]:
+        """(B, 1, H, W) of one size."""
+        height, width = images.shape[2:]
+        if min(height, width) < CELL:
+            return [LocalFeatures.empty(self.dim, (width, height))] * len(images)
+        settings = self.settings
+        images = images.to(self.device, non_blocking=True)
+        grey = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        with arithmetic(settings.precision, self.device):
+            logits, coarse = self.network(grey)
+        scores = suppress(score_map(logits), settings.nms_radius)
+        places, found, counts = strongest(scores, settings.keypoint_threshold, settings.border, settings.max_keypoints)
+        points = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
+        unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
+        descriptors = sample(unit, points, CELL, self.sampling)
+        rows = zip(*(each.cpu() for each in (points, found, descriptors, counts)), strict=True)
+        return [LocalFeatures(p[:n], s[:n], d[:n], (width, height)) for p, s, d, n in rows]
+
+
+def build(settings: Settings, device: torch.device) -> SuperPoint:
+    network = SuperPointNetwork()
+    return SuperPoint(network, load_published(network, settings.weights, network.adopt), settings, device)

@@ -1,0 +1,87 @@
+"""What the learned matchers share: one query against its candidates in batches, and from scores to matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vpr.core import DataError, LocalFeatures, Matches
+from vpr.matchers.points import PointBatch, stack
+
+# Memory for the (M, N) scores of one batch; a network needs about 10 times as much. On a CPU two pairs of 1024 points
+# at once gain nothing over one after the other.
+BATCH_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+
+T = TypeVar("T")
+
+
+def match_one_to_many(
+    query: LocalFeatures,
+    candidates: Sequence[LocalFeatures],
+    begin: Callable[[PointBatch], T],
+    compare: Callable[[T, T], tuple[Tensor, Tensor]],
+    *,
+    reach: float,
+    threshold: float,
+    device: torch.device,
+) -> list[Matches]:
+    """Matches with each candidate whose score is above the threshold; images without points have none.
+
+    ``begin`` is what a network does with images before they meet their partners; ``compare`` takes the query and a
+    batch of candidates so begun and returns what mutual_best does. The host waits for the device once.
+    """
+    matches = [Matches.empty()] * len(candidates)
+    plan = list(_batches(query, candidates, device)) if len(query) else []
+    if not plan:
+        return matches
+    mine = begin(stack([query], reach, device))
+    found = [compare(mine, begin(stack([candidates[i] for i in batch], reach, device))) for batch in plan]
+    partners, scores = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    for i, partner, score in zip(chain.from_iterable(plan), partners, scores, strict=True):
+        matches[i] = to_matches(partner, score, threshold)
+    return matches
+
+
+def mutual_best(log_scores: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of (B, M, N) the column that is its best and whose best it is, else -1; and its exp(score), else 0.
+
+    -inf marks padded rows and columns, which never match.
+    """
+    best, forward = log_scores.max(2)
+    backward = log_scores.argmax(1)
+    mutual = backward.gather(1, forward) == torch.arange(log_scores.shape[1], device=log_scores.device)
+    mutual &= best > -torch.inf
+    return torch.where(mutual, forward, -1), torch.where(mutual, best.exp(), 0)
+
+
+def to_matches(partner: Tensor, scores: Tensor, threshold: float) -> Matches:
+    """Of one pair, from the (M,) results of mutual_best, those whose score is above the threshold."""
+    rows = ((partner >= 0) & (scores > threshold)).nonzero()[:, 0]
+    return Matches(torch.stack([rows, partner[rows]], dim=1), scores[rows])
+
+
+def require_dim(dim: int, query: LocalFeatures, candidates: Sequence[LocalFeatures], method: str) -> None:
+    """Raises DataError unless all descriptors have the length that the weights take."""
+    for each in (query, *candidates):
+        if len(each) and each.descriptors.shape[1] != dim:
+            raise DataError(
+                f"these weights of {method} take descriptors of length {dim}, the local features have "
+                f"{each.descriptors.shape[1]}; choose the local features that the weights were trained with"
+            )
+
+
+def _batches(query: LocalFeatures, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
+    """Candidates that have points, those of like number together, in batches that fit the memory budget."""
+    most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // 4
+    batch: list[int] = []
+    for i in sorted((i for i, each in enumerate(candidates) if len(each)), key=lambda i: len(candidates[i])):
+        if batch and (len(batch) + 1) * len(query) * len(candidates[i]) > most:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

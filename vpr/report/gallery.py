@@ -1,0 +1,201 @@
+"""Cards of the page's galleries: a query beside candidates, with match lines and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vpr.core import NO_ROW, Dataset, Doubles, Image, Ranking, Rows
+from vpr.evaluation.distance import distances_m
+from vpr.evaluation.recall import NEVER, first_hits
+from vpr.report.drawing import GAP, Correspondences, Points, jpeg_uri, thumbnail
+from vpr.report.outcomes import Outcome, spread
+
+Pictures = Callable[[str, int], Image | None]  # ("query" or "database", row) -> RGB as the local features saw it
+Drawn = Callable[[int, int], Correspondences | None]  # query row, database row -> matches in pixels of those pictures
+
+SIDE = 320  # pixels of a thumbnail's longer side, and units of its square in the figure
+UNREADABLE_HEIGHT = 180  # of the box that stands for a picture that cannot be read
+MAX_LINES = 100  # drawn per pair and kind: more hide the picture
+OTHERS = 2  # further candidates beside the first, where there is no ground truth to choose by
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail and its size in a figure; ``uri`` is None if the picture cannot be read."""
+
+    uri: str | None
+    width: float
+    height: float
+    per_pixel: float  # units of the figure per pixel of the picture
+
+
+@dataclass(frozen=True)
+class Candidate:
+    name: str
+    right: bool | None  # None without ground truth
+    rank: str  # in words
+    facts: tuple[str, ...]  # score, matches, distance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Query and candidate side by side, top aligned, the seam at x = SIDE."""
+
+    candidate: Candidate
+    query: Picture
+    picture: Picture
+    inliers: str  # path of match lines
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Card:
+    query: int
+    name: str
+    outcome: Outcome
+    verdict: str  # where the first right image is, in words
+    pairs: tuple[Pair, ...]
+    others: tuple[tuple[Candidate, Picture], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Makes the cards of one run; pictures and matches are asked for only when a card needs them."""
+
+    dataset: Dataset
+    shortlist: Ranking
+    predictions: Ranking  # the shortlist itself where nothing was re-ranked
+    pictures: Pictures
+    correspondences: Drawn
+
+    def card(self, query: int, outcome: Outcome) -> Card:
+        """A wrong first candidate beside the best right image; without ground truth, the first candidates."""
+        if outcome is Outcome.UNKNOWN:
+            rows, others = self.predictions.rows[query, :1].tolist(), self.predictions.rows[query, 1 : 1 + OTHERS]
+        else:
+            accused = self.shortlist if outcome is Outcome.RESCUED else self.predictions
+            rows, others = [*accused.rows[query, :1].tolist(), self._best_right(query)], np.empty(0, dtype=np.int64)
+        picture = self._picture("query", query)
+        return Card(
+            query,
+            self.dataset.queries.names[query],
+            outcome,
+            self._verdict(query),
+            tuple(self._pair(query, picture, row) for row in rows if row != NO_ROW),
+            tuple(self._other(query, row) for row in others.tolist() if row != NO_ROW),
+        )
+
+    def _other(self, query: int, row: int) -> tuple[Candidate, Picture]:
+        return self._candidate(query, row, None), self._picture("database", row)
+
+    def _pair(self, query: int, query_picture: Picture, row: int) -> Pair:
+        picture, matches = self._picture("database", row), self.correspondences(query, row)
+        candidate = self._candidate(query, row, matches)
+        if matches is None or query_picture.uri is None or picture.uri is None:
+            return Pair(candidate, query_picture, picture, "", "")
+        starts = _placed(matches.query_points, query_picture, left=SIDE - query_picture.width)
+        ends = _placed(matches.candidate_points, picture, left=SIDE + GAP)
+        inliers = _lines(starts[matches.inliers], ends[matches.inliers])
+        return Pair(
+            candidate, query_picture, picture, inliers, _lines(starts[~matches.inliers], ends[~matches.inliers])
+        )
+
+    def _picture(self, role: str, row: int) -> Picture:
+        image = self.pictures(role, row)
+        if image is None:
+            return Picture(None, SIDE, UNREADABLE_HEIGHT, 1.0)
+        height, width = image.shape[:2]
+        per_pixel = SIDE / max(height, width)
+        return Picture(jpeg_uri(thumbnail(image, SIDE)), round(width * per_pixel), round(height * per_pixel), per_pixel)
+
+    def _candidate(self, query: int, row: int, matches: Correspondences | None) -> Candidate:
+        positives = self.dataset.positives
+        right = None if positives is None else bool(np.isin(row, positives[query]))
+        facts = (self._score(query, row), self._matched(query, row, matches), self._distance(query, row))
+        name = self.dataset.database.names[row]
+        return Candidate(name, right, self._rank(query, row), tuple(fact for fact in facts if fact))
+
+    def _score(self, query: int, row: int) -> str:
+        place = _place(self.predictions, query, row)
+        return "" if place is None else f"score {self.predictions.scores[query, place]:.4g}"
+
+    def _matched(self, query: int, row: int, matches: Correspondences | None) -> str:
+        place, evidence = _place(self.predictions, query, row), self.predictions.evidence
+        if place is not None and evidence is not None and evidence.inliers[query, place] >= 0:
+            verified, found = int(evidence.inliers[query, place]), int(evidence.matches[query, place])
+            return f"{verified} of {max(found, verified)} matches verified"
+        return "" if matches is None else f"{matches.inliers.sum()} of {len(matches.inliers)} matches verified"
+
+    def _distance(self, query: int, row: int) -> str:
+        metres = distances_m(self.dataset, np.array([[row]]), np.array([query]))
+        return "" if metres is None else f"{length_text(float(metres[0, 0]))} away"
+
+    def _rank(self, query: int, row: int) -> str:
+        after = _place(self.predictions, query, row)
+        rank = f"not among the {self._count(query)} candidates" if after is None else f"rank {after + 1}"
+        before = _place(self.shortlist, query, row)
+        if self.shortlist is self.predictions or before is None:
+            return rank
+        return f"{rank}, was {before + 1} in the shortlist"
+
+    def _count(self, query: int) -> int:
+        return int(np.count_nonzero(self.predictions.rows[query] != NO_ROW))
+
+    def _verdict(self, query: int) -> str:
+        """Where the first right image is."""
+        if self.dataset.positives is None:
+            return ""
+        before, after = int(self._hits[0][query]), int(self._hits[1][query])
+        if after == NEVER:
+            return f"no right image among the {self._count(query)} candidates"
+        if self.shortlist is self.predictions or before == NEVER:
+            return f"first right image at rank {after}"
+        return f"first right image at rank {before} in the shortlist, {after} after re-ranking"
+
+    def _best_right(self, query: int) -> int:
+        """The right image that is ranked best, else the nearest, else the middle one of a run of frames."""
+        assert self.dataset.positives is not None
+        positives, hit = self.dataset.positives[query], int(self._hits[1][query])
+        if hit != NEVER:
+            return int(self.predictions.rows[query, hit - 1])
+        if not len(positives):
+            return NO_ROW
+        metres = distances_m(self.dataset, positives[None], np.array([query]))
+        return int(positives[len(positives) // 2 if metres is None else metres[0].argmin()])
+
+    @cached_property
+    def _hits(self) -> tuple[Rows, Rows]:
+        """Rank of the first right image before and after, per query."""
+        positives = self.dataset.positives or ()
+        return first_hits(self.shortlist, positives), first_hits(self.predictions, positives)
+
+
+def length_text(metres: float) -> str:
+    """Metres in the digits that matter on the ground."""
+    if metres >= 10_000:
+        return f"{metres / 1000:.1f} km"
+    return f"{metres:.0f} m" if metres >= 100 else f"{metres:.1f} m"
+
+
+def _place(ranking: Ranking, query: int, row: int) -> int | None:
+    places = np.flatnonzero(ranking.rows[query] == row)
+    return int(places[0]) if len(places) else None
+
+
+def _placed(points: Points, picture: Picture, left: float) -> Doubles:
+    """Pixels to units of the figure; the centre of the first pixel is (0, 0), the corner of the picture is not."""
+    placed: Doubles = (np.asarray(points, dtype=np.float64) + 0.5) * picture.per_pixel + np.array([left, 0.0])
+    return placed
+
+
+def _lines(starts: Doubles, ends: Doubles) -> str:
+    """A path of separate lines, thinned to MAX_LINES."""
+    rows = spread(range(len(starts)), MAX_LINES)
+    ends = ends - starts  # relative coordinates are shorter
+    return "".join(
+        f"M{x:.0f} {y:.0f}l{dx:.0f} {dy:.0f}" for (x, y), (dx, dy) in zip(starts[rows], ends[rows], strict=True)
+    )

@@ -1,0 +1,68 @@
+"""What became of each query, and which queries to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from vpr.core import Ranking, Rows
+from vpr.evaluation.recall import NEVER, first_hits
+
+
+class Outcome(StrEnum):
+    """The fate of a query's first candidate from the shortlist to the predictions."""
+
+    KEPT = "kept"  # right in both
+    RESCUED = "rescued"  # wrong in the shortlist, right in the predictions
+    MISSED = "missed"  # the shortlist holds no right image
+    LOST = "lost"  # right in the shortlist, wrong in the predictions
+    WRONG = "wrong"  # the shortlist holds a right image, and neither ranks it first
+    UNANSWERABLE = "unanswerable"  # the database holds no right image
+    UNKNOWN = "unknown"  # no ground truth
+
+
+TITLES = {  # what the page calls an outcome, and what it says of it
+    Outcome.KEPT: ("Right", "A right image was first from the start."),
+    Outcome.RESCUED: ("Rescued", "Re-ranking put a right image first."),
+    Outcome.MISSED: ("Shortlist missed it", "No right image was among the candidates, so no re-ranking could help."),
+    Outcome.LOST: ("Re-ranking lost it", "A right image was first in the shortlist and is no longer."),
+    Outcome.WRONG: ("Ranked wrong", "A right image was among the candidates but never first."),
+    Outcome.UNANSWERABLE: ("No right image exists", "The database holds no right image."),
+    Outcome.UNKNOWN: ("Query", "Without ground truth."),
+}
+FAILURES = (Outcome.MISSED, Outcome.LOST, Outcome.WRONG)
+
+
+def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows] | None) -> tuple[Outcome, ...]:
+    """The outcome of every query; the two rankings are one and the same where nothing was re-ranked."""
+    if positives is None:
+        return (Outcome.UNKNOWN,) * len(shortlist)
+    hits = zip(first_hits(shortlist, positives).tolist(), first_hits(predictions, positives).tolist(), strict=True)
+    return tuple(
+        _outcome(before, after) if len(rows) else Outcome.UNANSWERABLE
+        for (before, after), rows in zip(hits, positives, strict=True)
+    )
+
+
+def _outcome(before: int, after: int) -> Outcome:
+    if after == 1:
+        return Outcome.KEPT if before == 1 else Outcome.RESCUED
+    if before == 1:
+        return Outcome.LOST
+    return Outcome.MISSED if before == NEVER else Outcome.WRONG
+
+
+def shares(counts: Sequence[int], total: int) -> list[int]:
+    """Divide ``total`` places among kinds that have ``counts`` each, as equally as the counts allow."""
+    given = [0] * len(counts)
+    for _ in range(min(total, sum(counts))):
+        hungry = [kind for kind, count in enumerate(counts) if given[kind] < count]
+        given[min(hungry, key=lambda kind: given[kind])] += 1
+    return given
+
+
+def spread(rows: Sequence[int], count: int) -> list[int]:
+    """``count`` of the rows, evenly spaced: neighbours in a traverse look alike. All of them if there are fewer."""
+    if count >= len(rows):
+        return list(rows)
+    return [rows[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]

@@ -1,0 +1,169 @@
+"""One self-contained HTML page about a run: no network, no script, pictures inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpr.core import DataError, Dataset, Doubles, Ranking
+from vpr.evaluation.comparison import Summary, summarise
+from vpr.files import write_atomically
+from vpr.report.figures import position_map, recall_curves
+from vpr.report.gallery import Card, Drawn, Gallery, Pictures
+from vpr.report.headline import WITHOUT_TRUTH, headline
+from vpr.report.outcomes import FAILURES, TITLES, Outcome, outcomes, shares, spread
+from vpr.report.tables import percent, points
+
+MAX_NAMES = 200  # helped or harmed queries listed by name
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a stage took for all its images or queries."""
+
+    stage: str
+    seconds: float
+    count: int
+    unit: str  # "image" or "query"
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInput:
+    """What the page is about."""
+
+    dataset: Dataset
+    stages: Mapping[str, Ranking]  # by label, in order: the shortlist first, the predictions last
+    recall_at: tuple[int, ...]
+    settings_toml: str
+    facts: Mapping[str, str]  # command, versions, machine, date
+    timings: Sequence[Timing] = ()
+    failures: int = 24  # shown with pictures
+
+
+def write_report(path: Path, report: ReportInput, pictures: Pictures, correspondences: Drawn) -> None:
+    """Write the page. Raises DataError without stages, or for a recall@k that they are too narrow for."""
+    text = render(report, pictures, correspondences)
+    write_atomically(path, text.encode("utf-8", "replace"))  # a command line may hold bytes that are not UTF-8
+
+
+def render(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> str:
+    """The page as text; see write_report."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vpr.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points}
+    content = _content(report, pictures, correspondences)
+    return environment.get_template("report.html.j2").render(report=report, titles=TITLES, **content)
+
+
+def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> dict[str, Any]:
+    """What the template shows, by the names it has there."""
+    dataset = report.dataset
+    if not report.stages:
+        raise DataError(f"{dataset.name}: a report needs at least one ranking")
+    rankings = list(report.stages.values())
+    gallery = Gallery(dataset, rankings[0], rankings[-1], pictures, correspondences)
+    fates = outcomes(rankings[0], rankings[-1], dataset.positives)
+    summary = summarise(dataset, report.stages, report.recall_at) if dataset.positives is not None else None
+    failures = _failures(gallery, fates, report.failures)
+    rescued = _section(gallery, fates, Outcome.RESCUED, -(-report.failures // 4))
+    unknown = _section(gallery, fates, Outcome.UNKNOWN, report.failures)
+    cards = [card for section in (*failures, rescued, unknown) for card in section.cards]
+    linked = frozenset(card.query for card in cards)
+    return {
+        "dataset": dataset,
+        "summary": summary,
+        "sentences": headline(summary) if summary else WITHOUT_TRUTH,
+        "curves": recall_curves(dataset, report.stages, report.recall_at, summary.ceiling) if summary else None,
+        "changed": _changed(summary, dataset),
+        "failures": failures,
+        "rescued": rescued,
+        "unknown": unknown,
+        "linked": linked,
+        "map": position_map(dataset, fates, linked),
+        "counts": {outcome: fates.count(outcome) for outcome in TITLES if outcome in fates},
+        "timings": timing_rows(report.timings, report.stages),
+    }
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cards of one outcome, and how many queries have it."""
+
+    outcome: Outcome
+    count: int
+    cards: tuple[Card, ...]
+
+
+def _failures(gallery: Gallery, fates: Sequence[Outcome], total: int) -> list[Section]:
+    """The kinds of failure that occur, each with its fair part of the cards."""
+    places = shares([fates.count(outcome) for outcome in FAILURES], total)
+    sections = [_section(gallery, fates, outcome, count) for outcome, count in zip(FAILURES, places, strict=True)]
+    return [section for section in sections if section.count]
+
+
+def _section(gallery: Gallery, fates: Sequence[Outcome], outcome: Outcome, cards: int) -> Section:
+    queries = [query for query, fate in enumerate(fates) if fate is outcome]
+    shown = queries[:cards] if outcome is Outcome.UNKNOWN else spread(queries, cards)
+    return Section(outcome, len(queries), tuple(gallery.card(query, outcome) for query in shown))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Queries that re-ranking helped or harmed at the first k, by name."""
+
+    title: str
+    queries: tuple[tuple[int, str], ...]  # row, name
+    omitted: int
+
+
+def _changed(summary: Summary | None, dataset: Dataset) -> list[Changed]:
+    if summary is None or not summary.changes:
+        return []
+    return [
+        Changed(title, tuple((row, dataset.queries.names[row]) for row in rows[:MAX_NAMES]), len(rows[MAX_NAMES:]))
+        for title, rows in (("Helped", summary.changes[0].helped), ("Harmed", summary.changes[0].harmed))
+        if rows
+    ]
+
+
+@dataclass(frozen=True)
+class TimingRow:
+    """A line of the table of times; None is not known."""
+
+    stage: str
+    seconds: float | None
+    count: int
+    unit: str  # in the number that count asks for
+    median_ms: float | None
+    slow_ms: float | None  # 95th percentile
+
+
+def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> list[TimingRow]:
+    """Totals as measured; where a stage kept the time of each query, also the median and the 95th percentile."""
+    kept = {label: _query_times(ranking) for label, ranking in stages.items()}
+    unmeasured = {label: times for label, times in kept.items() if label not in {t.stage for t in timings}}
+    rows = [_timing_row(t.stage, t.seconds, t.count, t.unit, kept.get(t.stage)) for t in timings]
+    rows += [_timing_row(label, None, len(times), "query", times) for label, times in unmeasured.items() if len(times)]
+    return rows
+
+
+def _timing_row(stage: str, seconds: float | None, count: int, unit: str, times: Doubles | None) -> TimingRow:
+    plural = "queries" if unit == "query" else f"{unit}s"
+    median, slow = 1000 * np.percentile(times, [50, 95]) if times is not None and len(times) else (None, None)
+    return TimingRow(stage, seconds, count, unit if count == 1 else plural, median, slow)
+
+
+def _query_times(ranking: Ranking) -> Doubles:
+    elapsed = ranking.evidence.elapsed_s if ranking.evidence is not None else np.zeros(0)
+    return elapsed[np.isfinite(elapsed)]

@@ -1,0 +1,149 @@
+"""Recall as files and tables: recalls.txt, recalls.json, plain text for the terminal, Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpr.evaluation.bootstrap import Estimate
+from vpr.evaluation.comparison import Change, Summary
+from vpr.evaluation.recall import RecallTable
+from vpr.files import write_atomically, write_json
+
+
+def write_recalls(path: Path, recalls: Mapping[str, RecallTable]) -> None:
+    """Write recalls.txt; see recall_lines."""
+    write_atomically(path, recall_lines(recalls))
+
+
+def write_recalls_json(path: Path, summary: Summary) -> None:
+    """Write recalls.json: the summary with its intervals, denominators and changes; a recall of no query is null."""
+    write_json(path, _summary_json(summary))
+
+
+def recall_lines(recalls: Mapping[str, RecallTable]) -> str:
+    """Patch-NetVLAD's recalls.txt: ``Recall NetVLAD@1: 0.8350``, stage after stage, over all queries."""
+    return "".join(
+        f"Recall {label}@{k}: {estimate.value:.4f}\n"
+        for label, table in recalls.items()
+        for k, estimate in zip(table.ks, table.over_all, strict=True)
+    )
+
+
+def text_table(summary: Summary) -> str:
+    """Recall in percent, one row per stage, for a terminal."""
+    rows = _rows(summary)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_title(summary), ""]
+    for label, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([label.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join([*lines, "", *_notes(summary)]) + "\n"
+
+
+def markdown_table(summary: Summary) -> str:
+    """The same table in Markdown."""
+    header, *body = [[cell.replace("|", "\\|") for cell in row] for row in _rows(summary)]
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
+    return "\n".join([_title(summary), "", *lines, "", *_notes(summary)]) + "\n"
+
+
+def percent(fraction: float) -> str:
+    """One decimal, without the sign; n/a for what was measured on no query."""
+    return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of two fractions in percentage points, with its sign."""
+    if math.isnan(difference):
+        return "n/a"
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text[1:] == "0.0" else text.replace("-", "\u2212")
+
+
+def with_interval(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+
+
+def _title(summary: Summary) -> str:
+    table = next(iter(summary.recalls.values()))
+    return (
+        f"{summary.dataset}, {summary.protocol}: recall in percent over {table.queries} queries, "
+        f"{table.unanswerable} of them without a right image in the database"
+    )
+
+
+def _rows(summary: Summary) -> list[list[str]]:
+    """Header, stages over all and over answerable queries, ceiling, helped and harmed."""
+    tables = summary.recalls
+    ks = next(iter(tables.values())).ks
+    rows = [["", *(f"recall@{k}" for k in ks)]]
+    rows += [[label, *_cells(table.over_all)] for label, table in tables.items()]
+    rows += [
+        [f"{label}, answerable queries", *_cells(table.over_answerable)]
+        for label, table in tables.items()
+        if table.unanswerable
+    ]
+    rows.append(["ceiling: perfect re-ranking", *[percent(summary.ceiling)] * len(ks)])
+    if summary.changes:
+        rows.append(["helped / harmed", *(f"{len(c.helped)} / {len(c.harmed)}" for c in summary.changes)])
+    return rows
+
+
+def _cells(estimates: Sequence[Estimate]) -> list[str]:
+    first, *others = estimates
+    return [with_interval(first), *(percent(estimate.value) for estimate in others)]
+
+
+def _notes(summary: Summary) -> list[str]:
+    return [
+        "In brackets: 95 % bootstrap interval over queries.",
+        f"Ceiling: queries whose shortlist of {summary.shortlist} holds a right image.",
+    ]
+
+
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    first = next(iter(summary.recalls.values()))
+    return {
+        "dataset": summary.dataset,
+        "protocol": summary.protocol,
+        "queries": first.queries,
+        "queries_without_positives": first.unanswerable,
+        "interval": "95 % percentile bootstrap over queries",
+        "stages": {label: _table_json(table) for label, table in summary.recalls.items()},
+        "shortlist": summary.shortlist,
+        "ceiling": _number(summary.ceiling),
+        "changes": [_change_json(change) for change in summary.changes],
+    }
+
+
+def _table_json(table: RecallTable) -> dict[str, Any]:
+    return {
+        "over_all_queries": {
+            str(k): _estimate_json(estimate) for k, estimate in zip(table.ks, table.over_all, strict=True)
+        },
+        "over_answerable_queries": {
+            str(k): _estimate_json(estimate) for k, estimate in zip(table.ks, table.over_answerable, strict=True)
+        },
+    }
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "k": change.k,
+        "helped": len(change.helped),
+        "harmed": len(change.harmed),
+        "difference": _estimate_json(change.difference),
+        "mcnemar_p": change.p_value,
+    }
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, float | None]:
+    return {"value": _number(estimate.value), "low": _number(estimate.low), "high": _number(estimate.high)}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,247 @@
+"""Re-ranking of a shortlist: match, verify, score, sort; by local features, or by what another method compares."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from vpr.config import MethodSettings
+from vpr.core import (
+    NO_ROW,
+    ConfigError,
+    Doubles,
+    Evidence,
+    Floats,
+    LocalFeatures,
+    Matcher,
+    Matches,
+    Ranking,
+    Rows,
+    Verified,
+    Verifier,
+)
+from vpr.rerank import cost, verification
+from vpr.rerank.scores import SCORES, PairEvidence, fuse
+from vpr.threads import one_thread_each
+
+F = TypeVar("F")
+
+
+class RerankSettings(MethodSettings):
+    """What every method of re-ranking is told."""
+
+    k: int = Field(50, ge=0)  # candidates re-ranked; the rest keep the shortlist's order; 0 for none
+    retrieval_weight: float = Field(0.5, ge=0)  # of the global similarity beside the local scores
+
+
+class Settings(RerankSettings):
+    """Settings of re-ranking by local features."""
+
+    method: Literal["local_features"] = "local_features"
+    score: str = "confidence_sum"
+
+    @field_validator("score")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SCORES:
+            raise ConfigError(f"unknown score {name!r}; known: {', '.join(sorted(SCORES))}")
+        return name
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Everything known of a query and one candidate."""
+
+    matches: Matches
+    verified: Verified
+    evidence: PairEvidence
+
+
+class PairReranker(ABC, Generic[F]):
+    """Compares a query with the first k candidates, pair by pair; those without evidence keep the shortlist's order.
+
+    ``F`` is what is compared: the local features of an image, for instance.
+    """
+
+    weights = ""  # sha256 of the weights in use
+    score_name = ""  # what ``score`` measures
+
+    def __init__(
+        self, k: int, retrieval_weight: float, *, control: cost.Settings | None, threads: int, together: int
+    ) -> None:
+        self.k = k
+        self.retrieval_weight = retrieval_weight
+        self.control = control or cost.Settings()
+        self.threads = threads
+        self.together = together  # candidates that one thread compares in one call
+
+    @abstractmethod
+    def compare(self, query: F, candidates: Sequence[F]) -> list[Pair]:
+        """What is known of the query and each candidate; equal to what the pair alone would give."""
+
+    @abstractmethod
+    def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:
+        """Scores (K, S) of the pairs on each scale, and the scales' weights (S,)."""
+
+    @abstractmethod
+    def score(self, pair: Pair) -> float:
+        """One number for how much a pair, taken alone, speaks for one place."""
+
+    def pair(self, query: F, candidate: F) -> Pair:
+        """Matches, geometry and evidence of one pair."""
+        return self.compare(query, [candidate])[0]
+
+    def rerank(self, shortlist: Ranking, queries: Sequence[F], database: Sequence[F]) -> Ranking:
+        """The shortlist in a new order, with evidence. ``queries[i]`` belongs to row i of the shortlist."""
+        rows, scores = shortlist.rows.copy(), shortlist.scores.copy()
+        evidence = _nothing_sought(shortlist)
+        with one_thread_each(self.threads) as pool:
+            for query in range(len(shortlist)):
+                meter = cost.Meter(self.control)
+                count = int((rows[query, : self.k] != NO_ROW).sum())
+                pairs = self._examine(queries[query], database, rows[query, :count].tolist(), pool, meter)
+                order = np.arange(count)
+                if pairs and meter.convinced:
+                    order, scores[query] = self._order(pairs, scores[query], count)
+                rows[query, :count] = rows[query, order]
+                evidence.similarity[query, :count] = shortlist.scores[query, order]
+                for place, rank in zip(order.tolist(), range(count), strict=True):
+                    if place in pairs:
+                        evidence.matches[query, rank] = pairs[place].evidence.matches
+                        evidence.inliers[query, rank] = pairs[place].evidence.inliers
+                evidence.elapsed_s[query] = time.perf_counter() - meter.started
+        return Ranking(rows, scores, evidence)
+
+    def _examine(
+        self,
+        query: F,
+        database: Sequence[F],
+        rows: Sequence[int],
+        pool: ThreadPoolExecutor,
+        meter: cost.Meter,
+    ) -> dict[int, Pair]:
+        """What was found, by place in the shortlist, of as many candidates as the cost control allows."""
+
+        def work(places: Sequence[int]) -> list[Pair]:
+            return self.compare(query, [database[rows[place]] for place in places])
+
+        pairs: dict[int, Pair] = {}
+        waiting = self.agenda(query, database, rows, pool)
+        wave = self.together * self.threads if meter.watches else max(1, len(waiting))
+        while waiting and (room := meter.room(min(wave, len(waiting)))):
+            places, waiting = waiting[:room], waiting[room:]
+            found = [pair for part in pool.map(work, _parts(places, self.together)) for pair in part]
+            pairs.update(zip(places, found, strict=True))
+            meter.add([pair.evidence for pair in found])
+        return pairs
+
+    def agenda(self, query: F, database: Sequence[F], rows: Sequence[int], pool: ThreadPoolExecutor) -> list[int]:
+        """Places of the shortlist in the order in which they are to be looked at."""
+        return list(range(len(rows)))
+
+    def _standing(self, pairs: Sequence[Pair], similarity: Floats) -> Doubles:
+        """How each pair stands among the others: its score, or several scales fused."""
+        scales, weights = self.scales(pairs)
+        if self.retrieval_weight > 0:
+            scales = np.column_stack([scales, similarity.astype(np.float64)])
+            weights = [*weights, self.retrieval_weight]
+        return fuse(scales, weights) if scales.shape[1] > 1 else scales[:, 0]
+
+    def _order(self, pairs: Mapping[int, Pair], similarity: Floats, count: int) -> tuple[Rows, Floats]:
+        """The first ``count`` places in their new order, and the scores of the whole row.
+
+        Candidates that were not looked at follow below, at the distances the shortlist gave them.
+        """
+        places = np.array(sorted(pairs))  # so that ties keep the order of the shortlist
+        head = self._standing([pairs[place] for place in places.tolist()], similarity[places]).astype(np.float32)
+        best = np.argsort(-head, kind="stable")
+        rest = np.setdiff1d(np.arange(len(similarity)), places)
+        nearest = similarity[rest].max(initial=-np.inf, where=np.isfinite(similarity[rest]))
+        tail = similarity[rest] if np.isneginf(nearest) else head.min() + (similarity[rest] - nearest)
+        scores = np.concatenate([head[best], tail]).astype(np.float32)
+        return np.concatenate([places[best], rest[: count - len(places)]]), scores
+
+
+class LocalReranker(PairReranker[LocalFeatures]):
+    """Matches local features and verifies the matches."""
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        verifier: Verifier,
+        settings: Settings,
+        geometry: verification.Settings,
+        *,
+        control: cost.Settings | None = None,
+        scout: Matcher | None = None,
+        threads: int = 2,
+        together: int = 4,
+    ) -> None:
+        super().__init__(settings.k, settings.retrieval_weight, control=control, threads=threads, together=together)
+        self.weights = matcher.weights
+        self.score_name = settings.score
+        self.matcher = matcher
+        self.verifier = verifier
+        self.settings = settings
+        self.geometry = geometry
+        self.scout = scout  # the cheap matcher that decides in which order candidates are looked at
+
+    def compare(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Pair]:
+        found = self.matcher.match(query, candidates)
+        verified = self.verifier.verify([_points(query, *each) for each in zip(candidates, found, strict=True)])
+        pairs = []
+        for candidate, matches, kept in zip(candidates, found, verified, strict=True):
+            by_chance = verification.inliers_by_chance(len(matches), self.geometry, candidate.image_size)
+            confidence = float(matches.scores.numpy()[kept.inliers].sum(dtype=np.float64))
+            evidence = PairEvidence(len(matches), int(kept.inliers.sum()), confidence, by_chance)
+            pairs.append(Pair(matches, kept, evidence))
+        return pairs
+
+    def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:
+        return np.array([[self.score(pair)] for pair in pairs]), [1.0]
+
+    def score(self, pair: Pair) -> float:
+        return SCORES[self.settings.score](pair.evidence)
+
+    def agenda(
+        self, query: LocalFeatures, database: Sequence[LocalFeatures], rows: Sequence[int], pool: ThreadPoolExecutor
+    ) -> list[int]:
+        scout = self.scout
+        if scout is None:
+            return list(range(len(rows)))
+
+        def look(places: Sequence[int]) -> list[float]:
+            return [float(m.scores.sum()) for m in scout.match(query, [database[rows[place]] for place in places])]
+
+        parts = _parts(range(len(rows)), self.together)
+        promise = [score for part in pool.map(look, parts) for score in part]
+        return sorted(range(len(rows)), key=lambda place: -promise[place])
+
+
+def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [places[first : first + size] for first in range(0, len(places), size)]
+
+
+def _points(query: LocalFeatures, candidate: LocalFeatures, matches: Matches) -> tuple[Doubles, Doubles]:
+    pairs = matches.pairs.numpy()
+    return (
+        query.points.numpy()[pairs[:, 0]].astype(np.float64),
+        candidate.points.numpy()[pairs[:, 1]].astype(np.float64),
+    )
+
+
+def _nothing_sought(shortlist: Ranking) -> Evidence:
+    """Evidence of a shortlist of which no candidate has been matched yet."""
+    return Evidence(
+        similarity=shortlist.scores.copy(),
+        matches=np.full(shortlist.rows.shape, -1, dtype=np.int32),
+        inliers=np.full(shortlist.rows.shape, -1, dtype=np.int32),
+        elapsed_s=np.zeros(len(shortlist)),
+    )

@@ -1,0 +1,134 @@
+"""The settings of a run: every section, its keys and their defaults, in the order of the data flow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from vpr.config import MethodSettings, Section, chooser
+from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS, vlad
+from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
+from vpr.images import MAX_MEGAPIXELS
+from vpr.local_features import LOCAL_EXTRACTORS, rootsift
+from vpr.matchers import MATCHERS, nearest
+from vpr.rerank import RERANKERS, patch_netvlad, reranker
+from vpr.rerank.cost import Settings as Cost
+from vpr.rerank.reranker import RerankSettings
+from vpr.rerank.verification import Settings as Verification
+
+GLOBAL_METHODS = {**GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
+
+LocalSettings = Annotated[
+    SerializeAsAny[MethodSettings], BeforeValidator(chooser(LOCAL_EXTRACTORS, "local feature", default="rootsift"))
+]
+GlobalSettings = Annotated[
+    SerializeAsAny[MethodSettings], BeforeValidator(chooser(GLOBAL_METHODS, "global descriptor", default="vlad"))
+]
+MatcherSettings = Annotated[
+    SerializeAsAny[MethodSettings], BeforeValidator(chooser(MATCHERS, "matcher", default="nearest"))
+]
+Rerank = Annotated[
+    SerializeAsAny[RerankSettings], BeforeValidator(chooser(RERANKERS, "re-ranker", default="local_features"))
+]
+
+
+class Machine(Section):
+    """Where the work is done; changes no result beyond rounding."""
+
+    device: str = "auto"  # "auto" takes CUDA where there is one; or "cpu", "cuda", "cuda:1"
+    threads: int = Field(0, ge=0)  # for decoding and verification; 0 for one per core
+
+
+class Images(Section):
+    """How pictures are read."""
+
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    max_megapixels: float = Field(MAX_MEGAPIXELS, gt=0)
+
+
+class Store(Section):
+    """How features are kept on disk."""
+
+    batch_size: int = Field(16, ge=1)  # images per batch of the network
+    shard_size: int = Field(128, ge=1)  # images per file
+    dtype: Literal["float16", "float32"] = "float16"  # of local descriptors and scores
+
+
+class Index(Section):
+    """The FAISS index of the global descriptors."""
+
+    factory: str = "Flat"
+    search: str = ""  # FAISS's search-time parameters, for instance "nprobe=32"
+    gpu: bool = False  # needs faiss-gpu
+
+
+class Shortlist(Section):
+    """What the first stage hands to the second."""
+
+    k: int = Field(100, ge=1)
+    one_per_group: bool = False  # only the best cut-out of each panorama
+
+
+class Evaluation(Section):
+    """How a ranking is judged."""
+
+    radius_m: float = Field(25.0, gt=0)
+    recall_at: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20, 50, 100), min_length=1)
+    bootstrap: int = Field(1000, ge=0)  # resamples behind the intervals
+    seed: int = 0
+
+
+class Output(Section):
+    """Names in the files that a run writes."""
+
+    shortlist_name: str = Field("shortlist", pattern=r"^[\w+.-]+$")  # <name>_predictions.txt and recalls.txt
+    predictions_name: str = Field("reranked", pattern=r"^[\w+.-]+$")
+    failures: int = Field(24, ge=0)  # shown with pictures in the report
+
+    @model_validator(mode="after")
+    def _differ(self) -> Output:
+        if self.shortlist_name == self.predictions_name:
+            raise ValueError("shortlist_name and predictions_name must differ, since they name files")
+        return self
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    machine: Machine = Machine()
+    images: Images = Images()
+    store: Store = Store()
+    local_features: LocalSettings = rootsift.Settings()
+    global_descriptor: GlobalSettings = vlad.Settings()
+    index: Index = Index()
+    shortlist: Shortlist = Shortlist()
+    matcher: MatcherSettings = nearest.Settings()
+    verification: Verification = Verification()
+    rerank: Rerank = reranker.Settings()
+    cost: Cost = Cost()
+    evaluation: Evaluation = Evaluation()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _shortlist_reaches(self) -> Settings:
+        if min(self.evaluation.recall_at) > self.shortlist.k:
+            raise ValueError(
+                f"evaluation.recall_at begins at {min(self.evaluation.recall_at)}, "
+                f"but a shortlist holds shortlist.k = {self.shortlist.k} candidates"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patches_are_extracted(self) -> Settings:
+        if not isinstance(self.rerank, patch_netvlad.Settings):
+            return self
+        if not isinstance(self.global_descriptor, PatchNetVladSettings):
+            raise ValueError('rerank.method = "patch_netvlad" needs global_descriptor.method = "patch_netvlad"')
+        sizes, weights = self.global_descriptor.patch_sizes, self.rerank.patch_weights
+        if len(sizes) != len(weights):
+            raise ValueError(
+                f"rerank.patch_weights = {weights} must have one number for each of "
+                f"global_descriptor.patch_sizes = {sizes}"
+            )
+        return self

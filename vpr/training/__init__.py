@@ -1,0 +1,1 @@
+"""Training of detectors, matchers and global descriptors. Imported by the command line alone."""

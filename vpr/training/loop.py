@@ -1,0 +1,256 @@
+"""The training loop: resumable at any moment, seeded, logged, validated, with the best weights kept.
+
+Data are a pure function of seed, process and step, so that a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from vpr.config import Section
+from vpr.core import VprError
+from vpr.files import write_atomically
+from vpr.images import in_order
+from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.training import distributed
+from vpr.training.journal import Journal
+from vpr.training.randomness import Randomness, randomness
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
+HOPELESS = 20  # steps in a row whose loss is not finite
+
+
+class TrainingError(VprError):
+    """A run that cannot go on."""
+
+
+class Settings(Section):
+    """Settings of the loop."""
+
+    steps: int = Field(10_000, ge=1)
+    batch_size: int = Field(16, ge=1)  # per process
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(200, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    last_rate: float = Field(0.01, ge=0, le=1)  # fraction of the learning rate at the end of the cosine
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, ge=0)  # largest norm of the gradient; 0 for any
+    ema: float = Field(0.999, ge=0, lt=1)  # decay of the averaged weights that are validated and kept; 0 for none
+    precision: Precision = "fp32"
+    seed: int = 0
+    workers: int = Field(2, ge=1)  # threads that prepare batches
+    log_every: int = Field(20, ge=1)
+    validate_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(250, ge=1)  # the most steps that a kill loses
+    overfit: int = Field(0, ge=0)  # see only so many batches, again and again: a check that the task can be learnt
+
+
+class Task(Protocol):
+    """What is to be learnt: a model, where its batches come from, and how wrong it is."""
+
+    model: nn.Module
+
+    def batch(self, size: int, random: Randomness) -> Any:
+        """Tensors on the CPU, in tuples or alone; a pure function of its arguments. Runs in threads."""
+
+    def losses(self, model: nn.Module, batch: Any, random: Randomness) -> dict[str, Tensor]:
+        """Scalars, of which "loss" is minimised. The batch is on the device of the model."""
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Figures, of which the first decides which weights are best; higher is better. The model is in eval mode."""
+
+    def export(self, model: nn.Module, path: Path) -> None:
+        """Write the weights as the package loads them."""
+
+
+def train(task: Task, settings: Settings, out: Path, device: torch.device) -> Path:
+    """Train to the end, from the checkpoint in the folder if there is one; returns the file of the best weights.
+
+    Raises TrainingError if the loss stays infinite, or if the checkpoint is of another model.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(task, settings, out, device)
+    run.resume()
+    run.journal = Journal(out, run.step, enabled=distributed.is_first())
+    hidden = None if distributed.is_first() else True
+    try:
+        with tqdm(total=settings.steps, initial=run.step, desc="train", unit="step", disable=hidden) as progress:
+            for batch in run.batches():
+                loss = run.advance(batch)
+                progress.update()
+                if loss is not None:
+                    progress.set_postfix(loss=f"{loss:.4g}")
+    finally:
+        run.journal.close()
+    return out / BEST
+
+
+class Run:
+    """One training run: what changes from step to step, and where it is kept."""
+
+    journal: Journal
+
+    def __init__(self, task: Task, settings: Settings, out: Path, device: torch.device) -> None:
+        self.task = task
+        self.settings = settings
+        self.out = out
+        self.device = device
+        self.model = task.model.to(device)
+        self.parallel: nn.Module = self.model
+        if distributed.world_size() > 1:
+            self.parallel = DistributedDataParallel(self.model, [device.index] if device.type == "cuda" else None)
+        self.average = AveragedModel(self.model, avg_fn=self._blend, use_buffers=True)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.step = 0
+        self.best = -math.inf
+        self.bad = 0  # steps in a row without a finite loss
+
+    def batches(self) -> Iterator[Any]:
+        """The batches of the steps that are left, prepared in threads ahead of the device."""
+
+        def prepare(step: int) -> Any:
+            return self.task.batch(self.settings.batch_size, self._random(step))
+
+        for _, batch in in_order(prepare, range(self.step, self.settings.steps), self.settings.workers, ahead=4):
+            yield _to(batch, self.device)
+
+    def advance(self, batch: Any) -> float | None:
+        """One step, with what is due after it; the loss where it was logged."""
+        settings, logged = self.settings, None
+        rate = self._set_rate()
+        losses = self._optimise(batch)
+        self.bad = 0 if losses is not None else self.bad + 1
+        if self.bad == HOPELESS:
+            raise TrainingError(f"step {self.step}: no finite loss for {self.bad} steps; lower train.learning_rate")
+        self.step += 1
+        last = self.step == settings.steps
+        if losses is not None and (last or self.step % settings.log_every == 0):
+            values = {name: round(float(value), 6) for name, value in losses.items()}
+            self.journal.add("train", self.step, {"learning_rate": round(rate, 9), **values})
+            logged = values["loss"]
+        if last or self.step % settings.validate_every == 0:
+            self._validate()
+        if last or self.step % settings.checkpoint_every == 0:
+            self._save()
+        return logged
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            self.step, self.best = saved["step"], saved["best"]
+        except (RuntimeError, KeyError, ValueError, OSError) as error:
+            raise TrainingError(f"{path}: not a checkpoint of this run: {error}; train into another folder") from None
+        logger.info("continuing at step %d of %d", self.step, self.settings.steps)
+
+    def _optimise(self, batch: Any) -> dict[str, Tensor] | None:
+        """One step of the optimiser; None if the loss is not finite, in which case nothing changes."""
+        settings = self.settings
+        dtype = dtype_of(settings.precision, self.device)
+        half = dtype is not torch.float32
+        self.model.train()
+        random = self._random(self.step, 1)
+        with (
+            arithmetic(settings.precision, self.device),
+            torch.autocast(self.device.type, dtype=dtype if half else None, enabled=half),
+        ):
+            losses = self.task.losses(self.parallel, batch, random)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(losses["loss"]))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
+        if not math.isfinite(float(losses["loss"].detach() + norm)):
+            self.scaler.update()
+            return None
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update_parameters(self.model)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _blend(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        """Exponential average that forgets its beginning: the decay grows to its value over the first updates."""
+        decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
+        return average + (current - average) * (1 - decay) if average.is_floating_point() else current
+
+    def _set_rate(self) -> float:
+        settings = self.settings
+        rate = settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
+        if settings.schedule == "cosine":
+            falls = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / settings.steps))
+            rate *= settings.last_rate + (1 - settings.last_rate) * falls
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _validate(self) -> None:
+        """Measure the averaged weights, and keep them if they are the best so far."""
+        if not distributed.is_first():
+            distributed.wait_for_all()
+            return
+        model = self.average.module
+        model.eval()
+        with torch.inference_mode():
+            values = self.task.validate(model, self.device)
+        self.journal.add("validation", self.step, {name: round(value, 6) for name, value in values.items()})
+        logger.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        score = next(iter(values.values()))
+        if score > self.best or not (self.out / BEST).exists():
+            self.best = score
+            self.task.export(model, self.out / BEST)
+        distributed.wait_for_all()
+
+    def _save(self) -> None:
+        if not distributed.is_first():
+            return
+        self.journal.flush()
+        content = io.BytesIO()
+        torch.save(
+            {
+                "step": self.step,
+                "best": self.best,
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+            content,
+        )
+        write_atomically(self.out / CHECKPOINT, content.getvalue())
+
+    def _random(self, step: int, use: int = 0) -> Randomness:
+        """Random numbers of a step; with ``overfit`` the same few again and again."""
+        overfit = self.settings.overfit
+        return randomness(self.settings.seed, distributed.rank(), step % overfit if overfit else step, use)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    """Tensors, alone or in (named) tuples, on the device; anything else as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        moved = [_to(each, device) for each in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    return batch

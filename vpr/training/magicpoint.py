@@ -1,0 +1,143 @@
+"""MagicPoint: a detector of corners that learns from drawn shapes alone. DeTone et al., arXiv:1712.07629."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vpr.config import MethodSettings
+from vpr.core import Doubles, Image
+from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.local_features.superpoint_network import SuperPointNetwork
+from vpr.training import homographies, photometric
+from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
+from vpr.training.export import save_weights
+from vpr.training.randomness import Randomness, randomness
+from vpr.training.shapes import draw_shape
+
+MOST_POINTS = 96  # of one picture; more are left out
+
+
+class Settings(MethodSettings):
+    """Settings of MagicPoint's training."""
+
+    method: Literal["magicpoint"] = "magicpoint"
+    widths: tuple[int, int, int, int] = (64, 64, 128, 128)
+    head: int = Field(256, ge=8)
+    dim: int = Field(256, ge=8)
+    size: tuple[int, int] = (160, 120)  # width, height; multiples of 8
+    pool: int = Field(20_000, ge=1)  # pictures that are drawn; warps and light make each new at every step
+    homography: homographies.Settings = homographies.Settings()
+    light: photometric.Settings = photometric.Settings()
+    validation_pictures: int = Field(256, ge=1)
+    seed: int = 0
+
+
+class Batch(NamedTuple):
+    """Pictures and their corners, before warps and light."""
+
+    images: Tensor  # (B, 1, H, W) uint8
+    points: Tensor  # (B, N, 2) pixels
+    counts: Tensor  # (B,) real points
+    homography: Tensor  # (B, 3, 3)
+
+
+class Shapes:
+    """Drawn pictures by number, kept once drawn: the same number is always the same picture."""
+
+    def __init__(self, size: tuple[int, int], seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self._drawn: dict[int, tuple[Image, Doubles]] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> tuple[Image, Doubles]:
+        with self._lock:
+            known = self._drawn.get(number)
+        if known is None:
+            known = draw_shape(self.size, randomness(self.seed, number).numpy)
+            with self._lock:
+                self._drawn[number] = known
+        return known
+
+
+class MagicPoint:
+    """The task: find the corners of warped and badly lit shapes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.model: nn.Module = SuperPointNetwork("v1", settings.widths, settings.head, settings.dim)
+        self.shapes = Shapes(settings.size, settings.seed)
+
+    def batch(self, size: int, random: Randomness) -> Batch:
+        chosen = random.numpy.integers(self.settings.pool, size=size).tolist()
+        homography = homographies.sample_homographies(size, self.settings.size, self.settings.homography, random.torch)
+        return self._stack([self.shapes[number] for number in chosen], homography)
+
+    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        images, points, valid = self._see(batch, random)
+        logits, _ = model(images)
+        classes = cell_classes(points, random.torch)
+        return {"loss": detector_loss(logits, classes, whole_cells(valid))}
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Precision and recall of corners within 2 pixels, on pictures that training never draws."""
+        random = randomness(self.settings.seed, 1)
+        right = found = wanted = near = 0
+        for first in range(0, self.settings.validation_pictures, 32):
+            numbers = range(-1 - first, -1 - min(first + 32, self.settings.validation_pictures), -1)
+            drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, -n).numpy) for n in numbers]
+            batch = self._stack(drawn, torch.eye(3).repeat(len(drawn), 1, 1))
+            images, truth, _ = self._see(Batch(*(each.to(device) for each in batch)), random)
+            scores = suppress(score_map(model(images)[0]), 4)
+            for map_, points in zip(scores, truth, strict=True):
+                hits, count, total, reached = _count(map_[None], points)
+                right, found, wanted, near = right + hits, found + count, wanted + total, near + reached
+        precision, recall = right / max(1, found), near / max(1, wanted)
+        f_score = 2 * precision * recall / max(1e-9, precision + recall)
+        return {"f_score": f_score, "precision": precision, "recall": recall}
+
+    def export(self, model: nn.Module, path: Path) -> None:
+        save_weights(path, model)
+
+    def _stack(self, drawn: Sequence[tuple[Image, Doubles]], homography: Tensor) -> Batch:
+        points = torch.zeros(len(drawn), MOST_POINTS, 2)
+        counts = torch.zeros(len(drawn), dtype=torch.int64)
+        for row, (_, corners) in enumerate(drawn):
+            kept = corners[:MOST_POINTS]
+            points[row, : len(kept)] = torch.from_numpy(kept).float()
+            counts[row] = len(kept)
+        images = torch.from_numpy(np.stack([image for image, _ in drawn]))[:, None]
+        return Batch(images, points, counts, homography)
+
+    def _see(self, batch: Batch, random: Randomness) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 1, H, W) as they are seen, their map of points, and the pixels that show something."""
+        size = self.settings.size
+        images = homographies.warp_images(batch.images.float() / 255, batch.homography, size)
+        images = photometric.augment(images, self.settings.light, random.torch)
+        points = point_map(warped_points(batch.points, batch.homography), batch.counts, size)
+        return images, points, homographies.seen(batch.homography, size, size, margin=1)
+
+
+def _count(scores: Tensor, truth: Tensor) -> tuple[int, int, int, int]:
+    """Detections within 2 pixels of a corner, detections, corners, and corners with a detection within 2 pixels."""
+    places, _, counts = strongest(scores, 0.015, 2, MOST_POINTS)
+    places = places[0, : int(counts[0])]
+    width = scores.shape[2]
+    detected = torch.stack([places % width, places // width], dim=1).float()
+    corners = truth.nonzero().flip(1).float()
+    if not len(detected) or not len(corners):
+        return 0, len(detected), len(corners), 0
+    near = torch.cdist(detected, corners) <= 2
+    return int(near.any(1).sum()), len(detected), len(corners), int(near.any(0).sum())
+
+
+def build(settings: Settings) -> MagicPoint:
+    return MagicPoint(settings)

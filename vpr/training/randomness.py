@@ -1,0 +1,23 @@
+"""Random numbers that depend on seed and step alone, so that an interrupted run continues as if it had not been."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Randomness:
+    """The random numbers of one step on one process."""
+
+    numpy: np.random.Generator
+    torch: torch.Generator  # on the CPU
+
+
+def randomness(*numbers: int) -> Randomness:
+    """Independent generators for every tuple of numbers, for instance (seed, rank, step)."""
+    sequence = np.random.SeedSequence(list(numbers))
+    seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return Randomness(np.random.default_rng(sequence), torch.Generator().manual_seed(seed))

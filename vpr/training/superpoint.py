@@ -1,0 +1,144 @@
+"""SuperPoint: detector and descriptor together, on photographs that a detector has labelled. arXiv:1712.07629."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from vpr.config import MethodSettings
+from vpr.core import ConfigError
+from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
+from vpr.training import homographies, photometric
+from vpr.training.adaptation import read_labels
+from vpr.training.description import DESCRIPTOR_LOSSES, Views
+from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
+from vpr.training.export import save_weights
+from vpr.training.photographs import Photographs
+from vpr.training.randomness import Randomness, randomness
+from vpr.training.repeatability import judge_views
+from vpr.weights import load_published
+
+
+class Settings(MethodSettings):
+    """Settings of SuperPoint's training."""
+
+    method: Literal["superpoint"] = "superpoint"
+    photographs: Path
+    labels: Path  # made by `vpr label` of the same photographs at the same size
+    start: Path | None = None  # weights to begin with, for instance MagicPoint's
+    widths: tuple[int, int, int, int] = (64, 64, 128, 128)
+    head: int = Field(256, ge=8)
+    dim: int = Field(256, ge=8)
+    size: tuple[int, int] = (320, 240)  # width, height; multiples of 8
+    descriptor_loss: str = "softmax"
+    descriptor_weight: float = Field(0.5, ge=0)
+    points: int = Field(256, ge=8)  # per picture, whose descriptors the sparse losses compare
+    homography: homographies.Settings = homographies.Settings(rotation_deg=30)
+    light: photometric.Settings = photometric.Settings()
+    held_out: int = Field(64, ge=1)  # photographs for validation
+
+    @field_validator("descriptor_loss")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DESCRIPTOR_LOSSES:
+            raise ConfigError(f"unknown descriptor loss {name!r}; known: {', '.join(sorted(DESCRIPTOR_LOSSES))}")
+        return name
+
+
+class Batch(NamedTuple):
+    """Photographs with their points, and the warps that make each of the two views."""
+
+    images: Tensor  # (B, 1, H, W) uint8
+    points: Tensor  # (B, N, 2) pixels
+    counts: Tensor  # (B,)
+    first: Tensor  # (B, 3, 3) photograph to first view
+    second: Tensor  # (B, 3, 3) photograph to second view
+
+
+class SuperPoint:
+    """The task: the same points with the same descriptors in two views of a photograph."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        network = SuperPointNetwork("v1", settings.widths, settings.head, settings.dim)
+        if settings.start is not None:
+            load_published(network, str(settings.start), network.adopt)
+        self.model: nn.Module = network
+        self.photographs = Photographs(settings.photographs, settings.size, settings.held_out)
+        self.labels = read_labels(settings.labels, len(self.photographs))
+
+    def batch(self, size: int, random: Randomness) -> Batch:
+        rows = random.numpy.choice(self.photographs.seen, size)
+        settings = self.settings
+        first, second = (
+            homographies.sample_homographies(size, settings.size, settings.homography, random.torch) for _ in range(2)
+        )
+        straight = torch.rand(size, generator=random.torch) < 0.5  # half of the first views are the photograph itself
+        first[straight] = torch.eye(3)
+        return self._stack(rows, first, second)
+
+    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        settings, size = self.settings, self.settings.size
+        both = torch.cat([batch.first, batch.second])
+        images = homographies.warp_images(batch.images.repeat(2, 1, 1, 1).float() / 255, both, size)
+        images = photometric.augment(images, settings.light, random.torch)
+        moved = warped_points(batch.points.repeat(2, 1, 1), both)
+        maps = point_map(moved, batch.counts.repeat(2), size)
+        valid = whole_cells(homographies.seen(both, size, size, margin=1))
+        logits, coarse = model(images)
+        detector = detector_loss(logits, cell_classes(maps, random.torch), valid)
+        count = len(batch.images)
+        between = batch.second @ homographies.invert(batch.first)
+        chosen = self._chosen(moved[:count], batch, random)
+        views = Views(coarse[:count], coarse[count:], between / between[:, 2:, 2:], size, chosen)
+        descriptor = DESCRIPTOR_LOSSES[settings.descriptor_loss](views, random.torch)
+        loss = detector + settings.descriptor_weight * descriptor
+        return {"loss": loss, "detector": detector, "descriptor": descriptor}
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Two views of photographs that training never saw, in changed light: see judge_views."""
+        random = randomness(0, 7)
+        scores = []
+        for first in range(0, len(self.photographs.held), 8):
+            rows = self.photographs.held[first : first + 8]
+            warps = homographies.sample_homographies(
+                len(rows), self.settings.size, homographies.Settings(rotation_deg=15), random.torch
+            )
+            batch = self._stack(rows, torch.eye(3).repeat(len(rows), 1, 1), warps)
+            images = batch.images.to(device).float() / 255
+            warped = homographies.warp_images(images, warps.to(device), self.settings.size)
+            warped = photometric.augment(warped, self.settings.light, random.torch)
+            scores.append(judge_views(model, images, warped, warps.to(device)))
+        return {key: float(np.mean([each[key] for each in scores])) for key in scores[0]}
+
+    def export(self, model: nn.Module, path: Path) -> None:
+        save_weights(path, model)
+
+    def _stack(self, rows: np.ndarray, first: Tensor, second: Tensor) -> Batch:
+        labels = [self.labels[row] for row in rows]
+        most = max(1, *(len(points) for points in labels))
+        points = torch.zeros(len(rows), most, 2)
+        for i, found in enumerate(labels):
+            points[i, : len(found)] = torch.from_numpy(found)
+        images = torch.from_numpy(np.stack([self.photographs[row] for row in rows]))[:, None]
+        return Batch(images, points, torch.tensor([len(found) for found in labels]), first, second)
+
+    def _chosen(self, points: Tensor, batch: Batch, random: Randomness) -> Tensor:
+        """Half labelled points of the first view, half any place: descriptors are read wherever points are found."""
+        count, size = self.settings.points, self.settings.size
+        places = torch.rand(len(points), count, 2, generator=random.torch).to(points.device)
+        anywhere = CELL / 2 + places * (points.new_tensor(size) - CELL)
+        drawn = torch.rand(len(points), count // 2, generator=random.torch).to(points.device)
+        rows = (drawn * batch.counts[:, None]).long().clamp_max(points.shape[1] - 1)
+        labelled = points.gather(1, rows[..., None].expand(-1, -1, 2))
+        labelled = torch.where(batch.counts[:, None, None] > 0, labelled, anywhere[:, : count // 2])
+        return torch.cat([labelled, anywhere[:, count // 2 :]], dim=1)
+
+
+def build(settings: Settings) -> SuperPoint:
+    return SuperPoint(settings)

@@ -1,0 +1,25 @@
+"""What can be trained, and the settings of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from vpr.config import Method, MethodSettings, Section, chooser
+from vpr.training import loop, magicpoint, superpoint
+
+TASKS: dict[str, Method[loop.Task]] = {
+    "magicpoint": Method(magicpoint.Settings, magicpoint.build),
+    "superpoint": Method(superpoint.Settings, superpoint.build),
+}
+
+TaskSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(chooser(TASKS, "task", default="magicpoint"))]
+
+
+class Settings(Section):
+    """All settings of a training run."""
+
+    device: str = "auto"
+    train: loop.Settings = loop.Settings()
+    task: TaskSettings = magicpoint.Settings()

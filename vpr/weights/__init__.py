@@ -1,0 +1,35 @@
+"""Weights: which are published, where they lie, what a file is, and reading it without running code in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from vpr.weights.checkpoint import WeightsError, load_strictly, read_checkpoint, sha256_of, unwrap
+from vpr.weights.finding import WeightsFile, find
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "WeightsError",
+    "WeightsFile",
+    "find",
+    "load_published",
+    "load_strictly",
+    "read_checkpoint",
+    "sha256_of",
+    "unwrap",
+]
+
+
+def load_published(
+    model: nn.Module, name_or_path: str, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> str:
+    """Load published weights, given by name or path, whose keys ``convert`` brings to the network's own.
+
+    Returns the file's sha256.
+    """
+    found = find(name_or_path)
+    load_strictly(model, convert(read_checkpoint(found.path)), str(found.path))
+    return found.sha256
