@@ -48,6 +48,7 @@ setup(
         "natsort>=8.4",
         "numpy>=2.0",
         "opencv-python-headless>=4.10",
+        "pillow>=10.3",
         "pydantic>=2.10",
         "safetensors>=0.4.5",
         "scikit-learn>=1.5",

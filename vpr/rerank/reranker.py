@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -134,12 +135,15 @@ class PairReranker(ABC, Generic[F]):
 
         pairs: dict[int, Pair] = {}
         waiting = self.agenda(query, database, rows, pool)
-        wave = self.together * self.threads if meter.watches else max(1, len(waiting))
+        # Few at first, since the scout or the shortlist often has the best in front; then as many as fill the device.
+        wave = max(self.threads, self.together // 16) if meter.watches else max(1, len(waiting))
         while waiting and (room := meter.room(min(wave, len(waiting)))):
             places, waiting = waiting[:room], waiting[room:]
-            found = [pair for part in pool.map(work, _parts(places, self.together)) for pair in part]
+            size = min(self.together, math.ceil(room / self.threads))
+            found = [pair for part in pool.map(work, _parts(places, size)) for pair in part]
             pairs.update(zip(places, found, strict=True))
             meter.add([pair.evidence for pair in found])
+            wave *= 2
         return pairs
 
     def agenda(self, query: F, database: Sequence[F], rows: Sequence[int], pool: ThreadPoolExecutor) -> list[int]:
