@@ -38,7 +38,8 @@ RULES: dict[str, dict[str, Any]] = {
     **{f"order, {n} pairs": {"order": "nearest", "budget_pairs": n} for n in (5, 10, 20)},
     **{f"order, stop 20, {n} pairs": {"order": "nearest", "stop_inliers": 20, "budget_pairs": n} for n in (5, 10, 20)},
     **{f"{n} pairs": {"budget_pairs": n} for n in (5, 10, 20)},
-    **{f"gate {n}": {"gate_inliers": n} for n in (5, 10, 20)},
+    **{f"gate {n}": {"gate_inliers": n} for n in (5, 20)},
+    **{f"gate 5, lead {n}": {"gate_inliers": 5, "gate_lead": n} for n in (2, 3, 4, 6)},
 }
 
 

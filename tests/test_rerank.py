@@ -329,6 +329,17 @@ def test_the_gate_keeps_a_shortlist_without_evidence() -> None:
     assert opened.rows.tolist() == [[4, 2, 0, 3, 1, 5], [5, 3, 1, 0, NO_ROW, NO_ROW]]
 
 
+def test_the_gate_guards_only_a_shortlist_whose_first_stands_out() -> None:
+    assert cost.lead(np.array([0.9, 0.5, 0.3, -np.inf], dtype=np.float32)) == pytest.approx(5)
+    assert cost.lead(np.array([0.9, 0.5], dtype=np.float32)) == np.inf == cost.lead(np.zeros(4, dtype=np.float32))
+    lead = cost.lead(SHORTLIST.scores[0])
+    kept, changed = (
+        under(gate_inliers=13, gate_lead=wanted).rerank(SHORTLIST, QUERIES, DATABASE).rows[0].tolist()
+        for wanted in (lead - 0.1, lead + 0.1)
+    )
+    assert kept == SHORTLIST.rows[0].tolist() and changed == [4, 2, 0, 3, 1, 5]
+
+
 def test_the_scout_sends_the_promising_ones_first() -> None:
     """The cheap matcher sees what the dear one sees, so the best candidate is found with a single pair."""
     scouted = told(control=cost.Settings(budget_pairs=1), scout=Told(), together=1, threads=2)

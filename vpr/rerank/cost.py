@@ -6,13 +6,16 @@ sparse and dense matches.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from vpr.config import Section
+from vpr.core import Floats
 from vpr.rerank.scores import PairEvidence, inliers_above_chance
 
 
@@ -25,7 +28,8 @@ class Settings(Section):
     stop_inliers: float = Field(0, ge=0)  # stop once a candidate has so many; the rest keeps its order below
     budget_pairs: int = Field(0, ge=0)  # candidates per query
     budget_ms: float = Field(0, ge=0)  # milliseconds per query, checked between groups of candidates
-    gate_inliers: float = Field(0, ge=0)  # keep the shortlist's order unless some candidate has so many
+    gate_inliers: float = Field(0, ge=0)  # keep the shortlist's order unless some candidate has so many,
+    gate_lead: float = Field(0, ge=0)  # or unless its first leads the others by fewer standard deviations than this
 
 
 class Meter:
@@ -55,7 +59,16 @@ class Meter:
             return 0
         return min(wanted, settings.budget_pairs - self.pairs) if settings.budget_pairs else wanted
 
-    @property
-    def convinced(self) -> bool:
-        """Whether the evidence is enough to change the shortlist's order."""
-        return self.best >= self.settings.gate_inliers
+    def may_reorder(self, similarity: Floats) -> bool:
+        """Whether the evidence is enough to change the order of a shortlist with these similarities."""
+        return self.best >= self.settings.gate_inliers or lead(similarity) < self.settings.gate_lead
+
+
+def lead(similarity: Floats) -> float:
+    """How far the first of a shortlist stands out: its distance to the mean of the others, in their deviations.
+
+    Infinite where the others are alike, or fewer than two.
+    """
+    others = similarity[1:][np.isfinite(similarity[1:])].astype(np.float64)
+    spread = float(others.std()) if len(others) > 1 else 0.0
+    return (float(similarity[0]) - float(others.mean())) / spread if spread > 0 else math.inf

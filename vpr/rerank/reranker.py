@@ -109,7 +109,7 @@ class PairReranker(ABC, Generic[F]):
                 count = int((rows[query, : self.k] != NO_ROW).sum())
                 pairs = self._examine(queries[query], database, rows[query, :count].tolist(), pool, meter)
                 order = np.arange(count)
-                if pairs and meter.convinced:
+                if pairs and meter.may_reorder(shortlist.scores[query, :count]):
                     order, scores[query] = self._order(pairs, scores[query], count)
                 rows[query, :count] = rows[query, order]
                 evidence.similarity[query, :count] = shortlist.scores[query, order]
