@@ -70,7 +70,7 @@ def compare(
 ) -> tuple[Change, ...]:
     """What changed within the first k of the same queries, for each k in rising order."""
     hits_before, hits_after = first_hits(before, positives), first_hits(after, positives)
-    return tuple(_change(k, hits_before <= k, hits_after <= k, samples, seed) for k in sorted(set(ks)))
+    return tuple(change(k, hits_before <= k, hits_after <= k, samples, seed) for k in sorted(set(ks)))
 
 
 def mcnemar(helped: int, harmed: int) -> float:
@@ -80,7 +80,8 @@ def mcnemar(helped: int, harmed: int) -> float:
     return float(binomtest(helped, helped + harmed).pvalue) if helped + harmed else 1.0
 
 
-def _change(k: int, right_before: Flags, right_after: Flags, samples: int, seed: int) -> Change:
+def change(k: int, right_before: Flags, right_after: Flags, samples: int = SAMPLES, seed: int = 0) -> Change:
+    """What changed at one k, of (Q,) flags of the same queries in the same order."""
     helped = np.flatnonzero(~right_before & right_after)
     harmed = np.flatnonzero(right_before & ~right_after)
     difference = _difference(len(right_before), len(helped), len(harmed), samples, seed)

@@ -1,0 +1,55 @@
+"""Bootstrap over groups of queries: neighbours on one street succeed and fail together, so they are drawn together."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vpr.core import Dataset, Doubles, Rows
+from vpr.evaluation.bootstrap import SAMPLES, Estimate, interval
+
+TILE_M = 100.0  # side of the squares that stand for places
+_CELLS = 1 << 22  # of the table of draws that is in memory at once
+
+
+def query_groups(dataset: Dataset, tile_m: float = TILE_M) -> tuple[Rows, str] | None:
+    """(Q,) group of each query, and what the groups are, in words; None if nothing says which queries belong together.
+
+    Groups that came with the data set go first (panoramas, sequences), then squares of the ground.
+    """
+    queries = dataset.queries
+    if queries.groups is not None:
+        return queries.groups, "groups of the data set"
+    if queries.positions is None:
+        return None
+    return tiles(queries.positions, tile_m), f"squares of {tile_m:g} m"
+
+
+def tiles(positions: Doubles, side_m: float) -> Rows:
+    """(N,) number of the square of the ground in which each of the (N, 2) positions lies."""
+    squares = np.floor(positions / side_m).astype(np.int64)
+    numbers: Rows = np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return numbers
+
+
+def by_group(values: ArrayLike, groups: Rows, samples: int = SAMPLES, seed: int = 0) -> Estimate:
+    """Mean of (Q,) values with the 95 % percentile interval of drawing whole groups with replacement.
+
+    A draw has as many groups as there are; its mean is over the queries in it, so large groups weigh more. With one
+    query per group this is the bootstrap over queries. NaN for no query.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan)
+    member = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(member).astype(np.float64)
+    sums = np.bincount(member, weights=values)
+    random = np.random.default_rng(seed)
+    even = np.full(len(sizes), 1 / len(sizes))
+    means = []
+    for first in range(0, samples, max(1, _CELLS // len(sizes))):
+        count = min(max(1, _CELLS // len(sizes)), samples - first)
+        drawn = random.multinomial(len(sizes), even, size=count)
+        means.append((drawn @ sums) / (drawn @ sizes))
+    low, high = interval(np.concatenate(means)) if means else (np.nan, np.nan)
+    return Estimate(float(values.mean()), float(low), float(high))
