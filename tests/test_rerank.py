@@ -19,6 +19,7 @@ from vpr.matchers.nearest import Nearest
 from vpr.matchers.nearest import Settings as NearestSettings
 from vpr.pipeline import build_reranker
 from vpr.rerank import SCORES, VERIFIERS, LocalReranker, cost, fuse, rerank_into
+from vpr.rerank.ahead import pinned
 from vpr.rerank.reranker import Settings as RerankSettings
 from vpr.rerank.scores import PairEvidence
 from vpr.rerank.verification import Settings as Geometry
@@ -282,6 +283,33 @@ def test_a_query_without_candidates_stays_empty() -> None:
     empty = Ranking(np.full((1, 3), NO_ROW), np.full((1, 3), -np.inf, dtype=np.float32))
     ranking = told().rerank(empty, QUERIES[:1], DATABASE)
     assert ranking.rows.tolist() == [[NO_ROW] * 3]
+
+
+@pytest.mark.parametrize("k", [0, 2, 6])
+def test_reading_ahead_changes_nothing(k: int) -> None:
+    ahead, lazy = (
+        told(k=k, weight=0.5, reads_ahead=each).rerank(SHORTLIST, QUERIES, DATABASE) for each in (True, False)
+    )
+    assert np.array_equal(ahead.rows, lazy.rows) and np.array_equal(ahead.scores, lazy.scores)
+    none = Ranking(np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3), dtype=np.float32))
+    assert len(told(reads_ahead=True).rerank(none, [], DATABASE)) == 0
+
+
+def test_what_cannot_be_read_ahead_is_told() -> None:
+    class Damaged(list):  # type: ignore[type-arg]
+        def __getitem__(self, row: Any) -> Any:
+            raise DataError(f"image {row}")
+
+    with pytest.raises(DataError, match="image 0"):
+        told(reads_ahead=True).rerank(SHORTLIST, QUERIES, Damaged(DATABASE))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pinned_features_are_the_same_features() -> None:
+    for plain, moved in ((each, pinned(each)) for each in DATABASE):
+        assert moved.descriptors.is_pinned() and moved.image_size == plain.image_size
+        assert torch.equal(moved.descriptors, plain.descriptors) and torch.equal(moved.points, plain.points)
 
 
 # --- cost control, on candidates with 3, 0, 9, 3, 12 and 0 matches

@@ -209,7 +209,7 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
     on_cpu = device.type == "cpu"
     threads = threads_of(settings.machine.threads) if on_cpu else 1  # a GPU is filled by one thread's batches
     if isinstance(settings.rerank, patches.Settings):
-        return PatchReranker(settings.rerank, device, control=settings.cost, threads=threads)
+        return PatchReranker(settings.rerank, device, control=settings.cost, threads=threads, reads_ahead=not on_cpu)
     if not isinstance(settings.rerank, local_features.Settings):
         raise AssertionError(f"no way to build {settings.rerank.method}")
     matcher = lookup(MATCHERS, settings.matcher.method, "matcher").build(settings.matcher, device)
@@ -222,6 +222,7 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
         scout=nearest.build(nearest.Settings(), device) if settings.cost.order == "nearest" else None,
         threads=threads,
         together=4 if on_cpu else 128,
+        reads_ahead=not on_cpu,
     )
 
 

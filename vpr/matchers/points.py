@@ -23,20 +23,26 @@ class PointBatch:
 
 
 def stack(features: Sequence[LocalFeatures], reach: float, device: torch.device) -> PointBatch:
-    """Pad to the longest; a coordinate is 1 at ``reach`` times the longer side of its image from the centre."""
-    packed = pad_sequence([_pack(each, reach) for each in features], batch_first=True)
-    packed = packed.to(device, non_blocking=True)
+    """Pad to the longest; a coordinate is 1 at ``reach`` times the longer side of its image from the centre.
+
+    Tensors in page-locked memory are copied to a GPU while the host goes on.
+    """
+    points, scores, descriptors = (
+        pad_sequence([each.to(device, non_blocking=True).float() for each in column], batch_first=True)
+        for column in zip(*((each.points, each.scores, each.descriptors) for each in features), strict=True)
+    )
+    sizes = torch.tensor([_size(each) for each in features]).to(device, non_blocking=True)[:, None]
+    normalised = (points - sizes / 2) / (reach * sizes.amax(2, keepdim=True))
     counts = [len(each) for each in features]
     mask = None
     if min(counts) < max(counts):
         mask = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device, non_blocking=True)
-    return PointBatch(packed[..., :2], packed[..., 2], packed[..., 3:], mask)
+    return PointBatch(normalised, scores, descriptors, mask)
 
 
-def _pack(features: LocalFeatures, reach: float) -> Tensor:
-    points = features.points.float()
-    size = points.new_tensor(features.image_size)
-    if not all(features.image_size):  # unknown: like the published LightGlue, take the extent of the points
-        size = 1 + points.amax(0) - points.amin(0)
-    normalised = (points - size / 2) / (reach * size.max())
-    return torch.cat([normalised, features.scores.float()[:, None], features.descriptors.float()], dim=1)
+def _size(features: LocalFeatures) -> list[float]:
+    if all(features.image_size):
+        return [float(side) for side in features.image_size]
+    # Unknown: like the published LightGlue, take the extent of the points.
+    extent: list[float] = (1 + features.points.amax(0) - features.points.amin(0)).float().tolist()
+    return extent

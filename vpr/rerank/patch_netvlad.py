@@ -65,8 +65,16 @@ class PatchReranker(PairReranker[PatchFeatures]):
         control: cost.Settings | None = None,
         threads: int = 2,
         together: int = 16,
+        reads_ahead: bool = False,
     ) -> None:
-        super().__init__(settings.k, settings.retrieval_weight, control=control, threads=threads, together=together)
+        super().__init__(
+            settings.k,
+            settings.retrieval_weight,
+            control=control,
+            threads=threads,
+            together=together,
+            reads_ahead=reads_ahead,
+        )
         self.score_name = settings.scoring
         self.settings = settings
         self.device = device

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -29,10 +29,12 @@ from vpr.core import (
     Verifier,
 )
 from vpr.rerank import cost, verification
+from vpr.rerank.ahead import read_ahead
 from vpr.rerank.scores import SCORES, PairEvidence, fuse
 from vpr.threads import one_thread_each
 
 F = TypeVar("F")
+Candidates: TypeAlias = Sequence[F] | Mapping[int, F]  # features by row of the database
 
 
 class RerankSettings(MethodSettings):
@@ -75,13 +77,21 @@ class PairReranker(ABC, Generic[F]):
     score_name = ""  # what ``score`` measures
 
     def __init__(
-        self, k: int, retrieval_weight: float, *, control: cost.Settings | None, threads: int, together: int
+        self,
+        k: int,
+        retrieval_weight: float,
+        *,
+        control: cost.Settings | None,
+        threads: int,
+        together: int,
+        reads_ahead: bool,
     ) -> None:
         self.k = k
         self.retrieval_weight = retrieval_weight
         self.control = control or cost.Settings()
         self.threads = threads
         self.together = together  # candidates that one thread compares in one call
+        self.reads_ahead = reads_ahead  # all candidates of the next query, while this one is compared
 
     @abstractmethod
     def compare(self, query: F, candidates: Sequence[F]) -> list[Pair]:
@@ -104,10 +114,10 @@ class PairReranker(ABC, Generic[F]):
         rows, scores = shortlist.rows.copy(), shortlist.scores.copy()
         evidence = _nothing_sought(shortlist)
         with one_thread_each(self.threads) as pool:
-            for query in range(len(shortlist)):
+            for query, (features, candidates) in enumerate(self._at_hand(shortlist, queries, database)):
                 meter = cost.Meter(self.control)
                 count = int((rows[query, : self.k] != NO_ROW).sum())
-                pairs = self._examine(queries[query], database, rows[query, :count].tolist(), pool, meter)
+                pairs = self._examine(features, candidates, rows[query, :count].tolist(), pool, meter)
                 order = np.arange(count)
                 if pairs and meter.may_reorder(shortlist.scores[query, :count]):
                     order, scores[query] = self._order(pairs, scores[query], count)
@@ -120,10 +130,18 @@ class PairReranker(ABC, Generic[F]):
                 evidence.elapsed_s[query] = time.perf_counter() - meter.started
         return Ranking(rows, scores, evidence)
 
+    def _at_hand(
+        self, shortlist: Ranking, queries: Sequence[F], database: Sequence[F]
+    ) -> Iterator[tuple[F, Candidates[F]]]:
+        """Each query's features, and where those of its candidates are found by row."""
+        if self.reads_ahead:
+            return read_ahead(shortlist, self.k, queries, database)
+        return ((queries[query], database) for query in range(len(shortlist)))
+
     def _examine(
         self,
         query: F,
-        database: Sequence[F],
+        candidates: Candidates[F],
         rows: Sequence[int],
         pool: ThreadPoolExecutor,
         meter: cost.Meter,
@@ -131,10 +149,10 @@ class PairReranker(ABC, Generic[F]):
         """What was found, by place in the shortlist, of as many candidates as the cost control allows."""
 
         def work(places: Sequence[int]) -> list[Pair]:
-            return self.compare(query, [database[rows[place]] for place in places])
+            return self.compare(query, [candidates[rows[place]] for place in places])
 
         pairs: dict[int, Pair] = {}
-        waiting = self.agenda(query, database, rows, pool)
+        waiting = self.agenda(query, candidates, rows, pool)
         # Few at first, since the scout or the shortlist often has the best in front; then as many as fill the device.
         wave = max(self.threads, self.together // 16) if meter.watches else max(1, len(waiting))
         while waiting and (room := meter.room(min(wave, len(waiting)))):
@@ -146,7 +164,7 @@ class PairReranker(ABC, Generic[F]):
             wave *= 2
         return pairs
 
-    def agenda(self, query: F, database: Sequence[F], rows: Sequence[int], pool: ThreadPoolExecutor) -> list[int]:
+    def agenda(self, query: F, candidates: Candidates[F], rows: Sequence[int], pool: ThreadPoolExecutor) -> list[int]:
         """Places of the shortlist in the order in which they are to be looked at."""
         return list(range(len(rows)))
 
@@ -187,8 +205,16 @@ class LocalReranker(PairReranker[LocalFeatures]):
         scout: Matcher | None = None,
         threads: int = 2,
         together: int = 4,
+        reads_ahead: bool = False,
     ) -> None:
-        super().__init__(settings.k, settings.retrieval_weight, control=control, threads=threads, together=together)
+        super().__init__(
+            settings.k,
+            settings.retrieval_weight,
+            control=control,
+            threads=threads,
+            together=together,
+            reads_ahead=reads_ahead,
+        )
         self.weights = matcher.weights
         self.score_name = settings.score
         self.matcher = matcher
@@ -215,14 +241,14 @@ class LocalReranker(PairReranker[LocalFeatures]):
         return SCORES[self.settings.score](pair.evidence)
 
     def agenda(
-        self, query: LocalFeatures, database: Sequence[LocalFeatures], rows: Sequence[int], pool: ThreadPoolExecutor
+        self, query: LocalFeatures, candidates: Candidates[LocalFeatures], rows: Sequence[int], pool: ThreadPoolExecutor
     ) -> list[int]:
         scout = self.scout
         if scout is None:
             return list(range(len(rows)))
 
         def look(places: Sequence[int]) -> list[float]:
-            return [float(m.scores.sum()) for m in scout.match(query, [database[rows[place]] for place in places])]
+            return [float(m.scores.sum()) for m in scout.match(query, [candidates[rows[place]] for place in places])]
 
         parts = _parts(range(len(rows)), self.together)
         promise = [score for part in pool.map(look, parts) for score in part]
