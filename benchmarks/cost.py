@@ -33,10 +33,14 @@ from vpr.rerank.reranker import Pair
 
 RULES: dict[str, dict[str, Any]] = {
     "exhaustive": {},
-    **{f"stop {n}": {"stop_inliers": n} for n in (10, 20, 30, 50)},
-    **{f"order, stop {n}": {"order": "nearest", "stop_inliers": n} for n in (10, 20, 30, 50)},
+    **{f"stop {n}": {"stop_inliers": n} for n in (10, 30)},
+    **{f"order, stop {n}": {"order": "nearest", "stop_inliers": n} for n in (10, 30)},
+    **{f"order, promise {x}": {"order": "nearest", "promise": x} for x in (0.5, 0.6, 0.7, 0.8, 0.9)},
     **{f"order, {n} pairs": {"order": "nearest", "budget_pairs": n} for n in (5, 10, 20)},
-    **{f"order, stop 20, {n} pairs": {"order": "nearest", "stop_inliers": 20, "budget_pairs": n} for n in (5, 10, 20)},
+    **{
+        f"order, promise {x}, stop 10": {"order": "nearest", "promise": x, "stop_inliers": 10}
+        for x in (0.5, 0.6, 0.7, 0.8)
+    },
     **{f"{n} pairs": {"budget_pairs": n} for n in (5, 10, 20)},
     **{f"gate {n}": {"gate_inliers": n} for n in (5, 20)},
     **{f"gate 5, lead {n}": {"gate_inliers": 5, "gate_lead": n} for n in (2, 3, 4, 6)},

@@ -252,7 +252,8 @@ class LocalReranker(PairReranker[LocalFeatures]):
 
         parts = _parts(range(len(rows)), self.together)
         promise = [score for part in pool.map(look, parts) for score in part]
-        return sorted(range(len(rows)), key=lambda place: -promise[place])
+        least = self.control.promise * max(promise, default=0.0)
+        return sorted((place for place in range(len(rows)) if promise[place] >= least), key=lambda i: -promise[i])
 
 
 def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:
