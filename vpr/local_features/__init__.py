@@ -2,9 +2,11 @@
 
 from vpr.config import Method
 from vpr.core import LocalExtractor
-from vpr.local_features import rootsift, superpoint
+from vpr.local_features import orb, rootsift, superpoint
 
 LOCAL_EXTRACTORS: dict[str, Method[LocalExtractor]] = {
+    "orb": Method(orb.Settings, orb.build),
     "rootsift": Method(rootsift.Settings, rootsift.build),
+    "sift": Method(rootsift.Settings, rootsift.build),
     "superpoint": Method(superpoint.Settings, superpoint.build),
 }

@@ -1,4 +1,4 @@
-"""RootSIFT: the baseline that needs no weights.
+"""RootSIFT and SIFT: the baselines that need no weights.
 
 Lowe, IJCV 2004 (SIFT, by OpenCV); Arandjelovic and Zisserman, CVPR 2012 (the root of the L1-normalised histogram).
 """
@@ -21,9 +21,9 @@ from vpr.images import fitted_size, resize
 
 
 class Settings(MethodSettings):
-    """Settings of RootSIFT."""
+    """Settings of RootSIFT and SIFT."""
 
-    method: Literal["rootsift"] = "rootsift"
+    method: Literal["rootsift", "sift"] = "rootsift"
     longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
     max_keypoints: int = Field(1024, ge=1)  # the strongest by contrast are kept
     contrast_threshold: float = Field(0.01, ge=0)  # OpenCV's default 0.04 finds too little at night
@@ -31,7 +31,7 @@ class Settings(MethodSettings):
 
 
 class RootSift:
-    """SIFT keypoints with RootSIFT descriptors; images are (1, H, W) uint8 grey tensors of any size."""
+    """SIFT keypoints with RootSIFT or SIFT descriptors; images are (1, H, W) uint8 grey tensors of any size."""
 
     channels: Channels = "grey"
     dim = 128
@@ -39,6 +39,7 @@ class RootSift:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.unit = root if settings.method == "rootsift" else unit
 
     def preprocess(self, image: Image) -> Tensor:
         height, width = image.shape
@@ -68,7 +69,7 @@ class RootSift:
         return LocalFeatures(
             torch.from_numpy(points),
             torch.from_numpy(scores),
-            torch.from_numpy(root(histograms[order].astype(np.float32))),
+            torch.from_numpy(self.unit(histograms[order].astype(np.float32))),
             (width, height),
         )
 
@@ -78,6 +79,12 @@ def root(histograms: Floats) -> Floats:
     total = histograms.sum(axis=1, keepdims=True)
     rooted: Floats = np.sqrt(np.divide(histograms, total, out=np.zeros_like(histograms), where=total > 0))
     return rooted
+
+
+def unit(histograms: Floats) -> Floats:
+    """Histograms (N, 128) scaled to unit rows; an empty histogram stays zero."""
+    length = np.linalg.norm(histograms, axis=1, keepdims=True)
+    return np.divide(histograms, length, out=np.zeros_like(histograms), where=length > 0)
 
 
 def build(settings: Settings, device: torch.device) -> RootSift:

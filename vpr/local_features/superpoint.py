@@ -7,8 +7,8 @@ those of pytorch-superpoint, which become "v1". A matcher works only with the we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from vpr.precision import Precision, arithmetic, dtype_of
 from vpr.threads import one_thread_each
 from vpr.weights import load_published
 
+T = TypeVar("T")
 Side = Annotated[int, Field(ge=CELL)]
 PIXELS_TOGETHER = 16 * 640 * 480  # on a GPU: the first layers then take 2.5 GB in float32
 
@@ -65,17 +66,36 @@ class SuperPoint:
         return torch.from_numpy(resize(image, size))[None]
 
     def extract(self, images: Sequence[Tensor]) -> list[LocalFeatures]:
+        return self._in_batches(images, self._extract_batch)
+
+    def extract_and(
+        self, images: Sequence[Tensor], look: Callable[[Tensor], Sequence[T]]
+    ) -> list[tuple[LocalFeatures, T]]:
+        """Features of each image, and its item of what ``look`` makes of the trunk's maps of images of one size.
+
+        Both come from one pass. For images too small to have a map, ``look`` gets (B, C, 0, 0).
+        """
+
+        def both(batch: Tensor) -> list[tuple[LocalFeatures, T]]:
+            seen: list[T] = []
+            found = self._extract_batch(batch, lambda maps: seen.extend(look(maps)))
+            return list(zip(found, seen, strict=True))
+
+        return self._in_batches(images, both)
+
+    def _in_batches(self, images: Sequence[Tensor], work: Callable[[Tensor], Sequence[T]]) -> list[T]:
+        """What ``work`` makes of images of one size, in the order of the images."""
         groups = self._groups(images)
         batches = [torch.stack([images[i] for i in group]) for group in groups]
         if self.device.type == "cpu" and len(batches) > 1:
             with one_thread_each(min(torch.get_num_threads(), len(batches))) as pool:
-                found = list(pool.map(self._extract_batch, batches))
+                done = list(pool.map(work, batches))
         else:
-            found = [self._extract_batch(batch) for batch in batches]
-        features = {
-            i: each for group, batch in zip(groups, found, strict=True) for i, each in zip(group, batch, strict=True)
+            done = [work(batch) for batch in batches]
+        found = {
+            i: each for group, batch in zip(groups, done, strict=True) for i, each in zip(group, batch, strict=True)
         }
-        return [features[i] for i in range(len(images))]
+        return [found[i] for i in range(len(images))]
 
     def _groups(self, images: Sequence[Tensor]) -> list[list[int]]:
         """Images of one size together; on a CPU, where it gains nothing, each alone."""
@@ -89,16 +109,18 @@ class SuperPoint:
         return groups
 
     @torch.inference_mode()
-    def _extract_batch(self, images: Tensor) -> list[LocalFeatures]:
+    def _extract_batch(self, images: Tensor, look: Callable[[Tensor], None] | None = None) -> list[LocalFeatures]:
         """(B, 1, H, W) of one size."""
         height, width = images.shape[2:]
         if min(height, width) < CELL:
+            if look is not None:
+                look(torch.zeros(len(images), self.network.trunk.channels, 0, 0, device=self.device))
             return [LocalFeatures.empty(self.dim, (width, height))] * len(images)
         settings = self.settings
         images = images.to(self.device, non_blocking=True)
         grey = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         with arithmetic(settings.precision, self.device):
-            logits, coarse = self.network(grey)
+            logits, coarse = self.network(grey) if look is None else self.network(grey, look)
         scores = suppress(score_map(logits), settings.nms_radius)
         places, found, counts = strongest(scores, settings.keypoint_threshold, settings.border, settings.max_keypoints)
         points = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()

@@ -9,7 +9,7 @@ OpenVINO 2.3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,36 +33,70 @@ class FastConv:
     sign: Tensor | None  # (O, 1, 1) -1 for channels of which the smallest is to be pooled, else 1; None if all are 1
 
 
+class FastTrunk:
+    """The trunk in inference form, computing in ``dtype``; a BatchNorm at its end is left to what comes after."""
+
+    def __init__(self, network: SuperPointNetwork, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+        trunk, self.scale, self.shift = _fold(network.trunk(), torch.ones(1).double(), torch.zeros(1).double())
+        self.channels = len(trunk[-1].weight)
+        self._layers = [_cast(each, device, dtype) for each in trunk]
+        self._last = [each.float()[:, None, None].to(device) for each in (self.scale, self.shift)]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) without the last BatchNorm; the images are at least 8 x 8."""
+        x = images.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+        for first, second in zip(self._layers[::2], self._layers[1::2], strict=True):
+            x = _two_layers(first, second, x)
+        return x
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """What SuperPointNetwork.maps gives, in float32."""
+        return maps.float() * self._last[0] + self._last[1]
+
+    def equals(self, other: FastTrunk) -> bool:
+        """Whether both compute the same of every image."""
+        if (self.device, self.dtype, len(self._layers)) != (other.device, other.dtype, len(other._layers)):
+            return False
+        mine, theirs = ([self.scale, self.shift, *_numbers(each._layers)] for each in (self, other))
+        return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
+
+
 class FastSuperPoint:
     """The network in inference form, computing in ``dtype``."""
 
     def __init__(self, network: SuperPointNetwork, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.layout, self.dim = network.layout, network.dim
-        self.device, self.dtype = device, dtype
-        trunk, scale, shift = _fold(network.trunk(), torch.ones(1).double(), torch.zeros(1).double())
-        self._trunk = [self._cast(each) for each in trunk]
-        self._detector = [self._cast(each) for each in _fold(network.head("detector"), scale, shift)[0]]
-        self._descriptor = [self._cast(each) for each in _fold(network.head("descriptor"), scale, shift)[0]]
+        self.trunk = FastTrunk(network, device, dtype)
+        detector, descriptor = (
+            _fold(network.head(name), self.trunk.scale, self.trunk.shift)[0] for name in ("detector", "descriptor")
+        )
+        self._detector = [_cast(each, device, dtype) for each in detector]
+        self._descriptor = [_cast(each, device, dtype) for each in descriptor]
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See SuperPointNetwork.forward; the images are at least 8 x 8."""
-        x = images.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        for first, second in zip(self._trunk[::2], self._trunk[1::2], strict=True):
-            x = _two_layers(first, second, x)
-        logits = coarse = x
+    def __call__(self, images: Tensor, look: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
+        """See SuperPointNetwork.forward; the images are at least 8 x 8. ``look`` gets what the trunk gave."""
+        logits = coarse = self.trunk(images)
+        if look is not None:
+            look(logits)
         for conv in self._detector:
             logits = _layer(conv, logits)
         for conv in self._descriptor:
             coarse = _layer(conv, coarse)
         return logits, coarse
 
-    def _cast(self, conv: FastConv) -> FastConv:
-        def cast(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(self.device, self.dtype)
 
-        weight = conv.weight.to(self.device, self.dtype, memory_format=torch.channels_last)
-        bias = conv.bias.to(self.device, self.dtype)
-        return FastConv(weight, bias, conv.relu, conv.pool, cast(conv.beyond), cast(conv.sign))
+def _cast(conv: FastConv, device: torch.device, dtype: torch.dtype) -> FastConv:
+    def cast(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(device, dtype)
+
+    weight = conv.weight.to(device, dtype, memory_format=torch.channels_last)
+    return FastConv(weight, conv.bias.to(device, dtype), conv.relu, conv.pool, cast(conv.beyond), cast(conv.sign))
+
+
+def _numbers(layers: Sequence[FastConv]) -> list[Tensor]:
+    found = [each for conv in layers for each in (conv.weight, conv.bias, conv.beyond, conv.sign)]
+    return [each for each in found if each is not None]
 
 
 def _two_layers(first: FastConv, second: FastConv, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ LAST_LAYERS = {  # whose biases are as long as the heads are wide inside, and as
     "v1": ("convPa.bias", "convDb.bias"),
     "open": ("detector.0.conv.bias", "descriptor.1.conv.bias"),
 }
+HEADS = ("convP", "convD", "detector", "descriptor")  # what the names of their layers begin with
 CLASSES = CELL * CELL + 1  # the pixels of a cell, and "no point here"
 
 
@@ -105,15 +106,24 @@ class SuperPointNetwork(nn.Module):
 
         The images are (B, 1, H, W); pixels beyond a multiple of 8 belong to no cell.
         """
-        x = images
-        for step in self.trunk():
-            x = step(x)
-        logits = coarse = x
+        logits = coarse = self.maps(images)
         for step in self.head("detector"):
             logits = step(logits)
         for step in self.head("descriptor"):
             coarse = step(coarse)
         return logits, coarse
+
+    def maps(self, images: Tensor) -> Tensor:
+        """What both heads see, (B, C, h, w)."""
+        x = images
+        for step in self.trunk():
+            x = step(x)
+        return x
+
+    def drop_heads(self) -> None:
+        """Keep the trunk alone."""
+        for name in [name for name in self._modules if name.startswith(HEADS)]:
+            del self._modules[name]
 
     def trunk(self) -> list[Step]:
         """The layers that both heads share."""
