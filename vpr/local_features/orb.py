@@ -64,17 +64,18 @@ class Orb:
         if bits is None or not len(keypoints):
             return LocalFeatures.empty(self.dim, (width, height))
         order = np.argsort([-point.response for point in keypoints], kind="stable")[: settings.max_keypoints]
-        points = np.array([keypoints[i].pt for i in order])
-        # OpenCV multiplies a level's pixels by its scale, as if pixels were counted from the image's corner; counted
-        # from the centre of the first pixel they lie half a pixel of the level further, less half a pixel.
-        scale = settings.scale_factor ** np.array([keypoints[i].octave for i in order])
-        points = points + (scale[:, None] - 1) / 2
+        # OpenCV multiplies a level's pixels by its nominal scale. The level was resized to whole pixels, and the centre
+        # of its first pixel is not that of the image's: left uncorrected, points of the last level lie 1.3 px off.
+        scale = settings.scale_factor ** np.array([[keypoints[i].octave] for i in order], dtype=np.float64)
+        whole = np.array([width, height])
+        pixels = np.array([keypoints[i].pt for i in order]) / scale
+        points = (pixels + 0.5) * whole / np.rint(whole / scale) - 0.5
         responses = np.array([max(keypoints[i].response, 0) for i in order], dtype=np.float32)
         strongest = max(float(responses[0]), 1e-12)  # Harris responses have no scale of their own
         return LocalFeatures(
             torch.from_numpy(points.astype(np.float32)),
             torch.from_numpy(responses / np.float32(strongest)).clamp(0, 1),
-            torch.from_numpy(signs(bits[order])),
+            torch.from_numpy(signs(np.asarray(bits, dtype=np.uint8)[order])),
             (width, height),
         )
 

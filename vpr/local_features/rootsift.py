@@ -84,7 +84,8 @@ def root(histograms: Floats) -> Floats:
 def unit(histograms: Floats) -> Floats:
     """Histograms (N, 128) scaled to unit rows; an empty histogram stays zero."""
     length = np.linalg.norm(histograms, axis=1, keepdims=True)
-    return np.divide(histograms, length, out=np.zeros_like(histograms), where=length > 0)
+    scaled: Floats = np.divide(histograms, length, out=np.zeros_like(histograms), where=length > 0)
+    return scaled
 
 
 def build(settings: Settings, device: torch.device) -> RootSift:
