@@ -53,6 +53,29 @@ class Side:
         return self.described if isinstance(self.described, PatchStore) else self.local
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the stores of an image set lie."""
+
+    local: Path
+    described: Path
+
+    @staticmethod
+    def under(folder: Path) -> Places:
+        """Both in one folder, as a single run has them."""
+        return Places(folder / LOCAL, folder / GLOBAL)
+
+    @staticmethod
+    def shared(folder: Path, role: str, settings: Settings) -> Places:
+        """By what makes them, so that methods that differ elsewhere find the features of each other."""
+        how = {"images": settings.images, "dtype": settings.store.dtype, "shard_size": settings.store.shard_size}
+        described = {"global_descriptor": settings.global_descriptor, "patches": compares_patches(settings)}
+        local = fingerprint({**how, "local_features": settings.local_features})
+        return Places(
+            folder / f"{LOCAL}-{local}" / role, folder / f"{GLOBAL}-{fingerprint({**how, **described})}" / role
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What matching found: the ranking of each stage by its name, and what is needed to look closer at a pair."""
@@ -87,11 +110,12 @@ def run(dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str
     return report(dataset, outcome, settings, out, about=about, clock=clock)
 
 
-def extract(images: ImageSet, settings: Settings, folder: Path) -> Side:
+def extract(images: ImageSet, settings: Settings, folder: Path | Places) -> Side:
     """All features of an image set that the settings need, into the folder; continues where it was interrupted.
 
     Raises DataError if the folder holds features of other settings or other images.
     """
+    places = folder if isinstance(folder, Places) else Places.under(folder)
     device = device_of(settings.machine.device)
     how = Extraction(
         batch_size=settings.store.batch_size,
@@ -105,23 +129,24 @@ def extract(images: ImageSet, settings: Settings, folder: Path) -> Side:
         chosen = settings.local_features
         extractor = lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, device)
         parts = {"local_features": chosen, "weights": extractor.weights, "dtype": how.dtype}
-        extract_local(images, extractor, folder / LOCAL, _origin(LocalStore.kind, images, parts), how)
+        extract_local(images, extractor, places.local, _origin(LocalStore.kind, images, parts), how)
     if looks_at_image(settings):
         chosen = settings.global_descriptor
         descriptor = GLOBAL_DESCRIPTORS[chosen.method].build(chosen, device)
         parts = {"global_descriptor": chosen, "weights": descriptor.weights, "dtype": how.dtype}
         if compares_patches(settings) and isinstance(descriptor, PatchNetVlad):
-            extract_patches(images, descriptor, folder / GLOBAL, _origin(PatchStore.kind, images, parts), how)
+            extract_patches(images, descriptor, places.described, _origin(PatchStore.kind, images, parts), how)
         else:
-            extract_global(images, descriptor, folder / GLOBAL, _origin(GlobalStore.kind, images, parts), how)
-    return open_side(images, settings, folder)
+            extract_global(images, descriptor, places.described, _origin(GlobalStore.kind, images, parts), how)
+    return open_side(images, settings, places)
 
 
-def open_side(images: ImageSet, settings: Settings, folder: Path) -> Side:
+def open_side(images: ImageSet, settings: Settings, folder: Path | Places) -> Side:
     """The features that ``extract`` left in a folder; raises DataError if there are none, or of other images."""
-    local = LocalStore(folder / LOCAL) if needs_local(settings) else None
+    places = folder if isinstance(folder, Places) else Places.under(folder)
+    local = LocalStore(places.local) if needs_local(settings) else None
     kind = PatchStore if compares_patches(settings) else GlobalStore
-    described = kind(folder / GLOBAL) if looks_at_image(settings) else None
+    described = kind(places.described) if looks_at_image(settings) else None
     for store in (local, described):
         if store is not None and store.origin["images"] != _digest(images):
             raise DataError(
@@ -192,6 +217,7 @@ def report(
         facts=about,
         timings=clock.timings,
         failures=settings.output.failures,
+        bytes_per_image=_bytes_per_image(outcome.database, outcome.queries),
     )
 
     def picture(role: str, row: int) -> Image | None:
@@ -294,6 +320,18 @@ def reached(settings: Settings, dataset: Dataset) -> tuple[int, ...]:
         left_out = ", ".join(str(k) for k in ks if k not in reached)
         logger.info("recall@%s left out: a shortlist holds shortlist.k = %d candidates", left_out, longest)
     return reached
+
+
+def _bytes_per_image(*sides: Side) -> dict[str, float]:
+    """Size of the features on disk, by kind, over both sides."""
+    sizes: dict[str, list[float]] = {}
+    for side in sides:
+        for store in filter(None, (side.local, side.described)):
+            held = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
+            total = sizes.setdefault(store.kind, [0, 0])
+            total[0] += held
+            total[1] += len(side.images)
+    return {kind: round(held / images, 1) for kind, (held, images) in sizes.items() if images}
 
 
 def _picture(side: Side, row: int) -> Image | None:

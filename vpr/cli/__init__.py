@@ -9,6 +9,7 @@ from vpr.cli.common import guarded
 from vpr.cli.demo import demo_city
 from vpr.cli.fit import fit
 from vpr.cli.match_two import match_two
+from vpr.cli.report import report
 from vpr.cli.run import run
 from vpr.cli.train import label
 from vpr.cli.train import train as train_command
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(run)
+app.command()(report)
 app.command("match-two")(match_two)
 app.command("demo-city")(demo_city)
 app.command("fit")(fit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from vpr.datasets.ground_truth import answerable_only, positives_within
 from vpr.datasets.readers import reader
 
 _PROSE = ("source", "obtain", "note", "readers")  # may be worded better without changing what a recall means
+_HASH = re.compile(r"\[([0-9a-f]{16})\]$")
 
 
 def protocol(name: str) -> EvaluationProtocol:
@@ -28,6 +30,12 @@ def protocol(name: str) -> EvaluationProtocol:
 def protocol_hash(record: EvaluationProtocol) -> str:
     """A short digest of everything in the record that can change a recall; printed with every recall."""
     return fingerprint({key: value for key, value in asdict(record).items() if key not in _PROSE})
+
+
+def hash_of_rule(stated: str) -> str:
+    """The hash of a data set's ``protocol``: the one it ends with, if a named protocol judged it, else of its words."""
+    named = _HASH.search(stated)
+    return named[1] if named else fingerprint({"rule": stated})
 
 
 def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:

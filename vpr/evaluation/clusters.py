@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -38,18 +40,27 @@ def by_group(values: ArrayLike, groups: Rows, samples: int = SAMPLES, seed: int 
     A draw has as many groups as there are; its mean is over the queries in it, so large groups weigh more. With one
     query per group this is the bootstrap over queries. NaN for no query.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if not len(values):
-        return Estimate(np.nan, np.nan, np.nan)
+    return each_by_group([values], groups, samples, seed)[0]
+
+
+def each_by_group(
+    rows: Sequence[ArrayLike], groups: Rows, samples: int = SAMPLES, seed: int = 0
+) -> tuple[Estimate, ...]:
+    """``by_group`` of each row of values, all from the same draws."""
+    values = np.array([np.asarray(row, dtype=np.float64) for row in rows]).reshape(len(rows), -1)
+    if not values.size:
+        return (Estimate(np.nan, np.nan, np.nan),) * len(rows)
     member = np.unique(groups, return_inverse=True)[1].reshape(-1)
     sizes = np.bincount(member).astype(np.float64)
-    sums = np.bincount(member, weights=values)
+    sums = np.array([np.bincount(member, weights=row) for row in values])
     random = np.random.default_rng(seed)
     even = np.full(len(sizes), 1 / len(sizes))
+    step = max(1, _CELLS // len(sizes))
     means = []
-    for first in range(0, samples, max(1, _CELLS // len(sizes))):
-        count = min(max(1, _CELLS // len(sizes)), samples - first)
-        drawn = random.multinomial(len(sizes), even, size=count)
-        means.append((drawn @ sums) / (drawn @ sizes))
-    low, high = interval(np.concatenate(means)) if means else (np.nan, np.nan)
-    return Estimate(float(values.mean()), float(low), float(high))
+    for first in range(0, samples, step):
+        drawn = random.multinomial(len(sizes), even, size=min(step, samples - first))
+        means.append((drawn @ sums.T) / (drawn @ sizes)[:, None])
+    low, high = interval(np.concatenate(means))
+    return tuple(
+        Estimate(float(row.mean()), float(down), float(up)) for row, down, up in zip(values, low, high, strict=True)
+    )

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import NO_ROW, DataError, Dataset, Ranking, Rows
+from vpr.datasets.protocols import hash_of_rule
 from vpr.evaluation.bootstrap import SAMPLES, Estimate, interval, resample
+from vpr.evaluation.identity import truth_digest
 from vpr.evaluation.recall import NEVER, RecallTable, first_hits, recall_at
 
 Flags = NDArray[np.bool_]
@@ -36,6 +38,8 @@ class Summary:
     shortlist: int  # most candidates that a query has in the first stage
     ceiling: float  # fraction of queries whose shortlist holds a right candidate: no re-ranking can exceed it
     changes: tuple[Change, ...]  # from the first stage to the last, one per k; empty for a single stage
+    protocol_hash: str  # of the rule
+    ground_truth: str  # digest of the images the rule was applied to
 
 
 def summarise(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int], seed: int = 0) -> Summary:
@@ -51,7 +55,16 @@ def summarise(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int]
     shortlist, *others = stages.values()
     changes = compare(shortlist, others[-1], positives, ks, seed=seed) if others else ()
     candidates = int(np.count_nonzero(shortlist.rows != NO_ROW, axis=1).max(initial=0))
-    return Summary(dataset.name, dataset.protocol, recalls, candidates, ceiling(shortlist, positives), changes)
+    return Summary(
+        dataset.name,
+        dataset.protocol,
+        recalls,
+        candidates,
+        ceiling(shortlist, positives),
+        changes,
+        hash_of_rule(dataset.protocol),
+        truth_digest(dataset),
+    )
 
 
 def ceiling(shortlist: Ranking, positives: Sequence[Rows]) -> float:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from vpr.core import DataError, Dataset, Ranking
-from vpr.evaluation.comparison import Summary, summarise
+from vpr.evaluation.comparison import Summary
 from vpr.files import write_atomically, write_json
+from vpr.report.dataset_file import FILE_NAME as DATASET
+from vpr.report.dataset_file import write_dataset
+from vpr.report.finished import ROWS, RUN, SHORTLIST_ROWS, run_record
 from vpr.report.gallery import Drawn, Pictures
 from vpr.report.page import ReportInput, write_report
 from vpr.report.pairs import write_hloc, write_kapture, write_patchnetvlad
 from vpr.report.predictions import write_predictions
+from vpr.report.shown import FILE_NAME as SHOWN
+from vpr.report.shown import Recorder, pictures_of, read_shown, write_shown
+from vpr.report.statistics_file import statistics_record
 from vpr.report.tables import write_recalls, write_recalls_json
 
 logger = logging.getLogger(__name__)
@@ -37,19 +42,32 @@ def write_outputs(
     shortlist, *others = report.stages.values()
     predictions = others[-1] if others else shortlist
     if others:
-        write_predictions(out / "shortlist.jsonl", dataset, shortlist)
-    write_predictions(out / "predictions.jsonl", dataset, predictions)
+        write_predictions(out / SHORTLIST_ROWS, dataset, shortlist)
+    write_predictions(out / ROWS, dataset, predictions)
     _write_pairs(out / "pairs_kapture.txt", write_kapture, dataset, predictions)
     _write_pairs(out / "pairs_hloc.txt", write_hloc, dataset, predictions)
-    summary = None
-    if dataset.positives is not None:
-        summary = summarise(dataset, report.stages, report.recall_at)
-        write_recalls(out / "recalls.txt", summary.recalls)
-        write_recalls_json(out / "recalls.json", summary)
+    write_dataset(out / DATASET, dataset)
     write_atomically(out / "settings.toml", report.settings_toml)
-    write_json(out / "run.json", {**report.facts, "timings": [asdict(timing) for timing in report.timings]})
+    write_json(out / RUN, run_record(report))
+    recorder = Recorder(pictures, correspondences)
+    write_tables(out, report, recorder.picture, recorder.correspondences)
+    write_shown(out / SHOWN, recorder.sizes, recorder.found)
+    return report.summary
+
+
+def write_tables(out: Path, report: ReportInput, pictures: Pictures, correspondences: Drawn) -> None:
+    """Recalls, statistics and the page: all that can be made again from the other files; see finished.read_run."""
+    if report.summary is not None and report.statistics is not None:
+        write_recalls(out / "recalls.txt", report.summary.recalls)
+        write_recalls_json(out / "recalls.json", report.summary)
+        write_json(out / "statistics.json", statistics_record(report.statistics, report))
     write_report(out / REPORT, report, pictures, correspondences)
-    return summary
+
+
+def remake(out: Path, report: ReportInput) -> None:
+    """Tables and page of a run that was read back from its folder; every other file stays as it is."""
+    sizes, found = read_shown(out / SHOWN)
+    write_tables(out, report, pictures_of(report.dataset, sizes), lambda query, row: found.get((query, row)))
 
 
 def _write_pairs(

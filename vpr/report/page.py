@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from vpr.core import DataError, Dataset, Doubles, Ranking
 from vpr.evaluation.comparison import Summary, summarise
+from vpr.evaluation.statistics import CalibrationTrial, Statistics, measure, query_times_ms
 from vpr.files import write_atomically
 from vpr.report.figures import position_map, recall_curves
 from vpr.report.gallery import Card, Drawn, Gallery, Pictures
@@ -42,6 +44,18 @@ class ReportInput:
     facts: Mapping[str, str]  # command, versions, machine, date
     timings: Sequence[Timing] = ()
     failures: int = 24  # shown with pictures
+    bytes_per_image: Mapping[str, float] = field(default_factory=dict)  # on disk, by kind of feature
+    calibration: Sequence[CalibrationTrial] = ()  # fitted on another run
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """Recall and what re-ranking changed; None without ground truth."""
+        return None if self.dataset.positives is None else summarise(self.dataset, self.stages, self.recall_at)
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """What is known beyond recall; None without ground truth."""
+        return None if self.dataset.positives is None else measure(self.dataset, self.stages, self.recall_at)
 
 
 def write_report(path: Path, report: ReportInput, pictures: Pictures, correspondences: Drawn) -> None:
@@ -74,7 +88,7 @@ def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) ->
     rankings = list(report.stages.values())
     gallery = Gallery(dataset, rankings[0], rankings[-1], pictures, correspondences)
     fates = outcomes(rankings[0], rankings[-1], dataset.positives)
-    summary = summarise(dataset, report.stages, report.recall_at) if dataset.positives is not None else None
+    summary = report.summary
     failures = _failures(gallery, fates, report.failures)
     rescued = _section(gallery, fates, Outcome.RESCUED, -(-report.failures // 4))
     unknown = _section(gallery, fates, Outcome.UNKNOWN, report.failures)
@@ -151,7 +165,7 @@ class TimingRow:
 
 def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> list[TimingRow]:
     """Totals as measured; where a stage kept the time of each query, also the median and the 95th percentile."""
-    kept = {label: _query_times(ranking) for label, ranking in stages.items()}
+    kept = {label: query_times_ms(ranking) for label, ranking in stages.items()}
     unmeasured = {label: times for label, times in kept.items() if label not in {t.stage for t in timings}}
     rows = [_timing_row(t.stage, t.seconds, t.count, t.unit, kept.get(t.stage)) for t in timings]
     rows += [_timing_row(label, None, len(times), "query", times) for label, times in unmeasured.items() if len(times)]
@@ -160,10 +174,5 @@ def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> lis
 
 def _timing_row(stage: str, seconds: float | None, count: int, unit: str, times: Doubles | None) -> TimingRow:
     plural = "queries" if unit == "query" else f"{unit}s"
-    median, slow = 1000 * np.percentile(times, [50, 95]) if times is not None and len(times) else (None, None)
+    median, slow = np.percentile(times, [50, 95]) if times is not None and len(times) else (None, None)
     return TimingRow(stage, seconds, count, unit if count == 1 else plural, median, slow)
-
-
-def _query_times(ranking: Ranking) -> Doubles:
-    elapsed = ranking.evidence.elapsed_s if ranking.evidence is not None else np.zeros(0)
-    return elapsed[np.isfinite(elapsed)]

@@ -11,6 +11,7 @@ from vpr.evaluation.bootstrap import Estimate
 from vpr.evaluation.comparison import Change, Summary
 from vpr.evaluation.recall import RecallTable
 from vpr.files import write_atomically, write_json
+from vpr.report.numbers import estimate_record, number
 
 
 def write_recalls(path: Path, recalls: Mapping[str, RecallTable]) -> None:
@@ -68,10 +69,16 @@ def with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
+def rule_with_hash(summary: Summary) -> str:
+    """The protocol and its hash, once."""
+    stated = f"[{summary.protocol_hash}]"
+    return summary.protocol if summary.protocol.endswith(stated) else f"{summary.protocol} {stated}"
+
+
 def _title(summary: Summary) -> str:
     table = next(iter(summary.recalls.values()))
     return (
-        f"{summary.dataset}, {summary.protocol}: recall in percent over {table.queries} queries, "
+        f"{summary.dataset}, {rule_with_hash(summary)}: recall in percent over {table.queries} queries, "
         f"{table.unanswerable} of them without a right image in the database"
     )
 
@@ -102,6 +109,7 @@ def _notes(summary: Summary) -> list[str]:
     return [
         "In brackets: 95 % bootstrap interval over queries.",
         f"Ceiling: queries whose shortlist of {summary.shortlist} holds a right image.",
+        f"Ground truth {summary.ground_truth}: recalls compare where this and the protocol's hash are the same.",
     ]
 
 
@@ -110,12 +118,14 @@ def _summary_json(summary: Summary) -> dict[str, Any]:
     return {
         "dataset": summary.dataset,
         "protocol": summary.protocol,
+        "protocol_hash": summary.protocol_hash,
+        "ground_truth": summary.ground_truth,
         "queries": first.queries,
         "queries_without_positives": first.unanswerable,
         "interval": "95 % percentile bootstrap over queries",
         "stages": {label: _table_json(table) for label, table in summary.recalls.items()},
         "shortlist": summary.shortlist,
-        "ceiling": _number(summary.ceiling),
+        "ceiling": number(summary.ceiling),
         "changes": [_change_json(change) for change in summary.changes],
     }
 
@@ -123,10 +133,10 @@ def _summary_json(summary: Summary) -> dict[str, Any]:
 def _table_json(table: RecallTable) -> dict[str, Any]:
     return {
         "over_all_queries": {
-            str(k): _estimate_json(estimate) for k, estimate in zip(table.ks, table.over_all, strict=True)
+            str(k): estimate_record(estimate) for k, estimate in zip(table.ks, table.over_all, strict=True)
         },
         "over_answerable_queries": {
-            str(k): _estimate_json(estimate) for k, estimate in zip(table.ks, table.over_answerable, strict=True)
+            str(k): estimate_record(estimate) for k, estimate in zip(table.ks, table.over_answerable, strict=True)
         },
     }
 
@@ -136,14 +146,6 @@ def _change_json(change: Change) -> dict[str, Any]:
         "k": change.k,
         "helped": len(change.helped),
         "harmed": len(change.harmed),
-        "difference": _estimate_json(change.difference),
+        "difference": estimate_record(change.difference),
         "mcnemar_p": change.p_value,
     }
-
-
-def _estimate_json(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": _number(estimate.value), "low": _number(estimate.low), "high": _number(estimate.high)}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -1,0 +1,34 @@
+"""What two recalls must share before they can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from vpr.core import Dataset, ImageSet, usable_name
+
+
+def truth_digest(dataset: Dataset) -> str:
+    """A short digest of queries, database, and which database image is right for which query.
+
+    Two recalls with one digest were asked the same questions. A protocol's hash says what the rule is; this says to
+    which images it was applied, and so tells apart two copies of a data set that lie in another order.
+    """
+    digest = hashlib.sha256()
+    for images in (dataset.queries, dataset.database):
+        digest.update(f"{len(images)}\n".encode())
+        for name in images.names:
+            digest.update(usable_name(name).encode() + b"\n")
+    digest.update(_groups(dataset.database))
+    for rows in dataset.positives or ():
+        digest.update(np.unique(rows).astype("<i8").tobytes() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _groups(images: ImageSet) -> bytes:
+    """Which images share a group, however the groups are numbered."""
+    if images.groups is None:
+        return b""
+    _, first, member = np.unique(images.groups, return_index=True, return_inverse=True)
+    return bytes(first[member.reshape(-1)].astype("<i8").tobytes())
