@@ -29,7 +29,7 @@ def train(
     from vpr.files import write_atomically
     from vpr.machine import device_of
     from vpr.training import distributed, loop
-    from vpr.training.tasks import TASKS, Settings
+    from vpr.training.tasks import Settings, build
 
     if overfit:
         overrides = [*(overrides or []), f"train.overfit={overfit}"]
@@ -40,8 +40,7 @@ def train(
         if distributed.is_first():
             _require_same(out / "settings.toml", text)
             write_atomically(out / "settings.toml", text)
-        task = TASKS[settings.task.method].build(settings.task)
-        best = loop.train(task, settings.train, out, device)
+        best = loop.train(build(settings), settings.train, out, device)
     if distributed.is_first():
         say(f"Best weights: {best}")
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from vpr.local_features.superpoint_network import CELL
 from vpr.training.homographies import warp_points
+from vpr.training.randomness import generator_on
 
 NO_POINT = CELL * CELL  # the class of a cell without a point
 
@@ -30,7 +31,7 @@ def point_map(points: Tensor, counts: Tensor, size: tuple[int, int]) -> Tensor:
 def cell_classes(points: Tensor, random: torch.Generator) -> Tensor:
     """Class of each cell, (B, h, w), from a map of points (B, 8 h, 8 w); of several points in a cell any is taken."""
     cells = _cells(points.float())
-    noise = torch.rand(cells.shape, generator=random).to(cells.device)
+    noise = torch.rand(cells.shape, generator=generator_on(cells.device, random), device=cells.device)
     best, place = (cells * (0.1 + noise)).max(1)
     return torch.where(best > 0, place, NO_POINT)
 

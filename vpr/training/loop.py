@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, Protocol
 
 import torch
@@ -162,7 +163,7 @@ class Run:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             self.step, self.best = saved["step"], saved["best"]
-        except (RuntimeError, KeyError, ValueError, OSError) as error:
+        except (RuntimeError, KeyError, ValueError, OSError, EOFError, UnpicklingError) as error:
             raise TrainingError(f"{path}: not a checkpoint of this run: {error}; train into another folder") from None
         logger.info("continuing at step %d of %d", self.step, self.settings.steps)
 

@@ -74,6 +74,8 @@ class MagicPoint:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.model: nn.Module = SuperPointNetwork("v1", settings.widths, settings.head, settings.dim)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith("convD"))  # corners say nothing of descriptors
         self.shapes = Shapes(settings.size, settings.seed)
 
     def batch(self, size: int, random: Randomness) -> Batch:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vpr.config import Section
+from vpr.training.randomness import generator_on
 
 
 class Settings(Section):
@@ -68,12 +69,12 @@ def _gamma(images: Tensor, settings: Settings, random: torch.Generator) -> Tenso
 
 
 def _noise(images: Tensor, settings: Settings, random: torch.Generator) -> Tensor:
-    noise = torch.randn(images.shape, generator=random).to(images.device)
+    noise = torch.randn(images.shape, generator=generator_on(images.device, random), device=images.device)
     return images + noise * _draw(images, 0, settings.noise, random)
 
 
 def _speckle(images: Tensor, settings: Settings, random: torch.Generator) -> Tensor:
-    drawn = torch.rand(images.shape, generator=random).to(images.device)
+    drawn = torch.rand(images.shape, generator=generator_on(images.device, random), device=images.device)
     share = _draw(images, 0, settings.speckle, random)
     return torch.where(drawn < share / 2, 0.0, torch.where(drawn > 1 - share / 2, 1.0, images))
 
@@ -128,6 +129,7 @@ def _night(images: Tensor, settings: Settings, random: torch.Generator) -> Tenso
     lamps = _spots(images, 4, 0.05, 0.35, random).amax(1, keepdim=True)
     light = _draw(images, 0.05, 0.4, random) + lamps * _draw(images, 0.2, 1.0, random)
     dark = images ** _draw(images, 1.0, 2.2, random) * light
-    noise = torch.randn(images.shape, generator=random).to(images.device) * _draw(images, 0.005, 0.05, random)
+    noise = torch.randn(images.shape, generator=generator_on(images.device, random), device=images.device)
+    noise = noise * _draw(images, 0.005, 0.05, random)
     stretch = _draw(images, 0.4, 1.0, random) / dark.amax((1, 2, 3), keepdim=True).clamp_min(0.05)
     return (dark + noise) * stretch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import BeforeValidator, SerializeAsAny
 
 from vpr.config import Method, MethodSettings, Section, chooser
@@ -23,3 +24,10 @@ class Settings(Section):
     device: str = "auto"
     train: loop.Settings = loop.Settings()
     task: TaskSettings = magicpoint.Settings()
+
+
+def build(settings: Settings) -> loop.Task:
+    """The task, its model's first weights drawn from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.train.seed)
+        return TASKS[settings.task.method].build(settings.task)
