@@ -17,13 +17,22 @@ from typing import Any
 from vpr.config import digest_of_names, dump, fingerprint, lookup, plain
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, ImageSet, Origin, Ranking, usable_name
 from vpr.evaluation.comparison import Summary
-from vpr.features.extraction import Extraction, aggregate, extract_global, extract_local, extract_patches
+from vpr.features.extraction import (
+    Extraction,
+    aggregate,
+    extract_global,
+    extract_local,
+    extract_patches,
+    extract_together,
+)
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.global_descriptors.patch_netvlad import PatchNetVlad
+from vpr.global_descriptors.superpoint_global import SuperPointGlobal
 from vpr.images import read_image, resize
 from vpr.index import build_index, shortlist
 from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.local_features.superpoint import SuperPoint
 from vpr.machine import device_of, threads_of
 from vpr.matchers import MATCHERS, nearest
 from vpr.report.drawing import Correspondences
@@ -37,6 +46,7 @@ from vpr.settings import Settings
 logger = logging.getLogger(__name__)
 
 LOCAL, GLOBAL = "local", "global"  # the stores in a features folder
+NOWHERE = Origin("", "", "")  # of features that the settings do not need
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,19 +135,27 @@ def extract(images: ImageSet, settings: Settings, folder: Path | Places) -> Side
         max_megapixels=settings.images.max_megapixels,
         dtype=settings.store.dtype,
     )
+    extractor, descriptor, made_local, made_global = None, None, NOWHERE, NOWHERE
     if needs_local(settings):
         chosen = settings.local_features
         extractor = lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, device)
         parts = {"local_features": chosen, "weights": extractor.weights, "dtype": how.dtype}
-        extract_local(images, extractor, places.local, _origin(LocalStore.kind, images, parts), how)
+        made_local = _origin(LocalStore.kind, images, parts)
     if looks_at_image(settings):
         chosen = settings.global_descriptor
         descriptor = GLOBAL_DESCRIPTORS[chosen.method].build(chosen, device)
         parts = {"global_descriptor": chosen, "weights": descriptor.weights, "dtype": how.dtype}
-        if compares_patches(settings) and isinstance(descriptor, PatchNetVlad):
-            extract_patches(images, descriptor, places.described, _origin(PatchStore.kind, images, parts), how)
-        else:
-            extract_global(images, descriptor, places.described, _origin(GlobalStore.kind, images, parts), how)
+        made_global = _origin((PatchStore if compares_patches(settings) else GlobalStore).kind, images, parts)
+    if isinstance(extractor, SuperPoint) and isinstance(descriptor, SuperPointGlobal):
+        if descriptor.shares_trunk_with(extractor):  # what follows then finds nothing left to do
+            folders = places.local, places.described
+            extract_together(images, extractor, descriptor, folders=folders, origins=(made_local, made_global), how=how)
+    if extractor is not None:
+        extract_local(images, extractor, places.local, made_local, how)
+    if compares_patches(settings) and isinstance(descriptor, PatchNetVlad):
+        extract_patches(images, descriptor, places.described, made_global, how)
+    elif descriptor is not None:
+        extract_global(images, descriptor, places.described, made_global, how)
     return open_side(images, settings, places)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,9 @@ from vpr.features.store import (
     write_index,
 )
 from vpr.global_descriptors.patch_netvlad import PatchNetVlad
+from vpr.global_descriptors.superpoint_global import SuperPointGlobal
 from vpr.images import MAX_MEGAPIXELS, in_order, read_image
+from vpr.local_features.superpoint import SuperPoint
 from vpr.threads import one_thread_each
 
 logger = logging.getLogger(__name__)
@@ -66,13 +69,12 @@ def extract_local(
     Raises ImageError at the first such image if ``how.on_bad_image`` is "fail", and DataError if the folder was made
     by another origin.
     """
-    none = LocalFeatures.empty(extractor.dim)
 
-    def pack(features: Sequence[LocalFeatures | None]) -> Arrays:
-        return local_arrays([none if each is None else each for each in features], np.dtype(how.dtype))
+    def extract(batch: Sequence[Tensor]) -> list[tuple[LocalFeatures]]:
+        return [(each,) for each in extractor.extract(batch)]
 
     job = ShardFolder(folder, origin, len(images), how.shard_size)
-    _extract(job, images, extractor, extractor.extract, pack=pack, how=how)
+    _extract([_Output(job, _packs_local(extractor, how))], images, extractor, extract, how=how)
     return LocalStore(folder)
 
 
@@ -84,16 +86,34 @@ def extract_global(
     Raises as extract_local does.
     """
 
-    def describe(batch: Sequence[Tensor]) -> list[Tensor]:
-        return list(descriptor.describe(batch).cpu())
-
-    def pack(rows: Sequence[Tensor | None]) -> Arrays:
-        zeros = torch.zeros(descriptor.dim)
-        return {"descriptors": torch.stack([zeros if row is None else row for row in rows]).numpy().astype(how.dtype)}
+    def describe(batch: Sequence[Tensor]) -> list[tuple[Tensor]]:
+        return [(each,) for each in descriptor.describe(batch).cpu()]
 
     job = ShardFolder(folder, origin, len(images), how.shard_size)
-    _extract(job, images, descriptor, describe, pack=pack, how=how)
+    _extract([_Output(job, _packs_global(descriptor, how))], images, descriptor, describe, how=how)
     return GlobalStore(folder)
+
+
+def extract_together(
+    images: ImageSet,
+    extractor: SuperPoint,
+    descriptor: SuperPointGlobal,
+    *,
+    folders: tuple[Path, Path],
+    origins: tuple[Origin, Origin],
+    how: Extraction,
+) -> None:
+    """What extract_local and extract_global make, in two folders, from one pass of the trunk that both share."""
+
+    def both(batch: Sequence[Tensor]) -> list[tuple[LocalFeatures, Tensor]]:
+        return extractor.extract_and(batch, lambda maps: list(descriptor.of_maps(maps).cpu()))
+
+    jobs = [
+        ShardFolder(folder, origin, len(images), how.shard_size)
+        for folder, origin in zip(folders, origins, strict=True)
+    ]
+    outputs = [_Output(jobs[0], _packs_local(extractor, how)), _Output(jobs[1], _packs_global(descriptor, how))]
+    _extract(outputs, images, extractor, both, how=how)
 
 
 def extract_patches(
@@ -109,9 +129,9 @@ def extract_patches(
     shard_size = max(1, min(how.shard_size, SHARD_BYTES // bytes_per_image))
     none = torch.zeros(descriptor.dim, dtype=dtype), [torch.zeros(size, dtype=dtype) for size in sizes]
 
-    def describe(batch: Sequence[Tensor]) -> list[tuple[Tensor, list[Tensor]]]:
+    def describe(batch: Sequence[Tensor]) -> list[tuple[tuple[Tensor, list[Tensor]]]]:
         return [
-            (vector.to(dtype).cpu(), [each.to(dtype).cpu() for each in patches.descriptors])
+            ((vector.to(dtype).cpu(), [each.to(dtype).cpu() for each in patches.descriptors]),)
             for vector, patches in descriptor.describe_patches(batch)
         ]
 
@@ -120,7 +140,7 @@ def extract_patches(
         return patch_arrays(vectors, patches, descriptor.grids, descriptor.image_size)
 
     job = ShardFolder(folder, origin, len(images), shard_size)
-    _extract(job, images, descriptor, describe, pack=pack, how=how)
+    _extract([_Output(job, pack)], images, descriptor, describe, how=how)
     return PatchStore(folder)
 
 
@@ -138,37 +158,69 @@ def aggregate(
     return GlobalStore(folder)
 
 
+@dataclass(frozen=True)
+class _Output:
+    """Where one kind of features goes; ``pack`` makes a shard's arrays of them, None for unreadable images."""
+
+    job: ShardFolder
+    pack: Callable[[Sequence[Any]], Arrays]
+
+
+def _packs_local(extractor: LocalExtractor, how: Extraction) -> Callable[[Sequence[LocalFeatures | None]], Arrays]:
+    none = LocalFeatures.empty(extractor.dim)
+    return lambda features: local_arrays([none if each is None else each for each in features], np.dtype(how.dtype))
+
+
+def _packs_global(descriptor: GlobalDescriptor, how: Extraction) -> Callable[[Sequence[Tensor | None]], Arrays]:
+    zeros = torch.zeros(descriptor.dim)
+
+    def pack(rows: Sequence[Tensor | None]) -> Arrays:
+        return {"descriptors": torch.stack([zeros if row is None else row for row in rows]).numpy().astype(how.dtype)}
+
+    return pack
+
+
 def _extract(
-    job: ShardFolder,
+    outputs: Sequence[_Output],
     images: ImageSet,
     method: LocalExtractor | GlobalDescriptor,
-    process: Callable[[Sequence[Tensor]], Sequence[T]],
+    process: Callable[[Sequence[Tensor]], Sequence[tuple[Any, ...]]],
     *,
-    pack: Callable[[Sequence[T | None]], Arrays],
     how: Extraction,
 ) -> None:
-    """Decode in threads ahead of ``process``, which sees batches that never span two shards."""
+    """Decode in threads ahead of ``process``, which sees batches that never span two shards.
+
+    For each image it gives a tuple with an item for each output.
+    """
 
     def prepare(row: int) -> Tensor:
         return method.preprocess(read_image(images.path(row), method.channels, how.max_megapixels))
 
-    with job.writing():
-        missing = job.missing()
-        rows = [row for shard in missing for row in job.items_of(shard)]
+    first = outputs[0].job
+    with ExitStack() as claimed:
+        for output in outputs:
+            claimed.enter_context(output.job.writing())
+        lacking = [set(output.job.missing()) for output in outputs]
+        missing = sorted(set().union(*lacking))
+        rows = [row for shard in missing for row in first.items_of(shard)]
         progress = tqdm(
-            total=len(images), initial=len(images) - len(rows), desc=job.folder.name, unit="image", disable=None
+            total=len(images), initial=len(images) - len(rows), desc=first.folder.name, unit="image", disable=None
         )
         with progress:
             loaded = in_order(prepare, rows, how.threads)
             for shard in missing:
-                results: list[T | None] = []
+                results: list[tuple[Any, ...] | None] = []
                 unreadable: dict[str, str] = {}
-                for batch in _batches(loaded, len(job.items_of(shard)), how.batch_size):
+                for batch in _batches(loaded, len(first.items_of(shard)), how.batch_size):
                     results += _process_readable(batch, process, unreadable, how)
                     progress.update(len(batch))
-                job.write(shard, pack(results), {"unreadable": unreadable})
-        if not (job.folder / INDEX).exists():
-            write_index(job.folder, images.names, _unreadable(job))
+                for place, output in enumerate(outputs):
+                    if shard in lacking[place]:
+                        mine = [None if each is None else each[place] for each in results]
+                        output.job.write(shard, output.pack(mine), {"unreadable": unreadable})
+        for output in outputs:
+            if not (output.job.folder / INDEX).exists():
+                write_index(output.job.folder, images.names, _unreadable(output.job))
 
 
 def _batches(loaded: Iterator[T], count: int, batch_size: int) -> Iterator[list[T]]:

@@ -2,7 +2,17 @@
 
 from vpr.config import Method
 from vpr.core import GlobalDescriptor, LocalAggregator
-from vpr.global_descriptors import hub, mixvpr, netvlad, netvlad_mat, patch_netvlad, resnet, thumbnail, vlad
+from vpr.global_descriptors import (
+    hub,
+    mixvpr,
+    netvlad,
+    netvlad_mat,
+    patch_netvlad,
+    resnet,
+    superpoint_global,
+    thumbnail,
+    vlad,
+)
 
 # Methods that look at the image.
 GLOBAL_DESCRIPTORS: dict[str, Method[GlobalDescriptor]] = {
@@ -14,6 +24,7 @@ GLOBAL_DESCRIPTORS: dict[str, Method[GlobalDescriptor]] = {
     "netvlad": Method(netvlad.Settings, netvlad.build),
     "netvlad_mat": Method(netvlad_mat.Settings, netvlad_mat.build),
     "patch_netvlad": Method(patch_netvlad.Settings, patch_netvlad.build),
+    "superpoint_global": Method(superpoint_global.Settings, superpoint_global.build),
     "thumbnail": Method(thumbnail.Settings, thumbnail.build),
 }
 

@@ -58,7 +58,7 @@ class FastTrunk:
         """Whether both compute the same of every image."""
         if (self.device, self.dtype, len(self._layers)) != (other.device, other.dtype, len(other._layers)):
             return False
-        mine, theirs = ([self.scale, self.shift, *_numbers(each._layers)] for each in (self, other))
+        mine, theirs = ([each.scale, each.shift, *_numbers(each._layers)] for each in (self, other))
         return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
 
 

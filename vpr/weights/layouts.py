@@ -247,6 +247,38 @@ TRUNKS_WITH_HEADS = tuple(
     for trunk in TRUNKS
 )
 
+SUPERPOINT_TRUNKS = (
+    Trunk("SuperPoint's trunk", "encoder.conv1a.weight", {}, (f"encoder.conv{{1..4}}{{a,b}}.{LINEAR}",)),
+    Trunk(
+        "SuperPoint's trunk, open weights",
+        "encoder.backbone.0.0.conv.weight",
+        {},
+        (f"encoder.backbone.{{0..3}}.{{0,1}}.conv.{LINEAR}", f"encoder.backbone.{{0..3}}.{{0,1}}.bn.{NORM}"),
+    ),
+)
+AGGREGATIONS = (
+    ("GeM", "mean.p", ("mean.p", f"linear.{LINEAR}")),
+    ("NetVLAD", "centroids", ("centroids", f"{{reduce,assign}}.{LINEAR}")),
+    ("Optimal transport", "bin", ("bin", f"{{reduce,score,scene}}.{LINEAR}")),
+)
+GLOBAL_ON_SUPERPOINT = tuple(
+    Layout(
+        f"{name} on {trunk.name}",
+        loads=("superpoint_global",),
+        telltale=(trunk.telltale, "head.0.conv.weight", f"aggregation.{telltale}"),
+        sizes={"convolutions": count("head."), "whitened to": axis("whitening.weight")},
+        keys=(
+            *trunk.keys,
+            "head.{0..<convolutions}.conv.weight",
+            f"head.{{0..<convolutions}}.bn.{NORM}",
+            *(f"aggregation.{key}" for key in keys),
+        ),
+        optional=(f"whitening.{LINEAR}",),
+    )
+    for name, telltale, keys in AGGREGATIONS
+    for trunk in SUPERPOINT_TRUNKS
+)
+
 # The blocks of ResNet50 to its third stage.
 MIX_BLOCKS = ",".join(f"layer{stage}.{i}." for stage, blocks in ((1, 3), (2, 4), (3, 6)) for i in range(blocks))
 OTHERS = (
@@ -284,4 +316,4 @@ OTHERS = (
     ),
 )
 
-LAYOUTS = (*SUPERPOINT, *SUPERGLUE, *LIGHTGLUE, *NETVLAD, *TRUNKS_WITH_HEADS, *OTHERS)
+LAYOUTS = (*SUPERPOINT, *SUPERGLUE, *LIGHTGLUE, *NETVLAD, *TRUNKS_WITH_HEADS, *GLOBAL_ON_SUPERPOINT, *OTHERS)
