@@ -6,6 +6,7 @@ import typer
 
 from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad
 from vpr.cli.common import guarded
+from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city
 from vpr.cli.fit import fit
 from vpr.cli.match_two import match_two
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(report)
+app.command()(compare)
 app.command("match-two")(match_two)
 app.command("demo-city")(demo_city)
 app.command("fit")(fit)

@@ -35,13 +35,18 @@ def recall_lines(recalls: Mapping[str, RecallTable]) -> str:
 
 def text_table(summary: Summary) -> str:
     """Recall in percent, one row per stage, for a terminal."""
-    rows = _rows(summary)
+    return "\n".join([_title(summary), "", *aligned(_rows(summary)), "", *_notes(summary)]) + "\n"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line per row, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_title(summary), ""]
-    for label, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([label.ljust(widths[0]), *padded]).rstrip())
-    return "\n".join([*lines, "", *_notes(summary)]) + "\n"
+    return [
+        "  ".join(
+            [label.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
+        ).rstrip()
+        for label, *cells in rows
+    ]
 
 
 def markdown_table(summary: Summary) -> str:
