@@ -48,8 +48,8 @@ def sparse(views: Views, random: torch.Generator) -> Tensor:
     """
     one, other, valid = _at_points(views)
     positive = (1 - (one * other).sum(-1)).clamp_min(0)
-    shuffled = torch.randperm(one.shape[1], generator=random).to(one.device)
-    negative = ((one * other[:, shuffled]).sum(-1) - 0.2).clamp_min(0)
+    shift = int(torch.randint(1, max(2, one.shape[1]), (), generator=random))  # never a point against itself
+    negative = ((one * other.roll(shift, 1)).sum(-1) - 0.2).clamp_min(0)
     hard = ((negative > 0) & valid).sum()
     return (positive * valid).sum() / valid.sum().clamp_min(1) + (negative * valid).sum() / (hard + 1)
 
