@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad
+from vpr.cli import configs, dataset_commands, evaluate, ground_truth, models, patchnetvlad
 from vpr.cli.common import guarded
 from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city
@@ -31,6 +31,7 @@ app.command("train")(train_command)
 app.command("label")(label)
 app.command("feature-extract")(patchnetvlad.feature_extract)
 app.command("feature-match")(patchnetvlad.feature_match)
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(configs.app, name="config")

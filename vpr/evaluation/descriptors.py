@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import Doubles, Rows
-from vpr.evaluation.detectors import shared_by_both
 from vpr.evaluation.homography import invert, transfer_errors, warp
 
 MAX_DISTANCE = 1.2  # between unit descriptors; further ones never match
@@ -28,17 +27,21 @@ class NearestMatches:
     pairs: Rows  # (M, 2) point of the first image, point of the second
     distances: Doubles  # (M,) of the unit descriptors, in [0, 2]
 
+    def within(self, distance: float) -> NearestMatches:
+        """Those that are nearer than that."""
+        kept = self.distances < distance
+        return NearestMatches(self.pairs[kept], self.distances[kept])
 
-def mutual_nearest(first: Doubles, second: Doubles, max_distance: float = np.inf) -> NearestMatches:
-    """Unit descriptors (N, D) that are each other's nearest, and nearer than ``max_distance``."""
+
+def mutual_nearest(first: Doubles, second: Doubles) -> NearestMatches:
+    """Unit descriptors (N, D) that are each other's nearest."""
     if not len(first) or not len(second):
         return NearestMatches(np.empty((0, 2), dtype=np.int64), np.empty(0))
     distances = np.sqrt(np.maximum(2 - 2 * (first @ second.T), 0))
     forward, backward = distances.argmin(axis=1), distances.argmin(axis=0)
     rows = np.arange(len(first))
-    nearest = distances[rows, forward]
-    kept = (backward[forward] == rows) & (nearest < max_distance)
-    return NearestMatches(np.stack([rows[kept], forward[kept]], axis=1), nearest[kept])
+    kept = backward[forward] == rows
+    return NearestMatches(np.stack([rows[kept], forward[kept]], axis=1), distances[rows, forward][kept])
 
 
 def right_by_truth(first: Doubles, second: Doubles, homography: Doubles, distance: float = RIGHT) -> NDArray[np.bool_]:
@@ -60,12 +63,12 @@ def right_by_estimate(first: Doubles, second: Doubles) -> NDArray[np.bool_]:
 
 
 def average_precision(right: NDArray[np.bool_], scores: Doubles) -> float:
-    """Area under precision against recall when matches are taken by falling score; NaN without a right one.
+    """Area under precision against recall when matches are taken by falling score; 0 without a right one.
 
     Recall is over the right ones among these matches. Equal scores are taken together (scikit-learn's definition).
     """
     if not right.any():
-        return np.nan
+        return 0.0
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(right[order])
     last = np.append(np.diff(scores[order]) != 0, True)  # of each run of equal scores
@@ -82,14 +85,6 @@ def matching_score(right: int, shared_first: int, shared_second: int) -> float:
     """Right matches over the mean number of points that both images show; NaN if they show none."""
     total = shared_first + shared_second
     return 2 * right / total if total else np.nan
-
-
-def shared_counts(
-    first: Doubles, second: Doubles, homography: Doubles, size: tuple[int, int], second_size: tuple[int, int]
-) -> tuple[int, int]:
-    """How many points of each image the other one shows too."""
-    in_second, in_first = shared_by_both(first, second, homography, size, second_size)
-    return int(in_second.sum()), int(in_first.sum())
 
 
 def published_matching_score(

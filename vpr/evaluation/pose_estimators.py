@@ -55,6 +55,7 @@ def pycolmap(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshol
         return None
     options = library.RANSACOptions()
     options.max_error = threshold
+    options.random_seed = 0
     # COLMAP counts pixels from the corner of the top-left pixel; the shift is in both points and principal points.
     cameras = [
         library.Camera(

@@ -1,0 +1,231 @@
+"""What the commands of ``vpr evaluate`` share: settings, progress, and the files that they leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from vpr.cli.common import command_line, say, settings_of
+from vpr.core import ConfigError, ImageError, Matcher, Verifier
+
+if TYPE_CHECKING:
+    from vpr.datasets.homography_pairs import HomographyPair
+    from vpr.datasets.pose_pairs import PosePair
+    from vpr.evaluation.rows import Estimator, Row
+    from vpr.evaluation.views import Resize, Views
+    from vpr.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("poselib", "pycolmap")  # estimators of these names need them
+T = TypeVar("T", bound="HomographyPair | PosePair")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command takes."""
+
+    out: Path
+    estimators: Sequence[str] | None
+    longest_side: int | None
+    config: str | None
+    overrides: Sequence[str] | None
+
+
+class Bench(Protocol):
+    """What measures pairs of one kind."""
+
+    @property
+    def views(self) -> Views: ...
+
+    @property
+    def matcher(self) -> Matcher: ...
+
+    @property
+    def estimators(self) -> Sequence[Estimator]: ...
+
+    def row(self, pair: Any) -> Row: ...
+
+    def failed(self) -> Row: ...
+
+
+def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: str, options: Options) -> None:
+    """Measure, write and print a benchmark of homographies."""
+    from vpr.evaluation.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
+    from vpr.evaluation.homography_estimators import HOMOGRAPHY_ESTIMATORS
+
+    if protocol not in HOMOGRAPHY_PROTOCOLS:
+        raise ConfigError(f"unknown protocol {protocol!r}; known: {', '.join(HOMOGRAPHY_PROTOCOLS)}")
+    chosen = HOMOGRAPHY_PROTOCOLS[protocol]
+    resize = _size(chosen.resize, options)
+    settings = _settings(options, chosen.settings)
+    judged = _estimators(options.estimators, chosen.estimators, HOMOGRAPHY_ESTIMATORS, settings)
+    views, matcher, verifier = _methods(settings, resize, "homography")
+    bench = HomographyBench(views, matcher, verifier, chosen, judged)
+    about = {"benchmark": benchmark, "protocol": protocol, "source": chosen.source, "size": str(resize)}
+    about |= {"corners": chosen.corners, "points_judged": str(chosen.points)}
+    _run(bench, pairs, options.out, about, settings=settings, summarise=summarise_homographies)
+
+
+def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> None:
+    """Measure, write and print a benchmark of relative poses."""
+    from vpr.evaluation.pose_benchmark import POSE_PROTOCOLS, PoseBench, summarise_poses
+    from vpr.evaluation.pose_estimators import POSE_ESTIMATORS
+
+    chosen = POSE_PROTOCOLS[benchmark]
+    resize = _size(chosen.resize, options)
+    settings = _settings(options, chosen.settings)
+    judged = _estimators(options.estimators, chosen.estimators, POSE_ESTIMATORS, settings)
+    views, matcher, verifier = _methods(settings, resize, "fundamental")
+    bench = PoseBench(views, matcher, verifier, judged)
+    about = {"benchmark": benchmark, "protocol": chosen.name, "source": chosen.source, "size": str(resize)}
+    _run(bench, pairs, options.out, about, settings=settings, summarise=summarise_poses)
+
+
+def _size(resize: Resize, options: Options) -> Resize:
+    from vpr.evaluation.views import Resize as Sized
+
+    return resize if options.longest_side is None else Sized("longest", options.longest_side)
+
+
+def _settings(options: Options, asked: Mapping[str, object]) -> Settings:
+    """The settings with what the protocol asks for, as far as the chosen methods know it; --set is above all."""
+    if options.longest_side is not None:  # so that the local features do not shrink the pictures further
+        asked = {**asked, "local_features.longest_side": options.longest_side}
+    settings = settings_of(options.config, options.overrides)
+    known = [
+        f"{key}={value}"
+        for key, value in asked.items()
+        if key.split(".")[1] in type(getattr(settings, key.split(".")[0])).model_fields
+    ]
+    return settings_of(options.config, [*known, *(options.overrides or [])])
+
+
+def _estimators(
+    chosen: Sequence[str] | None, usual: Sequence[Estimator], table: Mapping[str, Any], settings: Settings
+) -> list[Estimator]:
+    """Those that were asked for; or the protocol's, without those whose library is absent or that verify nothing."""
+    from vpr.evaluation.rows import VERIFICATION
+
+    if chosen:
+        return [_estimator(text, table) for text in chosen]
+    missing = {name for name in LIBRARIES if find_spec(name) is None}
+    if settings.verification.method == "none":
+        missing.add(VERIFICATION)
+    for name in sorted(missing & {each.name for each in usual} & set(LIBRARIES)):
+        logger.info("%s is not installed, its rows are left out", name)
+    return [each for each in usual if each.name not in missing]
+
+
+def _estimator(text: str, table: Mapping[str, Any]) -> Estimator:
+    from vpr.evaluation.rows import VERIFICATION
+    from vpr.evaluation.rows import Estimator as Chosen
+
+    name, _, threshold = text.partition(":")
+    if name not in table and name != VERIFICATION:
+        raise ConfigError(f"unknown estimator {name!r}; known: {', '.join([VERIFICATION, *table])}")
+    if name in LIBRARIES and find_spec(name) is None:
+        raise ConfigError(f"the estimator {name!r} needs {name}: pip install {name}, or leave it out")
+    if name in (VERIFICATION, "dlt"):
+        if threshold:
+            raise ConfigError(f"--estimator {text}: {name} takes no threshold here")
+        return Chosen(name)
+    try:
+        pixels = float(threshold)
+    except ValueError:
+        pixels = 0.0
+    if not 0 < pixels < float("inf"):
+        raise ConfigError(f"--estimator {text}: give a threshold in pixels, for instance {name}:1.5")
+    return Chosen(name, pixels)
+
+
+def _methods(
+    settings: Settings, resize: Resize, model: Literal["homography", "fundamental"]
+) -> tuple[Views, Matcher, Verifier | None]:
+    from vpr.config import lookup
+    from vpr.evaluation.views import Views as Extracting
+    from vpr.local_features import LOCAL_EXTRACTORS
+    from vpr.machine import device_of
+    from vpr.matchers import MATCHERS
+    from vpr.rerank import VERIFIERS
+
+    device = device_of(settings.machine.device)
+    features, matching = settings.local_features, settings.matcher
+    verification = settings.verification.model_copy(update={"model": model})
+    extractor = lookup(LOCAL_EXTRACTORS, features.method, "local feature").build(features, device)
+    matcher = lookup(MATCHERS, matching.method, "matcher").build(matching, device)
+    verifier = VERIFIERS[verification.method].build(verification, device) if verification.method != "none" else None
+    return Extracting(extractor, resize, settings.images.max_megapixels), matcher, verifier
+
+
+def _run(
+    bench: Bench,
+    pairs: Sequence[T],
+    out: Path,
+    about: Mapping[str, str],
+    *,
+    settings: Settings,
+    summarise: Callable[[Sequence[Row]], dict[str, list[Row]]],
+) -> None:
+    from tqdm import tqdm
+
+    from vpr import machine
+    from vpr.config import digest_of_names, dump, fingerprint
+    from vpr.evaluation.rows import csv_table, markdown, plain_numbers, resumed
+    from vpr.files import write_atomically, write_json
+
+    names = [pair.name for pair in pairs]
+    estimators = [str(each) for each in bench.estimators]
+    sections = {name: getattr(settings, name) for name in ("local_features", "matcher", "verification")}
+    used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
+    made_by = {**about, **sections, "weights": used, "pairs": digest_of_names(names), "estimators": estimators}
+
+    def compute(i: int) -> Row:
+        try:
+            measured = bench.row(pairs[i])
+        except ImageError as error:
+            if settings.images.on_bad_image == "fail":
+                raise
+            logger.warning("%s; its pair counts as a failure", error)
+            measured = {**bench.failed(), "problem": str(error)}
+        return {"pair": names[i], "part": pairs[i].part, **measured}
+
+    kept = out / "work" / f"rows-{fingerprint(made_by)}.jsonl"
+    rows = list(tqdm(resumed(kept, names, compute), "pairs", len(names), unit="pair"))
+    tables = summarise(rows)
+    facts = machine.facts(command_line(), machine.device_of(settings.machine.device))
+    libraries = ", ".join(filter(None, map(_version, LIBRARIES)))
+    printed = {name: markdown(table) for name, table in tables.items()}
+    title = (
+        f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
+        f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
+    )
+    text = "\n\n".join([title, *printed.values()]) + "\n"
+    write_atomically(out / "rows.csv", csv_table(rows))
+    write_json(
+        out / "summary.json",
+        {
+            **about,
+            "pairs": len(rows),
+            **facts,
+            "estimator_versions": libraries,
+            "weights": used,
+            "settings": dump(settings),
+            "tables": plain_numbers(tables),
+        },
+    )
+    write_atomically(out / "summary.md", text)
+    say(text)
+    say(f"Rows: {out / 'rows.csv'}")
+
+
+def _version(library: str) -> str:
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return ""

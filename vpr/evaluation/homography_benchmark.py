@@ -1,0 +1,254 @@
+"""Local features, matcher and estimators on pairs with a known homography: one row per pair, and their summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpr.core import Doubles, Matcher, Rows, Verifier
+from vpr.datasets.homography_pairs import HomographyPair
+from vpr.evaluation import descriptors
+from vpr.evaluation.auc import area_under_curve, fraction_within
+from vpr.evaluation.detectors import repeatability, shared_by_both
+from vpr.evaluation.homography import (
+    Corners,
+    corner_error,
+    scale_homography,
+    symmetric_transfer_errors,
+    transfer_errors,
+)
+from vpr.evaluation.homography_estimators import HOMOGRAPHY_ESTIMATORS, opencv_ransac
+from vpr.evaluation.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
+from vpr.evaluation.views import Resize, View, Views
+
+BOUNDS = (1.0, 3.0, 5.0)  # pixels
+SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+SHARED_POINTS = 1000
+FAILED_ROW: Row = {"points_first": 0, "points_second": 0, "matches": 0, "correct_matches": 0, "precision": 0.0}
+
+
+@dataclass(frozen=True)
+class HomographyProtocol:
+    """How a table of homographies was made."""
+
+    name: str
+    source: str
+    resize: Resize
+    corners: Corners  # whose mean error judges a homography
+    points: int = 1000  # judged for repeatability
+    repeatable: float = 3.0  # pixels
+    estimators: tuple[Estimator, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)  # of local features and matcher, unless the user says
+
+
+_FIXED = tuple(Estimator(name, 3.0 if HOMOGRAPHY_ESTIMATORS[name].swept else None) for name in HOMOGRAPHY_ESTIMATORS)
+_SWEPT = (
+    Estimator("dlt"),
+    *(Estimator(name, threshold) for name in ("opencv", "poselib") for threshold in SWEEP),
+)
+
+HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
+    "plain": HomographyProtocol(
+        name="plain",
+        source="ours: pictures keep their shape, methods are set as everywhere in vpr",
+        resize=Resize("longest", 640),
+        corners="centres",
+        estimators=(Estimator(VERIFICATION), *_FIXED),
+        settings={"local_features.longest_side": 640},
+    ),
+    "superpoint": HomographyProtocol(
+        name="superpoint",
+        source="SuperPoint (DeTone et al., CVPR workshops 2018) as pytorch-superpoint runs it",
+        resize=Resize("exactly", size=(320, 240)),
+        corners="centres",
+        estimators=(Estimator("opencv", 3.0),),
+        settings={"local_features.max_keypoints": 1000, "matcher.ratio": 1.0},
+    ),
+    "rpautrat-detectors": HomographyProtocol(
+        name="rpautrat-detectors",
+        source="rpautrat/SuperPoint, repeatability",
+        resize=Resize("exactly", size=(320, 240)),
+        corners="centres",
+        points=300,
+        estimators=(Estimator("opencv", 3.0),),
+        settings={"matcher.ratio": 1.0},
+    ),
+    "rpautrat-descriptors": HomographyProtocol(
+        name="rpautrat-descriptors",
+        source="rpautrat/SuperPoint, homographies from the points that both pictures show",
+        resize=Resize("exactly", size=(640, 480)),
+        corners="centres",
+        estimators=(Estimator("opencv", 3.0),),
+        settings={"matcher.ratio": 1.0},
+    ),
+    "glue-factory": HomographyProtocol(
+        name="glue-factory",
+        source="Glue Factory (Lindenberger et al., ICCV 2023), HPatches",
+        resize=Resize("shortest", 480, enlarge=True),
+        corners="outer",
+        estimators=_SWEPT,
+        settings={"local_features.max_keypoints": 1024, "local_features.longest_side": 4096},
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class HomographyBench:
+    """What measures one pair."""
+
+    views: Views
+    matcher: Matcher
+    verifier: Verifier | None  # with the model "homography"; None to leave it out
+    protocol: HomographyProtocol
+    estimators: Sequence[Estimator]
+
+    def row(self, pair: HomographyPair) -> Row:
+        """Everything measured on one pair; see docs/geometry.md for the columns. Raises ImageError."""
+        first, second = self.views.view(pair.first), self.views.view(pair.second)
+        truth = scale_homography(pair.homography, first.factors, second.factors)
+        matches = self.matcher.match(first.features, [second.features])[0]
+        rows = matches.pairs.numpy()
+        matched = _matched(first, second, rows)
+        scores = np.asarray(matches.scores.numpy(), dtype=np.float64)
+        right = transfer_errors(*matched, truth) <= descriptors.RIGHT
+        symmetric = symmetric_transfer_errors(*matched, truth)
+        row: Row = {
+            "points_first": len(first.points),
+            "points_second": len(second.points),
+            "matches": len(rows),
+            "correct_matches": int(right.sum()),
+            "precision": float(right.mean()) if len(rows) else 0.0,
+        }
+        for bound in BOUNDS:
+            row[f"precision_symmetric_{bound:g}px"] = float((symmetric < bound).mean()) if len(rows) else 0.0
+        row |= self._of_detector(first, second, truth) | self._of_descriptors(first, second, truth)
+        for estimator in self.estimators:
+            row[f"error_px {estimator}"] = self._error(estimator, matched, scores, truth, first.size)
+        return row
+
+    def failed(self) -> Row:
+        """The row of a pair of which a picture cannot be read: a failure of everything."""
+        return FAILED_ROW | {f"error_px {estimator}": np.inf for estimator in self.estimators}
+
+    def _of_detector(self, first: View, second: View, truth: Doubles) -> Row:
+        found = repeatability(
+            first.points,
+            first.scores,
+            second.points,
+            second.scores,
+            truth,
+            size=first.size,
+            second_size=second.size,
+            points=self.protocol.points,
+            distance=self.protocol.repeatable,
+        )
+        return {"repeatability": found.repeatability, "localisation_error": found.localisation_error}
+
+    def _of_descriptors(self, first: View, second: View, truth: Doubles) -> Row:
+        """By nearest neighbours, whatever the matcher."""
+        nearest = descriptors.mutual_nearest(first.descriptors, second.descriptors)
+        near = nearest.within(descriptors.MAX_DISTANCE)
+        in_second, in_first = shared_by_both(first.points, second.points, truth, first.size, second.size)
+        shared = int(in_second.sum()), int(in_first.sum())
+        row: Row = {}
+        for name in ("true", "estimated"):
+            right, right_near = (
+                descriptors.right_by_truth(*matched, truth)
+                if name == "true"
+                else descriptors.right_by_estimate(*matched)
+                for matched in (_matched(first, second, each.pairs) for each in (nearest, near))
+            )
+            row[f"nn_ap_{name}"] = descriptors.nearest_neighbour_ap(near, right_near)
+            row[f"matching_score_{name}"] = descriptors.matching_score(int(right.sum()), *shared)
+        row["matching_score_published"] = descriptors.published_matching_score(
+            int(right.sum()), first.points, second.points, truth, first.size
+        )
+        row["error_px shared points"] = self._error_on_shared(first, second, in_second, in_first, truth)
+        return row
+
+    def _error_on_shared(
+        self, first: View, second: View, in_second: NDArray[np.bool_], in_first: NDArray[np.bool_], truth: Doubles
+    ) -> float:
+        """As in rpautrat/SuperPoint: RANSAC on nearest neighbours among the strongest points that both show."""
+        chosen = []
+        for view, shown in ((first, in_second), (second, in_first)):
+            rows = np.flatnonzero(shown)
+            chosen.append(rows[np.argsort(view.scores[rows], kind="stable")[-SHARED_POINTS:]])
+        nearest = descriptors.mutual_nearest(first.descriptors[chosen[0]], second.descriptors[chosen[1]])
+        p, q = first.points[chosen[0][nearest.pairs[:, 0]]], second.points[chosen[1][nearest.pairs[:, 1]]]
+        return corner_error(opencv_ransac(p, q, np.ones(len(p)), 3.0), truth, first.size, self.protocol.corners)
+
+    def _error(
+        self,
+        estimator: Estimator,
+        matched: tuple[Doubles, Doubles],
+        scores: Doubles,
+        truth: Doubles,
+        size: tuple[int, int],
+    ) -> float:
+        if estimator.name == VERIFICATION:
+            found = None if self.verifier is None else self.verifier.verify([matched])[0].model
+        else:
+            found = HOMOGRAPHY_ESTIMATORS[estimator.name].estimate(*matched, scores, estimator.threshold or 0.0)
+        return corner_error(found, truth, size, self.protocol.corners)
+
+
+def _matched(first: View, second: View, pairs: Rows) -> tuple[Doubles, Doubles]:
+    return first.points[pairs[:, 0]], second.points[pairs[:, 1]]
+
+
+def summarise_homographies(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Two tables: ``features``, a row per part of the data set, and ``homographies``, one per part and estimator."""
+    features: list[Row] = []
+    homographies: list[Row] = []
+    for part, chosen in parts_of(rows).items():
+        features.append(
+            {
+                "part": part,
+                "pairs": len(chosen),
+                "points": (mean_of(chosen, "points_first") + mean_of(chosen, "points_second")) / 2,
+                "matches": mean_of(chosen, "matches"),
+                "correct_matches": mean_of(chosen, "correct_matches"),
+                "precision": mean_of(chosen, "precision"),
+                **{f"precision_symmetric_{b:g}px": mean_of(chosen, f"precision_symmetric_{b:g}px") for b in BOUNDS},
+                **{key: mean_of(chosen, key) for key in ("repeatability", "localisation_error")},
+                **{f"nn_map_{kind}": mean_of(chosen, f"nn_ap_{kind}") for kind in ("true", "estimated")},
+                **{
+                    f"matching_score_{kind}": mean_of(chosen, f"matching_score_{kind}")
+                    for kind in ("true", "estimated", "published")
+                },
+            }
+        )
+        homographies += [{"part": part, **row} for row in _of_estimators(chosen)]
+    return {"features": features, "homographies": homographies}
+
+
+def _of_estimators(rows: Sequence[Row]) -> list[Row]:
+    """One row per estimator and threshold; one more for the best threshold of each that was swept."""
+    table: list[Row] = []
+    for column in columns_of(rows, "error_px "):
+        errors = np.array([float(row.get(column, np.inf)) for row in rows])
+        table.append(
+            {
+                "estimator": column.removeprefix("error_px "),
+                **{f"correct_{bound:g}px": fraction_within(errors, bound) for bound in BOUNDS},
+                **{
+                    f"auc_{bound:g}px": area
+                    for bound, area in zip(BOUNDS, area_under_curve(errors, BOUNDS), strict=True)
+                },
+                "median_error_px": float(np.median(errors)),
+            }
+        )
+    return table + [best for name in HOMOGRAPHY_ESTIMATORS if (best := _best(name, table))]
+
+
+def _best(name: str, table: Iterable[Row]) -> Row | None:
+    """Glue Factory's row: the threshold with the best mean AUC, which was chosen on the pairs it is measured on."""
+    swept = [row for row in table if str(row["estimator"]).startswith(f"{name} ")]
+    if len(swept) < 2:
+        return None
+    best = max(swept, key=lambda row: sum(float(row[f"auc_{bound:g}px"]) for bound in BOUNDS))
+    return {**best, "estimator": f"{best['estimator']}, best of {len(swept)} on these pairs"}

@@ -1,0 +1,105 @@
+"""Local features of single pictures at the size at which a benchmark measures."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vpr.core import Doubles, Image, LocalExtractor, LocalFeatures
+from vpr.images import MAX_MEGAPIXELS, fitted_size, read_image, resize
+
+KEPT = 64  # views in memory: a picture of a sequence returns soon
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The size at which errors are measured, and which the local features are given."""
+
+    to: Literal["as stored", "longest", "shortest", "exactly"] = "as stored"
+    length: int = 0  # of the longest or the shortest side
+    size: tuple[int, int] = (0, 0)  # width, height
+    enlarge: bool = False
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        if self.to == "exactly":
+            return self.size
+        if self.to == "as stored":
+            return width, height
+        if self.to == "longest":
+            return fitted_size(width, height, longest=self.length, enlarge=self.enlarge)
+        return fitted_size(width, height, shortest=self.length, enlarge=self.enlarge)
+
+    def __str__(self) -> str:
+        if self.to == "exactly":
+            return f"{self.size[0]} x {self.size[1]} pixels"
+        return self.to if self.to == "as stored" else f"{self.to} side {self.length} pixels"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One picture as a benchmark sees it."""
+
+    features: LocalFeatures  # as the method gave them, for the matcher
+    points: Doubles  # (N, 2) pixels of the picture at its size here, not turned
+    scores: Doubles  # (N,)
+    size: tuple[int, int]  # width, height here
+    factors: tuple[float, float]  # by which the stored picture was resized along x and y
+
+    @property
+    def descriptors(self) -> Doubles:
+        return np.asarray(self.features.descriptors.numpy(), dtype=np.float64)
+
+
+class Views:
+    """Extracts views, and keeps the last ones."""
+
+    def __init__(self, extractor: LocalExtractor, how: Resize, max_megapixels: float = MAX_MEGAPIXELS) -> None:
+        self.extractor = extractor
+        self.how = how
+        self.max_megapixels = max_megapixels
+        self._kept: OrderedDict[tuple[Path, int], View] = OrderedDict()
+
+    def view(self, path: Path, turns: int = 0) -> View:
+        """The view of a stored picture that stands upright after so many quarter turns counter-clockwise.
+
+        The method sees it upright; its points are turned back. Raises ImageError for a picture that cannot be read.
+        """
+        key = path, turns
+        if key not in self._kept:
+            self._kept[key] = self._extract(path, turns)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _extract(self, path: Path, turns: int) -> View:
+        stored = read_image(path, self.extractor.channels, self.max_megapixels)
+        height, width = stored.shape[:2]
+        size = self.how.of(width, height)
+        image: Image = np.ascontiguousarray(np.rot90(resize(stored, size), turns))
+        features = self.extractor.extract([self.extractor.preprocess(image)])[0]
+        upright = size if turns % 2 == 0 else size[::-1]
+        points = np.asarray(features.points.numpy(), dtype=np.float64)
+        if features.image_size != upright and len(points):  # the method shrank it further
+            points = (points + 0.5) * (np.array(upright) / features.image_size) - 0.5
+        return View(
+            features,
+            turn_back(points, turns, size),
+            np.asarray(features.scores.numpy(), dtype=np.float64),
+            size,
+            (size[0] / width, size[1] / height),
+        )
+
+
+def turn_back(points: Doubles, turns: int, size: tuple[int, int]) -> Doubles:
+    """Points (N, 2) of a picture of (width, height) that was turned counter-clockwise, in the picture before that."""
+    width, height = size
+    for turn in range(turns % 4, 0, -1):
+        # The picture that this turn began with; it turned x, y into y, width - 1 - x.
+        before = width if turn % 2 else height
+        points = np.stack([before - 1 - points[:, 1], points[:, 0]], axis=1)
+    return points
