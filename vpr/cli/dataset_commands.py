@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vpr.cli.common import say
+from vpr.core import DataError
+
+MOST_NAMED = 10
 
 app = typer.Typer(help="Data sets: known protocols, and the conventions that can be read.", no_args_is_help=True)
 
@@ -18,7 +22,7 @@ def list_() -> None:
     from vpr import datasets
 
     for name, record in datasets.PROTOCOLS.items():
-        say(f"{name:24} {record.dataset}")
+        say(f"{name:24} {datasets.protocol_hash(record)}  {record.dataset}, {datasets.rule(record)}")
 
 
 @app.command()
@@ -27,6 +31,34 @@ def show(name: Annotated[str, typer.Argument(help="A name from `vpr datasets lis
     from vpr import datasets
 
     say(datasets.describe(datasets.protocol(name)))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A name from `vpr datasets list`.")],
+    root: Annotated[Path, typer.Argument(help="The folder that holds the data set.")],
+) -> None:
+    """Look whether a data set on disk is the one that a protocol means: layout, counts, every file, right images.
+
+    Nothing is changed or downloaded. Ends with status 1 if anything is missing.
+    """
+    from vpr import datasets
+    from vpr.datasets import ground_truth
+
+    record = datasets.protocol(name)
+    dataset = datasets.find(record, root)
+    absent = [(images, datasets.missing_images(images)) for images in (dataset.database, dataset.queries)]
+    for images, names in absent:
+        for missing in names[:MOST_NAMED]:
+            say(f"missing: {images.root / missing}")
+        if len(names) > MOST_NAMED:
+            say(f"and {len(names) - MOST_NAMED} more below {images.root}")
+    judged = datasets.judge(dataset, record)
+    say(ground_truth.check_text(ground_truth.check(judged)))
+    count = sum(len(names) for _, names in absent)
+    if count:
+        raise DataError(f"{root}: {count} images of {name} are missing or empty")
+    say(f"{root} is what {judged.protocol} means, as far as counts and names tell.")
 
 
 @app.command()

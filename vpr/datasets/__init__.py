@@ -1,7 +1,8 @@
 """Data sets: readers of every convention in use, ground truth, and the catalogue of evaluation protocols."""
 
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
-from vpr.datasets.protocols import describe, frame_positives, judge, protocol
+from vpr.datasets.locating import find, layouts, missing_images
+from vpr.datasets.protocols import describe, frame_positives, judge, protocol, protocol_hash, rule
 from vpr.datasets.readers import READERS, Reader, read_pair, reader
 
 __all__ = [
@@ -10,9 +11,14 @@ __all__ = [
     "EvaluationProtocol",
     "Reader",
     "describe",
+    "find",
     "frame_positives",
     "judge",
+    "layouts",
+    "missing_images",
     "protocol",
+    "protocol_hash",
     "read_pair",
     "reader",
+    "rule",
 ]

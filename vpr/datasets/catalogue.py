@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class EvaluationProtocol:
     recall_at: tuple[int, ...] = (1, 5, 10, 20)
     version: int = 1
     note: str = ""
+    folders: tuple[str, str] = ("database", "queries")  # of the two kinds of pictures, where folders are read
+    reading: tuple[tuple[str, Any], ...] = ()  # further arguments of its own reader, the first of the readers
 
 
 _DOWNLOADER = "VPR-datasets-downloader (gmberton) puts the files into database/ and queries/ with @utm names"
 _PATCH_NETVLAD = "Patch-NetVLAD (Hausler et al., CVPR 2021)"
 _DVGL = "Deep Visual Geo-localization Benchmark (Berton et al., CVPR 2022) and its successors"
 _GSV = "gsv-cities, MixVPR, SALAD, BoQ"
+_SF_XL = "by request to the authors of CosPlace (Berton et al., CVPR 2022)"
 _PATCH_NETVLAD_AT = (1, 5, 10, 20, 50, 100)
 _EXCHANGE = "which season is searched differs between publications"
 _NORDLAND_NOTE = "summer is the database and winter the queries; " + _EXCHANGE
@@ -92,6 +96,7 @@ def _msls(variant: str, database: int | None, queries: int | None, source: str, 
         queries=queries,
         radius_m=25.0,
         drop_unanswerable=variant == "official",
+        reading=(("subtask", None),) if variant == "11k" else (),
         note=note,
     )
 
@@ -102,7 +107,16 @@ def _folders(name: str, dataset: str, obtain: str = _DOWNLOADER, note: str = "")
     )
 
 
-_SF_XL = "by request to the authors of CosPlace (Berton et al., CVPR 2022)"
+def _svox(condition: str) -> EvaluationProtocol:
+    return replace(
+        _folders(f"svox-{condition}", f"SVOX, {condition} queries"), folders=("gallery", f"queries_{condition}")
+    )
+
+
+def _sf_xl(variant: str, dataset: str, queries: int) -> EvaluationProtocol:
+    record = _folders(f"sf-xl-{variant}", f"SF-XL, {dataset}", _SF_XL)
+    return replace(record, queries=queries, folders=("database", f"queries_{variant}"))
+
 
 _ROWS = (
     _pittsburgh("pitts30k", 10_000, 6_816),
@@ -131,17 +145,13 @@ _ROWS = (
     _msls("11k", None, None, _DVGL, "all queries that are not panoramas, about 11,084, in one folder for both cities"),
     _msls("official", None, None, "mapillary_sls (Warburg et al., CVPR 2020)", "per city, without panoramas"),
     _folders("st-lucia", "St Lucia"),
-    _folders("sf-xl-v1", "SF-XL, queries v1", _SF_XL),
-    _folders("sf-xl-v2", "SF-XL, queries v2", _SF_XL),
-    _folders("sf-xl-night", "SF-XL, night queries", _SF_XL),
-    _folders("sf-xl-occlusion", "SF-XL, occluded queries", _SF_XL),
-    _folders("sf-xs", "SF-XS, a small part of SF-XL", _SF_XL),
+    _sf_xl("v1", "queries v1", 1_000),
+    _sf_xl("v2", "queries v2", 598),
+    _sf_xl("night", "night queries", 466),
+    _sf_xl("occlusion", "occluded queries", 76),
+    replace(_folders("sf-xs", "SF-XS, a small part of SF-XL", _SF_XL), folders=("database", "queries_v1")),
     _folders("eynsham", "Eynsham"),
-    _folders("svox-night", "SVOX, night queries"),
-    _folders("svox-overcast", "SVOX, overcast queries"),
-    _folders("svox-rain", "SVOX, rain queries"),
-    _folders("svox-snow", "SVOX, snow queries"),
-    _folders("svox-sun", "SVOX, sun queries"),
+    *map(_svox, ("night", "overcast", "rain", "snow", "sun")),
     _folders("amstertime", "AmsterTime", note="positions in the names only say which pictures form a pair"),
     _folders("sped", "SPED, test part", note="positions in the names only say which pictures form a pair"),
     EvaluationProtocol(

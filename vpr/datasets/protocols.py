@@ -12,9 +12,17 @@ from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, Dataset, Rows
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
 from vpr.datasets.ground_truth import answerable_only, positives_within
+from vpr.datasets.locating import layouts
 from vpr.datasets.readers import reader
 
-_PROSE = ("source", "obtain", "note", "readers")  # may be worded better without changing what a recall means
+_PROSE = (
+    "source",
+    "obtain",
+    "note",
+    "readers",
+    "folders",
+    "reading",
+)  # may be worded better without changing what a recall means
 _HASH = re.compile(r"\[([0-9a-f]{16})\]$")
 
 
@@ -88,6 +96,8 @@ def describe(record: EvaluationProtocol) -> str:
         f"  obtain       {record.obtain}",
     ]
     lines += [f"  files        {name}: {reader(name).layout}" for name in record.readers]
+    lines += [f"  below ROOT   {layout}" for layout in layouts(record)]
+    lines.append(f"  verify       vpr datasets check {record.name} ROOT")
     if record.note:
         lines.append(f"  note         {record.note}")
     return "\n".join(lines)
