@@ -86,8 +86,8 @@ def read_pose_folder(root: Path, steps: Sequence[int] = STEPS) -> list[PosePair]
 
     With ``poses.csv``: one row per picture of a sequence, image and p0 to p11, the camera-to-world matrix (3, 4) row by
     row; intrinsics in columns fx, fy, cx, cy, or in a ``calib*.txt`` whose first line is the projection matrix (3, 4).
-    The pairs are all pictures that many ``steps`` of rows apart. With ``cameras.csv``, a demo city: every query with
-    every database picture of its place.
+    The pairs are all pictures that many ``steps`` of rows apart. With ``cameras.csv``, a demo city: every query with the
+    database pictures of its place that look the same way, up to 45 degrees.
     """
     if (root / CAMERAS).exists() and not (root / POSES).exists():
         return _demo_city(root)
@@ -117,6 +117,8 @@ def _demo_city(root: Path) -> list[PosePair]:
     for query in (shot for shot in shots if shot.role == "queries"):
         for shot in (shot for shot in shots if shot.role == "database" and shot.place == query.place):
             relative = shot.camera.world_to_camera @ np.linalg.inv(query.camera.world_to_camera)
+            if relative[2, 2] < np.cos(np.radians(45)):  # between the optical axes
+                continue
             pairs.append(
                 PosePair(
                     root / query.role / query.name,
@@ -129,7 +131,7 @@ def _demo_city(root: Path) -> list[PosePair]:
                 )
             )
     if not pairs:
-        raise DataError(f"{root / CAMERAS}: no query shows the place of a database picture")
+        raise DataError(f"{root / CAMERAS}: no query looks where a database picture of its place looks")
     return pairs
 
 

@@ -153,21 +153,19 @@ class HomographyBench:
         near = nearest.within(descriptors.MAX_DISTANCE)
         in_second, in_first = shared_by_both(first.points, second.points, truth, first.size, second.size)
         shared = int(in_second.sum()), int(in_first.sum())
-        row: Row = {}
-        for name in ("true", "estimated"):
-            right, right_near = (
-                descriptors.right_by_truth(*matched, truth)
-                if name == "true"
-                else descriptors.right_by_estimate(*matched)
-                for matched in (_matched(first, second, each.pairs) for each in (nearest, near))
-            )
-            row[f"nn_ap_{name}"] = descriptors.nearest_neighbour_ap(near, right_near)
-            row[f"matching_score_{name}"] = descriptors.matching_score(int(right.sum()), *shared)
-        row["matching_score_published"] = descriptors.published_matching_score(
-            int(right.sum()), first.points, second.points, truth, first.size
-        )
-        row["error_px shared points"] = self._error_on_shared(first, second, in_second, in_first, truth)
-        return row
+        matched, matched_near = (_matched(first, second, each.pairs) for each in (nearest, near))
+        true = int(descriptors.right_by_truth(*matched, truth).sum())
+        estimated = int(descriptors.right_by_estimate(*matched).sum())
+        return {
+            "nn_ap_true": descriptors.nearest_neighbour_ap(near, descriptors.right_by_truth(*matched_near, truth)),
+            "nn_ap_estimated": descriptors.nearest_neighbour_ap(near, descriptors.right_by_estimate(*matched_near)),
+            "matching_score_true": descriptors.matching_score(true, *shared),
+            "matching_score_estimated": descriptors.matching_score(estimated, *shared),
+            "matching_score_published": descriptors.published_matching_score(
+                estimated, first.points, second.points, truth, first.size
+            ),
+            "error_px shared points": self._error_on_shared(first, second, in_second, in_first, truth),
+        }
 
     def _error_on_shared(
         self, first: View, second: View, in_second: NDArray[np.bool_], in_first: NDArray[np.bool_], truth: Doubles

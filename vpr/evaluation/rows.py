@@ -56,9 +56,13 @@ def _finished(path: Path) -> list[Row]:
         return []
     rows: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
+        try:
+            row = json.loads(line) if line.endswith("\n") else None
+        except json.JSONDecodeError:
+            row = None
+        if row is None:
             break
-        rows.append(json.loads(line))
+        rows.append(row)
     return rows
 
 
