@@ -86,8 +86,8 @@ def read_pose_folder(root: Path, steps: Sequence[int] = STEPS) -> list[PosePair]
 
     With ``poses.csv``: one row per picture of a sequence, image and p0 to p11, the camera-to-world matrix (3, 4) row by
     row; intrinsics in columns fx, fy, cx, cy, or in a ``calib*.txt`` whose first line is the projection matrix (3, 4).
-    The pairs are all pictures that many ``steps`` of rows apart. With ``cameras.csv``, a demo city: every query with the
-    database pictures of its place that look the same way, up to 45 degrees.
+    The pairs are all pictures that many ``steps`` of rows apart. With ``cameras.csv``, a demo city: every query with
+    the database pictures of its place that look the same way, up to 45 degrees.
     """
     if (root / CAMERAS).exists() and not (root / POSES).exists():
         return _demo_city(root)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from vpr.core import Doubles
+from vpr.core import Doubles, Rows
 from vpr.evaluation.homography import invert, warp
 
 
@@ -45,8 +45,8 @@ def repeatability(
     moved = warp(first, homography)
     shown = inside(moved, second_size)
     shown_second = inside(warp(second, invert(homography)), size)
-    moved = strongest(moved[shown], first_scores[shown], points)
-    second = strongest(second[shown_second], second_scores[shown_second], points)
+    moved = moved[strongest(first_scores, shown, points)]
+    second = second[strongest(second_scores, shown_second, points)]
     total = len(moved) + len(second)
     if not len(moved) or not len(second):
         return Repeatability(0.0 if total else np.nan, np.nan)
@@ -69,9 +69,14 @@ def inside(points: Doubles, size: tuple[int, int]) -> NDArray[np.bool_]:
     return within
 
 
-def strongest(points: Doubles, scores: Doubles, count: int) -> Doubles:
-    """The points with the highest scores; of equal ones, those that come last (as both implementations have it)."""
-    return points[np.argsort(scores, kind="stable")[-count:]] if count else points[:0]
+def strongest(scores: Doubles, chosen: NDArray[np.bool_], count: int) -> Rows:
+    """Rows of the chosen points with the highest scores, rising; of equal ones those that come last.
+
+    Both implementations have this order, and what RANSAC draws depends on it.
+    """
+    rows = np.flatnonzero(chosen)
+    kept: Rows = rows[np.argsort(scores[rows], kind="stable")[len(rows) - min(count, len(rows)) :]]
+    return kept
 
 
 def _nearest(points: Doubles, others: Doubles) -> Doubles:

@@ -12,7 +12,7 @@ from vpr.core import Doubles, Matcher, Rows, Verifier
 from vpr.datasets.homography_pairs import HomographyPair
 from vpr.evaluation import descriptors
 from vpr.evaluation.auc import area_under_curve, fraction_within
-from vpr.evaluation.detectors import repeatability, shared_by_both
+from vpr.evaluation.detectors import repeatability, shared_by_both, strongest
 from vpr.evaluation.homography import (
     Corners,
     corner_error,
@@ -171,12 +171,9 @@ class HomographyBench:
         self, first: View, second: View, in_second: NDArray[np.bool_], in_first: NDArray[np.bool_], truth: Doubles
     ) -> float:
         """As in rpautrat/SuperPoint: RANSAC on nearest neighbours among the strongest points that both show."""
-        chosen = []
-        for view, shown in ((first, in_second), (second, in_first)):
-            rows = np.flatnonzero(shown)
-            chosen.append(rows[np.argsort(view.scores[rows], kind="stable")[-SHARED_POINTS:]])
-        nearest = descriptors.mutual_nearest(first.descriptors[chosen[0]], second.descriptors[chosen[1]])
-        p, q = first.points[chosen[0][nearest.pairs[:, 0]]], second.points[chosen[1][nearest.pairs[:, 1]]]
+        rows = strongest(first.scores, in_second, SHARED_POINTS), strongest(second.scores, in_first, SHARED_POINTS)
+        nearest = descriptors.mutual_nearest(first.descriptors[rows[0]], second.descriptors[rows[1]])
+        p, q = first.points[rows[0][nearest.pairs[:, 0]]], second.points[rows[1][nearest.pairs[:, 1]]]
         return corner_error(opencv_ransac(p, q, np.ones(len(p)), 3.0), truth, first.size, self.protocol.corners)
 
     def _error(
