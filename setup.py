@@ -12,12 +12,14 @@ version = next(
 extras = {
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
     "pose": ["poselib>=2.0.5"],
+    "train": ["pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
     "dev": [
         "kapture>=1.1.10",
         "mypy==2.*",
         "poselib>=2.0.5",
         "pytest>=9.0",
         "pytest-xdist>=3.6",
+        "pytorch-metric-learning>=2.8",
         "ruff==0.17.5",  # exact: a formatter that moves on its own fails a tree nobody touched,
     ],
 }

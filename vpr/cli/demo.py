@@ -1,4 +1,4 @@
-"""``vpr demo-city``: a data set without a download."""
+"""``vpr demo-city``: a data set without a download; ``vpr demo-places``: one to learn from."""
 
 from __future__ import annotations
 
@@ -28,3 +28,22 @@ def demo_city(
     )
     say(f"{len(dataset.database)} database and {len(dataset.queries)} query pictures: {out}")
     say(f"vpr run --database {out / 'database'} --queries {out / 'queries'} --out {out / 'run'}")
+
+
+def demo_places(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write the pictures and manifest.csv into.")],
+    places: Annotated[int, typer.Option(help="Places, 35 m or a direction apart.", min=1)] = 400,
+    views: Annotated[int, typer.Option(help="Pictures of each, at other hours and in other weathers.", min=1)] = 12,
+    seed: Annotated[int, typer.Option(help="Another seed, another city.", min=0)] = 1,
+    width: Annotated[int, typer.Option(help="Width of the pictures.", min=32)] = 320,
+    height: Annotated[int, typer.Option(help="Height of the pictures.", min=32)] = 240,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
+) -> None:
+    """Render places of a small city from near positions in many lights, to train a global descriptor with."""
+    from vpr.datasets.demo_city.places import write_places
+    from vpr.machine import threads_of
+
+    manifest = write_places(out, places, views, seed=seed, size=(width, height), workers=threads_of(workers))
+    say(f"{places} places, {views} pictures each: {manifest}")
+    say(f"vpr train --config train_global --set task.manifest={manifest} --out {out / 'run'}")

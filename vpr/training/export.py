@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from vpr.files import write_atomically
 
+M = TypeVar("M", bound=nn.Module)
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's weights; numbers that count something stay whole."""
-    state = {
-        key: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+
+def save_weights(path: Path, model: nn.Module, exact: Sequence[str] = ()) -> None:
+    """Write a model's weights; numbers that count something stay whole.
+
+    Weights whose names begin with one of ``exact`` stay float32, unless half precision holds them without loss.
+    """
+    write_atomically(path, save(_state(model, exact)))
+
+
+def as_saved(model: M, exact: Sequence[str] = ()) -> M:
+    """A copy of the model with the numbers that ``save_weights`` would write."""
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(_state(model, exact))
+    return copied
+
+
+def _state(model: nn.Module, exact: Sequence[str]) -> dict[str, Tensor]:
+    return {
+        key: _half(value.detach().cpu(), key.startswith(tuple(exact))).contiguous()
         for key, value in model.state_dict().items()
     }
-    write_atomically(path, save(state))
+
+
+def _half(value: Tensor, exact: bool) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    half = value.to(torch.float16)
+    return value if exact and not torch.equal(half.to(value.dtype), value) else half

@@ -8,9 +8,10 @@ import torch
 from pydantic import BeforeValidator, SerializeAsAny
 
 from vpr.config import Method, MethodSettings, Section, chooser
-from vpr.training import loop, magicpoint, superpoint
+from vpr.training import global_descriptor, loop, magicpoint, superpoint
 
 TASKS: dict[str, Method[loop.Task]] = {
+    "global": Method(global_descriptor.Settings, global_descriptor.build),
     "magicpoint": Method(magicpoint.Settings, magicpoint.build),
     "superpoint": Method(superpoint.Settings, superpoint.build),
 }

@@ -74,7 +74,7 @@ def write_demo_city(
     if missing or not (out / CAMERAS).exists():
         log.info("rendering %d of %d pictures of the demo city into %s", len(missing), len(shots), out)
         _claim(out, settings)
-        _render_all(out, city, missing, with_depth, workers or os.cpu_count() or 1)
+        render_all(out, city, missing, with_depth, workers or os.cpu_count() or 1)
         write_atomically(out / CAMERAS, cameras_table(shots))
     return _dataset(out, shots)
 
@@ -119,7 +119,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         remove_leftovers(folder)
 
 
-def _render_all(out: Path, city: City, shots: Sequence[Shot], with_depth: bool, workers: int) -> None:
+def render_all(out: Path, city: City, shots: Sequence[Shot], with_depth: bool, workers: int) -> None:
     """Render the shots; neighbouring ones, which share textures, go to one process."""
     ordered = sorted(shots, key=lambda shot: (shot.place, *shot.position))
     with tqdm(total=len(ordered), unit="picture", desc="demo city", disable=None) as bar:

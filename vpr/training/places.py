@@ -1,0 +1,110 @@
+"""Places to learn from: pictures that show the same place, and pictures that stand alone, as csv files list them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpr.core import DataError, Image, Rows
+from vpr.datasets.tables import Table, name_at, read_table
+from vpr.images import read_image
+from vpr.training.photographs import cut_to
+
+IMAGE_COLUMNS = ("image", "file")
+
+
+class Places:
+    """The pictures of some csv files with a column ``image`` (or ``file``), relative to the csv file.
+
+    A column ``place`` says which of them show the same place. A picture without a place is one of its own, and may show
+    the same as another of its ``group``, where there is such a column. A share ``held_out`` of the places and of the
+    single pictures is for validation.
+    """
+
+    def __init__(self, manifests: Sequence[Path], size: tuple[int, int], held_out: float) -> None:
+        self.size = size
+        self.paths: list[Path] = []
+        self.labels: Rows  # (N,) the place of each picture; a single picture has a number of its own
+        self.groups: Rows  # (N,) single pictures that may show the same have one number, all others their own
+        found: dict[tuple[object, ...], int] = {}
+        labels, groups, alone = [], [], []
+        for number, path in enumerate(manifests):
+            for image, place, group in _rows(read_table(path)):
+                row = len(self.paths)
+                self.paths.append(path.parent / image)
+                labels.append(found.setdefault((number, "place", place) if place else (row,), len(found)))
+                groups.append(
+                    found.setdefault((number, "group", group) if group and not place else (row, 0), len(found))
+                )
+                alone.append(not place)
+        self.labels, self.groups = np.array(labels, np.int64), np.array(groups, np.int64)
+        self.single, self.held_single = _apart(np.flatnonzero(alone), held_out)
+        wanted = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels[~np.array(alone, np.bool_)])]
+        several = [rows for rows in wanted if len(rows) > 1]
+        seen, held = _apart(np.arange(len(several)), held_out)
+        self.places, self.held_places = [several[i] for i in seen], [several[i] for i in held]
+        if len(self.places) + len(self.single) < 2:
+            raise DataError(f"{', '.join(map(str, manifests)) or 'no csv file'}: fewer than two places to learn from")
+        self._pictures: dict[int, Image] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Image:
+        """(height, width) uint8, grey."""
+        with self._lock:
+            known = self._pictures.get(row)
+        if known is None:
+            known = cut_to(read_image(self.paths[row], "grey"), self.size)
+            with self._lock:
+                self._pictures[row] = known
+        return known
+
+    def stack(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:
+        """(B, 1, height, width)."""
+        return np.stack([self[int(row)] for row in rows])[:, None]
+
+    def draw(self, places: int, views: int, single: float, random: np.random.Generator) -> Rows:
+        """Rows (places * views,) of so many places, about a share ``single`` of them pictures that stand alone.
+
+        A single picture comes ``views`` times, and so does one of a place that has fewer pictures.
+        """
+        alone = min(round(places * single), len(self.single))
+        together = min(places - alone, len(self.places))
+        alone = min(places - together, len(self.single))
+        chosen = [np.repeat(random.choice(self.single, alone, replace=False), views)] if alone else []
+        for place in random.permutation(len(self.places))[:together]:
+            rows = random.permutation(self.places[place])
+            chosen.append(np.resize(rows, views))
+        return np.concatenate(chosen)
+
+    def training_rows(self, most: int) -> Rows:
+        """At most so many rows of what is not held out, spread over all."""
+        rows = np.sort(np.concatenate([self.single, *self.places]))
+        return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64))]
+
+
+def _rows(table: Table) -> list[tuple[str, str, str]]:
+    """Image, place and group of each line; "" where nothing is said."""
+    column = next((name for name in IMAGE_COLUMNS if name in table.columns), IMAGE_COLUMNS[0])
+    names = [
+        name_at(name, f"{table.path}, line {line}")
+        for name, line in zip(table.column(column), table.lines, strict=True)
+    ]
+    blank = ("",) * len(names)
+    places, groups = (table.column(name) if name in table.columns else blank for name in ("place", "group"))
+    return list(zip(names, places, groups, strict=True))
+
+
+def _apart(rows: Rows, share: float) -> tuple[Rows, Rows]:
+    """The rows without, and those of, a share that is spread over them; both keep at least one of two rows."""
+    if not share or len(rows) < 2:
+        return rows, rows[:0]
+    count = min(max(1, round(share * len(rows))), len(rows) - 1)
+    held = np.unique(np.linspace(0, len(rows) - 1, count + 2)[1:-1].round().astype(np.int64))
+    return np.delete(rows, held), rows[held]
