@@ -7,7 +7,7 @@ import typer
 from vpr.cli import configs, dataset_commands, evaluate, ground_truth, models, patchnetvlad
 from vpr.cli.common import guarded
 from vpr.cli.compare import compare
-from vpr.cli.demo import demo_city
+from vpr.cli.demo import demo_city, demo_places
 from vpr.cli.fit import fit
 from vpr.cli.match_two import match_two
 from vpr.cli.report import report
@@ -26,6 +26,7 @@ app.command()(report)
 app.command()(compare)
 app.command("match-two")(match_two)
 app.command("demo-city")(demo_city)
+app.command("demo-places")(demo_places)
 app.command("fit")(fit)
 app.command("train")(train_command)
 app.command("label")(label)
