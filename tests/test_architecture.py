@@ -30,6 +30,7 @@ ORDER = (
     "report",
     "settings",
     "pipeline",
+    "benchmark",
     "training",
     "cli",
     "__main__",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from vpr.cli import configs, dataset_commands, evaluate, ground_truth, models, patchnetvlad
+from vpr.cli.benchmark import SeveralValues, benchmark
 from vpr.cli.common import guarded
 from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city, demo_places
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(report)
 app.command()(compare)
+app.command(cls=SeveralValues)(benchmark)
 app.command("match-two")(match_two)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)

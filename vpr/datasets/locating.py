@@ -33,6 +33,15 @@ def find(record: EvaluationProtocol, root: Path) -> Dataset:
     raise DataError(f"{root}: no layout of {record.name} lies there; expected one of: {'; '.join(layouts(record))}")
 
 
+def two_folders(root: Path, names: tuple[str, str] = ("database", "queries")) -> tuple[Path, Path]:
+    """The folders of database and queries below a data set's folder; raises DataError if they are not there."""
+    for above in _ABOVE:
+        database, queries = (root / above / name for name in names)
+        if database.is_dir() and queries.is_dir():
+            return database, queries
+    raise DataError(f"{root}: no folders {names[0]} and {names[1]}; looked at the top and in {', '.join(_ABOVE[1:])}")
+
+
 def layouts(record: EvaluationProtocol) -> list[str]:
     """What the folder given as ROOT may hold, one layout each."""
     return [_EXPECTED[name].format(database=record.folders[0], queries=record.folders[1]) for name in record.readers]
@@ -51,13 +60,13 @@ def _is_there(path: Path) -> bool:
 
 
 def _folders(record: EvaluationProtocol, root: Path) -> Arguments | None:
-    for above in _ABOVE:
-        database, queries = (root / above / folder for folder in record.folders)
-        if database.is_dir() and queries.is_dir():
-            truth = record.frames is None  # frames are counted, their names need no positions
-            panoramas = {"group_panoramas": True} if record.one_per_group else {}
-            return {"database": database, "queries": queries, "ground_truth": truth, **panoramas}
-    return None
+    try:
+        database, queries = two_folders(root, record.folders)
+    except DataError:
+        return None
+    truth = record.frames is None  # frames are counted, their names need no positions
+    panoramas = {"group_panoramas": True} if record.one_per_group else {}
+    return {"database": database, "queries": queries, "ground_truth": truth, **panoramas}
 
 
 def _listed(record: EvaluationProtocol, root: Path) -> Arguments | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from vpr.report.gallery import Card, Drawn, Gallery, Pictures
 from vpr.report.headline import WITHOUT_TRUTH, headline
 from vpr.report.outcomes import FAILURES, TITLES, Outcome, outcomes, shares, spread
 from vpr.report.tables import percent, points
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MAX_NAMES = 200  # helped or harmed queries listed by name
 
@@ -66,18 +69,23 @@ def write_report(path: Path, report: ReportInput, pictures: Pictures, correspond
 
 def render(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> str:
     """The page as text; see write_report."""
+    content = _content(report, pictures, correspondences)
+    return environment().get_template("report.html.j2").render(report=report, titles=TITLES, **content)
+
+
+def environment() -> Environment:
+    """Where the templates are found and how they show numbers; everything shown is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("vpr.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points}
-    content = _content(report, pictures, correspondences)
-    return environment.get_template("report.html.j2").render(report=report, titles=TITLES, **content)
+    made.filters |= {"percent": percent, "points": points}
+    return made
 
 
 def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""Any number of data sets by methods: what is equal is computed once, what failed does not stop the rest.
+
+Features lie by what makes them, below the data set's folder, so that methods with one extractor share them; so do
+fitted models, re-ranked blocks and the index. A combination is done when its settings and ground truth are those of
+the record it left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vpr import pipeline
+from vpr.config import fingerprint
+from vpr.core import DataError, Dataset, VprError
+from vpr.evaluation.identity import truth_digest
+from vpr.files import read_json, write_json
+from vpr.report.benchmark_rows import Row, rows_of
+from vpr.report.outputs import REPORT
+from vpr.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DONE = "done.json"  # in the folder of a combination; written last
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set to be, under the name that its rows carry."""
+
+    name: str
+    load: Callable[[], Dataset]  # judged already
+    one_per_group: bool = False  # its protocol keeps one image per panorama
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings under the name that their rows carry."""
+
+    name: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A combination that ended in an error."""
+
+    dataset: str
+    method: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All that came of it."""
+
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+    reused: int  # combinations that were done before
+
+
+def run(sources: Sequence[Source], methods: Sequence[Method], out: Path, about: Mapping[str, str]) -> Benchmark:
+    """Every method on every data set, each into ``out/<data set>/<method>``."""
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    reused = 0
+    with tqdm(total=len(sources) * len(methods), desc="benchmark", unit="run", disable=None) as progress:
+        for source in sources:
+            loaded: Dataset | str | None = None
+            for method in methods:
+                progress.set_description(f"{source.name}, {method.name}")
+                if loaded is None:
+                    loaded = _load(source)
+                outcome = loaded if isinstance(loaded, str) else _attempt(source, loaded, method, out, about)
+                if isinstance(outcome, str):
+                    logger.warning("failed: %s, %s: %s", source.name, method.name, outcome)
+                    failures.append(Failure(source.name, method.name, outcome))
+                else:
+                    rows += outcome.rows
+                    reused += outcome.reused
+                progress.update()
+    return Benchmark(tuple(rows), tuple(failures), reused)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    rows: list[Row]
+    reused: bool
+
+
+def _load(source: Source) -> Dataset | str:
+    """The data set, or why there is none."""
+    try:
+        dataset = source.load()
+        if dataset.positives is None:
+            raise DataError(f"{dataset.name}: no ground truth, so no recall; give positions or a ground_truth.csv")
+    except Exception as error:
+        return _reason(error)
+    return dataset
+
+
+def _attempt(source: Source, dataset: Dataset, method: Method, out: Path, about: Mapping[str, str]) -> _Outcome | str:
+    """The rows of one combination, or why there are none."""
+    place = out / source.name / method.name
+    try:
+        settings = _with_groups(method.settings, source.one_per_group)
+        identity = _identity(dataset, settings)
+        reused = _is_done(place, identity)
+        if not reused:
+            _run_one(dataset, settings, place, about)
+            write_json(place / DONE, identity)
+        return _Outcome(rows_of(place, out, source.name, method.name), reused)
+    except Exception as error:  # a driver, a library or the memory may fail in ways of their own
+        return _reason(error)
+
+
+def _run_one(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, str]) -> None:
+    """As a single run, with features and work in the folder that all methods of the data set share."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / DONE).unlink(missing_ok=True)
+    clock, shared = pipeline.Clock(), place.parent
+    sides = []
+    for role, images in (("database", dataset.database), ("queries", dataset.queries)):
+        with clock.stage(f"extract, {role}", len(images), "image"):
+            places = pipeline.Places.shared(shared / "features", role, settings)
+            sides.append(pipeline.extract(images, settings, places))
+    outcome = pipeline.match(dataset, *sides, settings=settings, work=shared / "work", clock=clock)
+    pipeline.report(dataset, outcome, settings, place, about=about, clock=clock)
+
+
+def _identity(dataset: Dataset, settings: Settings) -> dict[str, str]:
+    """What a combination's result depends on; where it was computed is left out."""
+    parts = settings.model_dump(mode="json", exclude={"machine"})
+    return {"settings": fingerprint(parts), "ground_truth": truth_digest(dataset), "protocol": dataset.protocol}
+
+
+def _is_done(place: Path, identity: Mapping[str, str]) -> bool:
+    try:
+        return bool(read_json(place / DONE) == identity) and (place / REPORT).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _with_groups(settings: Settings, one_per_group: bool) -> Settings:
+    if not one_per_group:
+        return settings
+    return settings.model_copy(update={"shortlist": settings.shortlist.model_copy(update={"one_per_group": True})})
+
+
+def _reason(error: Exception) -> str:
+    """One line; what no user can mend comes with its kind, and with a traceback in the log."""
+    if isinstance(error, VprError | OSError):
+        return " ".join(str(error).split())
+    logger.error("unexpected error", exc_info=error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
