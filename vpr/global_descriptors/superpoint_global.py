@@ -69,6 +69,8 @@ class GlobalNetwork(nn.Module):
         strides = [2 if i < HALVINGS else 1 for i in range(len(widths))]
         self.head = nn.Sequential(*map(Convolution, before, widths, strides))
         self.aggregation = aggregation
+        # Without it all pictures start out alike, and training stays there: a saddle that pushes nothing apart.
+        self.centre = nn.BatchNorm1d(self._aggregated(widths[-1]))
         self.whitening: nn.Linear | None = None
 
     @staticmethod
@@ -92,10 +94,7 @@ class GlobalNetwork(nn.Module):
         """Length of a descriptor."""
         if self.whitening is not None:
             return self.whitening.out_features
-        width = self.get_parameter(f"head.{len(self.head) - 1}.bn.weight").numel()
-        empty = torch.zeros(1, width, 1, 1, device=self.get_parameter("head.0.bn.weight").device)
-        with torch.inference_mode():
-            return int(self.aggregation(empty).shape[1])
+        return self.centre.num_features
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, H, W) with values in [0, 1] to (B, dim) unit rows."""
@@ -106,7 +105,13 @@ class GlobalNetwork(nn.Module):
         features = self.head(maps)
         with torch.autocast(maps.device.type, enabled=False):
             vectors: Tensor = self.aggregation(features.float())
+            vectors = functional.normalize(self.centre(vectors * vectors.shape[1] ** 0.5), dim=1)
             return vectors if self.whitening is None else functional.normalize(self.whitening(vectors), dim=1)
+
+    def _aggregated(self, channels: int) -> int:
+        """Length of what the aggregation makes of maps of so many channels."""
+        with torch.inference_mode():
+            return int(self.aggregation(torch.zeros(1, channels, 1, 1)).shape[1])
 
     def whiten(self, whitening: Whitening) -> None:
         """Add a fitted whitening."""

@@ -29,7 +29,8 @@ from vpr.weights import load_published
 logger = logging.getLogger(__name__)
 
 Width = Annotated[int, Field(ge=1)]
-EXACT = ("encoder.", "whitening.")  # the trunk has to equal SuperPoint's, and whitening divides by small numbers
+# The trunk has to equal SuperPoint's, and the others divide by small numbers.
+EXACT = ("encoder.", "centre.", "whitening.")
 TOGETHER = 16  # pictures described at a time
 
 

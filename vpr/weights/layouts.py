@@ -272,6 +272,7 @@ GLOBAL_ON_SUPERPOINT = tuple(
             "head.{0..<convolutions}.conv.weight",
             f"head.{{0..<convolutions}}.bn.{NORM}",
             *(f"aggregation.{key}" for key in keys),
+            f"centre.{NORM}",
         ),
         optional=(f"whitening.{LINEAR}",),
     )
