@@ -20,6 +20,8 @@ from vpr.config import MethodSettings
 from vpr.core import Channels, Floats, Image, LocalFeatures
 from vpr.images import fitted_size, resize
 
+EDGE = 31  # pixels along the edges of every level without points: what a descriptor reaches
+
 
 class Settings(MethodSettings):
     """Settings of ORB."""
@@ -53,13 +55,18 @@ class Orb:
 
     def _extract_one(self, image: Image) -> LocalFeatures:
         settings = self.settings
+        height, width = image.shape
+        if min(height, width) <= 2 * EDGE:
+            return LocalFeatures.empty(self.dim, (width, height))
+        # OpenCV stops with an error at a level without pixels.
+        levels = min(settings.levels, 1 + int(np.log(min(height, width)) / np.log(settings.scale_factor)))
         detector = cv2.ORB.create(
             nfeatures=settings.max_keypoints,
             scaleFactor=settings.scale_factor,
-            nlevels=settings.levels,
+            nlevels=levels,
+            edgeThreshold=EDGE,
             fastThreshold=settings.fast_threshold,
         )
-        height, width = image.shape
         keypoints, bits = detector.detectAndCompute(image, np.empty(0, np.uint8))
         if bits is None or not len(keypoints):
             return LocalFeatures.empty(self.dim, (width, height))
