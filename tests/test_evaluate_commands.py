@@ -394,5 +394,12 @@ def test_tables_in_markdown_and_csv() -> None:
         "| a\\|b | 3 | 0.500 |",
         "| c | 4 | n/a |",
     ]
+    parts: list[rows.Row] = [{"part": "all", "pairs": 3, "precision": 0.5}, {"part": "x", "pairs": 2, "precision": 1.0}]
+    assert rows.markdown(parts).splitlines() == [
+        "| part | all | x |",
+        "| --- | ---: | ---: |",
+        "| pairs | 3 | 2 |",
+        "| precision | 0.500 | 1.000 |",
+    ]
     assert rows.csv_table([*made, {"name": "d", "more": 1}]).splitlines()[-1] == "d,,,1"
     assert rows.plain_numbers({"t": made})["t"][1]["share"] is None

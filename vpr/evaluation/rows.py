@@ -95,12 +95,19 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table in Markdown; fractions and errors with three digits, counts and names as they are."""
+    """A table in Markdown; fractions and errors with three digits, counts and names as they are.
+
+    Rows that differ in the part of the data set alone become columns, for there are many measures and few parts.
+    """
     columns = columns_of(rows)
     body = [[_cell(row.get(column, "")) for column in columns] for row in rows]
     rule = ["---" if isinstance(rows[0].get(column), str) else "---:" for column in columns]
     header = [column.replace("_", " ") for column in columns]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body))
+    lines = [header, rule, *body]
+    if [column for column in columns if isinstance(rows[0].get(column), str)] == ["part"]:
+        header, *measures = (list(line) for line in zip(header, *body, strict=True))
+        lines = [header, ["---", *["---:"] * len(body)], *measures]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(value: float | int | str) -> str:
