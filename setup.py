@@ -11,16 +11,18 @@ version = next(
 
 extras = {
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
+    "hdf5": ["h5py>=3.12"],
     "pose": ["poselib>=2.0.5"],
     "train": ["pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
     "dev": [
+        "h5py>=3.12",
         "kapture>=1.1.10",
         "mypy==2.*",
         "poselib>=2.0.5",
         "pytest>=9.0",
         "pytest-xdist>=3.6",
         "pytorch-metric-learning>=2.8",
-        "ruff==0.17.5",  # exact: a formatter that moves on its own fails a tree nobody touched,
+        "ruff==0.17.5",  # exact: a formatter that moves on its own fails a tree that nobody touched
     ],
 }
 

@@ -134,3 +134,16 @@ def test_the_fused_kernel_on_a_gpu_equals_the_log_domain_and_repeats(m, n):
     for each, scores, count in zip(ours.cpu(), similarity, rows.sum(1).tolist(), strict=True):
         real = torch.cat([each[:count], each[-1:]])
         torch.testing.assert_close(real.double(), log_domain(scores[:count], 2.0, 100), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0, 100.0, 400.0])
+def test_gradients_are_finite_however_sure_the_scores(spread):
+    similarity = (torch.randn(2, 40, 40, generator=torch.Generator().manual_seed(0)) * spread).requires_grad_()
+    bin_score = torch.tensor(1.0, requires_grad=True)
+    plan = log_assignment(similarity, bin_score, 50)
+    torch.testing.assert_close(
+        plan.detach(), log_assignment(similarity.detach(), bin_score.detach(), 50), atol=1e-2, rtol=0
+    )
+    plan.clamp_min(-30)[:, range(40), range(40)].mean().backward()
+    assert similarity.grad.isfinite().all() and bin_score.grad.isfinite()
+    assert similarity.grad.abs().max() > 1e-6

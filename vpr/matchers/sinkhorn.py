@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-37  # no sum of exponentials counts as less, so that nothing is divided by zero
+LEARNABLY_TINY = 1e-15  # in training
 ABSORB_AFTER = (1, 8, 64)  # iterations after which the potentials move into the matrix; later they hardly change
 
 
@@ -68,11 +69,22 @@ def sweep_in_torch(
         inputs = (kernel, row_mass, column_mass, b)
         factors = [sweep_in_torch(*(each[i, None] for each in inputs), steps=steps) for i in range(len(kernel))]
         return torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors])
+    divided = _learnably_divided if kernel.requires_grad else _divided
     a = row_mass
     for _ in range(steps):
-        a = row_mass / torch.bmm(kernel, b[:, :, None])[:, :, 0].clamp_min(TINY)
-        b = column_mass / torch.bmm(a[:, None, :], kernel)[:, 0, :].clamp_min(TINY)
+        a = divided(row_mass, torch.bmm(kernel, b[:, :, None])[:, :, 0])
+        b = divided(column_mass, torch.bmm(a[:, None, :], kernel)[:, 0, :])
     return a, b
+
+
+def _divided(mass: Tensor, sums: Tensor) -> Tensor:
+    return mass / sums.clamp_min(TINY)
+
+
+def _learnably_divided(mass: Tensor, sums: Tensor) -> Tensor:
+    """The same with a finite gradient: that of 1 / x squares it, and infinity times nothing is not a number."""
+    vanishes = sums < LEARNABLY_TINY
+    return torch.where(vanishes, mass / LEARNABLY_TINY, mass / sums.masked_fill(vanishes, 1))
 
 
 def _with_dustbins(

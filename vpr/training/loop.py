@@ -28,6 +28,7 @@ from vpr.precision import Precision, arithmetic, dtype_of
 from vpr.training import distributed
 from vpr.training.journal import Journal
 from vpr.training.randomness import Randomness, randomness
+from vpr.training.tensors import on_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class Run:
             return self.task.batch(self.settings.batch_size, self._random(step))
 
         for _, batch in in_order(prepare, range(self.step, self.settings.steps), self.settings.workers, ahead=4):
-            yield _to(batch, self.device)
+            yield on_tensors(batch, lambda each: each.to(self.device, non_blocking=True))
 
     def advance(self, batch: Any) -> float | None:
         """One step, with what is due after it; the loss where it was logged."""
@@ -245,13 +246,3 @@ class Run:
         """Random numbers of a step; with ``overfit`` the same few again and again."""
         overfit = self.settings.overfit
         return randomness(self.settings.seed, distributed.rank(), step % overfit if overfit else step, use)
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    """Tensors, alone or in (named) tuples, on the device; anything else as it is."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, tuple):
-        moved = [_to(each, device) for each in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
-    return batch

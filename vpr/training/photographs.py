@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.core import DataError, Image
+from vpr.core import DataError, Doubles, Image
 from vpr.datasets.folders import list_images
 from vpr.images import read_image, resize
 
@@ -46,8 +46,24 @@ class Photographs:
 
 def cut_to(image: Image, size: tuple[int, int]) -> Image:
     """Scale the picture until it just covers (width, height), and keep its middle."""
-    height, width = image.shape[:2]
+    scaled, (left, top) = _cut((image.shape[1], image.shape[0]), size)
+    return np.ascontiguousarray(resize(image, scaled)[top : top + size[1], left : left + size[0]])
+
+
+def cut_matrix(shape: tuple[int, int], size: tuple[int, int]) -> Doubles:
+    """(3, 3) from pixels of a picture of (width, height) ``shape`` to those of what cut_to makes of it."""
+    scaled, corner = _cut(shape, size)
+    matrix = np.eye(3)
+    for axis in range(2):
+        scale = scaled[axis] / shape[axis]
+        matrix[axis, axis] = scale
+        matrix[axis, 2] = (scale - 1) / 2 - corner[axis]  # the pixels' edges are what is scaled, not their centres
+    return matrix
+
+
+def _cut(shape: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height after scaling, and the corner of what is kept."""
+    width, height = shape
     scale = max(size[0] / width, size[1] / height)
     scaled = max(size[0], round(width * scale)), max(size[1], round(height * scale))
-    left, top = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    return np.ascontiguousarray(resize(image, scaled)[top : top + size[1], left : left + size[0]])
+    return scaled, ((scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2)

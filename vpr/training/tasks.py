@@ -8,11 +8,12 @@ import torch
 from pydantic import BeforeValidator, SerializeAsAny
 
 from vpr.config import Method, MethodSettings, Section, chooser
-from vpr.training import global_descriptor, loop, magicpoint, superpoint
+from vpr.training import global_descriptor, loop, magicpoint, matcher, superpoint
 
 TASKS: dict[str, Method[loop.Task]] = {
     "global": Method(global_descriptor.Settings, global_descriptor.build),
     "magicpoint": Method(magicpoint.Settings, magicpoint.build),
+    "matcher": Method(matcher.Settings, matcher.build),
     "superpoint": Method(superpoint.Settings, superpoint.build),
 }
 

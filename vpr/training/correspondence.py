@@ -1,0 +1,218 @@
+"""Which points of two pictures are the same, by what is known of the pictures: a homography, depth and poses, a
+fundamental matrix, or that they show different places.
+
+Points (B, M, 2) and (B, N, 2) are in pixels of the pictures as they are given to the extractor. The thresholds are
+those of SuperGlue (Sarlin et al., CVPR 2020) and LightGlue (Lindenberger et al., ICCV 2023).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vpr.config import Section
+from vpr.training.homographies import inside, invert, warp_points
+
+UNMATCHED, UNKNOWN = -1, -2
+
+
+class Settings(Section):
+    """When two points are the same, and when a point has no partner; pixels."""
+
+    same: float = Field(3.0, gt=0)  # they are each other's nearest, and nearer than this in both pictures
+    apart: float = Field(5.0, gt=0)  # nothing nearer than this: no partner; between the two nothing is known
+    epipolar: float = Field(2.0, gt=0)  # with a fundamental matrix: largest distance of partners from their lines
+    occlusion: float = Field(0.05, gt=0)  # with depth: a point is hidden if it lies behind by this share of its depth
+
+
+class Truth(NamedTuple):
+    """For each point its partner's row, UNMATCHED, or UNKNOWN."""
+
+    first: Tensor  # (B, M) int64
+    second: Tensor  # (B, N) int64
+
+
+class Geometry(Protocol):
+    """What is known of pairs of pictures; a tuple of tensors, so that it moves between devices."""
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        """Partners of points (B, M, 2) and (B, N, 2) whose descriptors have these cosines (B, M, N)."""
+
+
+class Plane(NamedTuple):
+    """Two views of one photograph."""
+
+    homography: Tensor  # (B, 3, 3) first to second
+    size: Tensor  # (B, 2) width, height of both; the same for all pairs
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        size = (int(self.size[0, 0]), int(self.size[0, 1]))
+        moved, back = warp_points(points, self.homography), warp_points(others, invert(self.homography))
+        everywhere = (
+            torch.ones_like(points[..., 0], dtype=torch.bool),
+            torch.ones_like(others[..., 0], dtype=torch.bool),
+        )
+        return by_reprojection(
+            points,
+            others,
+            moved,
+            back,
+            shown=(inside(moved, size), inside(back, size)),
+            known=everywhere,
+            settings=settings,
+        )
+
+
+class View(NamedTuple):
+    """A picture whose depth and camera are known."""
+
+    depth: Tensor  # (B, H, W) metres along the optical axis; 0 where nothing is known, infinite for sky
+    matrix: Tensor  # (B, 3, 3) intrinsics
+
+
+class Depth(NamedTuple):
+    """Two views of a scene."""
+
+    first: View
+    second: View
+    pose: Tensor  # (B, 4, 4) first camera to second camera
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        forward = reproject(points, self.first, self.second, self.pose)
+        backward = reproject(others, self.second, self.first, torch.linalg.inv(self.pose))
+        (shown, known), (shown_back, known_back) = (_seen(each, settings.occlusion) for each in (forward, backward))
+        return by_reprojection(
+            points,
+            others,
+            forward.points,
+            backward.points,
+            shown=(shown, shown_back),
+            known=(known, known_back),
+            settings=settings,
+        )
+
+    def overlap(self, points: Tensor) -> float:
+        """Share of points (1, N, 2) of the first picture, sky left out, that the second shows."""
+        forward = reproject(points, self.first, self.second, self.pose)
+        shown, _ = _seen(forward, Settings().occlusion)
+        return float(shown.sum() / forward.finite.sum().clamp_min(1))
+
+
+class Epipolar(NamedTuple):
+    """Two pictures with an estimated fundamental matrix: partners are likely, the lack of one is not known."""
+
+    fundamental: Tensor  # (B, 3, 3): second' F first = 0
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        apart = epipolar_distance(points, others, self.fundamental)
+        allowed = similarity.masked_fill(apart > settings.epipolar, -1)
+        best, forward = allowed.max(2)
+        second_best = similarity.scatter(2, forward[..., None], -1).amax(2)
+        mutual = allowed.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
+        clear = (2 - 2 * best).clamp_min(0) < 0.81 * (2 - 2 * second_best).clamp_min(0)  # ratio 0.9 of the distances
+        return _pairs(forward, mutual & clear & (best > 0), similarity.shape[2])
+
+
+class Strangers(NamedTuple):
+    """Pictures of different places: no point has a partner."""
+
+    pairs: Tensor  # (B,) of any content
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        return Truth(
+            torch.full_like(similarity[:, :, 0], UNMATCHED).long(), torch.full_like(similarity[:, 0], UNMATCHED).long()
+        )
+
+
+def by_reprojection(
+    points: Tensor,
+    others: Tensor,
+    moved: Tensor,
+    back: Tensor,
+    *,
+    shown: tuple[Tensor, Tensor],
+    known: tuple[Tensor, Tensor],
+    settings: Settings,
+) -> Truth:
+    """Partners by where each point falls in the other picture: ``moved`` (B, M, 2) and ``back`` (B, N, 2).
+
+    ``shown``, (B, M) and (B, N): whether it can be seen there; ``known``: whether it is known at all where it falls.
+    """
+    there = torch.cdist(moved, others).masked_fill(~shown[0][:, :, None], torch.inf)
+    here = torch.cdist(points, back).masked_fill(~shown[1][:, None, :], torch.inf)
+    apart = torch.maximum(there, here)
+    nearest, forward = apart.min(2)
+    mutual = apart.argmin(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
+    truth = _pairs(forward, mutual & (nearest < settings.same), others.shape[1])
+    alone = (there.amin(2) > settings.apart) & known[0], (here.amin(1) > settings.apart) & known[1]
+    return Truth(*(side.where(~lonely | (side >= 0), UNMATCHED) for side, lonely in zip(truth, alone, strict=True)))
+
+
+class Reprojection(NamedTuple):
+    """Where points fall in another picture."""
+
+    points: Tensor  # (B, N, 2) pixels; far outside for those behind the camera
+    depth: Tensor  # (B, N) in the other camera
+    surface: Tensor  # (B, N) what the other picture's depth is there; 0 outside
+    size: tuple[int, int]
+    finite: Tensor  # (B, N) whether the point's own depth is known; sky has none
+
+
+def reproject(points: Tensor, source: View, target: View, pose: Tensor) -> Reprojection:
+    """Points (B, N, 2) of one picture in another; ``pose`` (B, 4, 4) leads from camera to camera."""
+    own = sample_depth(source.depth, points)
+    finite = own.isfinite() & (own > 0)
+    rays = _homogeneous(points) @ torch.linalg.inv(source.matrix).mT
+    there = (rays * own.where(finite, 1.0)[..., None]) @ pose[:, :3, :3].mT + pose[:, None, :3, 3]
+    before = there[..., 2] > 1e-3
+    projected = there @ target.matrix.mT
+    moved = projected[..., :2] / projected[..., 2:].clamp_min(1e-3)
+    moved = moved.where((before & finite)[..., None], -1e6)
+    size = (target.depth.shape[2], target.depth.shape[1])
+    return Reprojection(moved, there[..., 2], sample_depth(target.depth, moved), size, finite)
+
+
+def sample_depth(depth: Tensor, points: Tensor) -> Tensor:
+    """(B, N) depth at the nearest pixel; 0 outside of the picture."""
+    height, width = depth.shape[1:]
+    x, y = points.round().long().unbind(-1)
+    within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    return depth.flatten(1).gather(1, places).where(within, 0.0)
+
+
+def epipolar_distance(points: Tensor, others: Tensor, fundamental: Tensor) -> Tensor:
+    """(B, M, N) the larger of the distances of two points from each other's epipolar line, pixels."""
+    first, second = _homogeneous(points), _homogeneous(others)
+    lines = first @ fundamental.mT  # (B, M, 3) in the second picture
+    back = second @ fundamental  # (B, N, 3) in the first
+    residual = (lines @ second.mT).abs()
+    there = lines[..., :2].norm(dim=-1).clamp_min(1e-12)[:, :, None]
+    here = back[..., :2].norm(dim=-1).clamp_min(1e-12)[:, None, :]
+    return residual / torch.minimum(there, here)
+
+
+def _seen(moved: Reprojection, occlusion: float) -> tuple[Tensor, Tensor]:
+    """Which points can be seen there, and of which it is known whether they can."""
+    outside = ~inside(moved.points, moved.size)
+    measured = moved.surface > 0
+    hidden = measured & (moved.depth > moved.surface * (1 + occlusion))
+    before = measured & (moved.depth < moved.surface * (1 - occlusion))  # something that was there is gone: no partner
+    shown = moved.finite & ~outside & measured & ~hidden & ~before
+    return shown, moved.finite & (outside | measured)
+
+
+def _pairs(forward: Tensor, chosen: Tensor, columns: int) -> Truth:
+    """UNKNOWN but for the chosen rows and their partners."""
+    first = torch.where(chosen, forward, UNKNOWN)
+    second = torch.full((len(forward), columns + 1), UNKNOWN, device=forward.device)
+    rows = torch.arange(forward.shape[1], device=forward.device).expand_as(forward)
+    second = second.scatter(1, torch.where(chosen, forward, columns), rows)[:, :columns]
+    return Truth(first, second)
+
+
+def _homogeneous(points: Tensor) -> Tensor:
+    return torch.nn.functional.pad(points, (0, 1), value=1.0)

@@ -1,0 +1,240 @@
+"""SuperGlue and LightGlue, on the features of any extractor, from pairs whose geometry is known.
+
+Homographies of photographs, scenes with depth and poses, pairs with an estimated fundamental matrix, and pictures of
+different places, of which a matcher that decides about places has to say that nothing matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny
+from torch import Tensor, nn
+
+from vpr.config import MethodSettings, chooser, lookup
+from vpr.core import ConfigError, LocalExtractor, LocalFeatures
+from vpr.local_features import LOCAL_EXTRACTORS, superpoint
+from vpr.matchers.lightglue_network import LayerResult, LightGlueNetwork
+from vpr.matchers.points import PointBatch, stack
+from vpr.matchers.superglue_network import SuperGlueNetwork
+from vpr.training import correspondence, pairs, photometric
+from vpr.training.correspondence import Truth
+from vpr.training.export import save_weights
+from vpr.training.matching_losses import assignment_loss, confidence_loss, judge
+from vpr.training.randomness import Randomness, randomness
+from vpr.training.tensors import on_tensors
+from vpr.weights import load_published
+
+FEWEST = 16  # points of a picture that a pair is learnt from
+BELIEVED = 0.2  # probability above which a match counts in validation, as in the published settings
+MANY = 10  # matches between pictures of different places that would mislead
+
+Features = Annotated[
+    SerializeAsAny[MethodSettings], BeforeValidator(chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint"))
+]
+
+
+class Settings(MethodSettings):
+    """Settings of a matcher's training; at least one source of pairs is needed."""
+
+    method: Literal["matcher"] = "matcher"
+    network: Literal["superglue", "lightglue"] = "superglue"
+    features: Features = superpoint.Settings()
+    start: Path | None = None  # weights to begin with
+    encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's keypoint encoder, before the descriptor's
+    layers: int = Field(18, ge=2)  # SuperGlue's looks at own and other image; LightGlue's layers, each of both
+    heads: int = Field(4, ge=1)  # of LightGlue; SuperGlue has 4
+    sinkhorn_iterations: int = Field(50, ge=1)
+    size: tuple[int, int] = (640, 480)  # width, height of the pictures
+    points: int = Field(512, ge=FEWEST)  # of each picture, the strongest
+    truth: correspondence.Settings = correspondence.Settings()
+    light: photometric.Settings = photometric.Settings()
+    homographies: pairs.HomographySettings | None = None
+    scenes: tuple[pairs.ScenesSettings, ...] = ()
+    two_views: pairs.TwoViewSettings | None = None
+    strangers: pairs.StrangersSettings | None = None
+    validation_pairs: int = Field(64, ge=1)  # of each source
+
+
+class Batch(NamedTuple):
+    """Pairs of some sources."""
+
+    parts: tuple[pairs.Part, ...]
+
+
+class Matcher:
+    """The task: find the partners of points, and the points without one."""
+
+    def __init__(self, settings: Settings, sources: Sequence[pairs.Source]) -> None:
+        self.settings = settings
+        self.sources = sources
+        self.shares = _shares(settings)
+        self.extractor = lru_cache(self._extractor)  # one per device
+        self.model: nn.Module = _network(settings, self.extractor(torch.device("cpu")).dim)
+        self.reach = LightGlueNetwork.reach if settings.network == "lightglue" else SuperGlueNetwork.reach
+
+    def batch(self, size: int, random: Randomness) -> Batch:
+        counts = random.numpy.multinomial(size, self.shares)
+        drawn = zip(self.sources, counts.tolist(), strict=True)
+        return Batch(tuple(source.draw(count, random, held=False) for source, count in drawn if count))
+
+    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        first, second, truth = self._see(batch.parts, random, next(model.parameters()).device)
+        output = model(first, second)
+        layers = _assignments(output)
+        found = [assignment_loss(each, truth) for each in layers]
+        matched = torch.stack([one for one, _ in found]).mean()
+        unmatched = torch.stack([other for _, other in found]).mean()
+        loss = (matched + unmatched) / 2
+        losses = {"matched": matched, "unmatched": unmatched}
+        if isinstance(output, list):
+            losses["confidence"] = confidence_loss(output)
+            loss = loss + losses["confidence"]
+        return {"loss": loss, **losses}
+
+    def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Matches of held-out pairs, with those of mutual nearest neighbours beside them where partners are known.
+
+        ``f_score`` is over the sources with partners; ``misled`` is the share of pairs of different places with more
+        than 10 matches.
+        """
+        ours, nearest = _Count(), _Count()
+        misled = strangers = 0
+        for source in self.sources:
+            for number in range(0, self.settings.validation_pairs, 8):
+                random = randomness(1, 8, number)
+                part = source.draw(min(8, self.settings.validation_pairs - number), random, held=True)
+                first, second, truth = self._see((on_tensors(part, lambda each: each.to(device)),), random, device)
+                counts = judge(_assignments(model(first, second))[-1], truth, BELIEVED)
+                if isinstance(source, pairs.StrangerPairs):
+                    misled += int((counts["found"] > MANY).sum())
+                    strangers += len(counts["found"])
+                    continue
+                ours.add(counts)
+                nearest.add(judge(_cosines(first, second), truth, 0.0))
+        figures = {**ours.figures(""), **nearest.figures("nearest_")}
+        return {**figures, "misled": misled / strangers} if strangers else figures
+
+    def export(self, model: nn.Module, path: Path) -> None:
+        save_weights(path, model)
+
+    @torch.no_grad()
+    def _see(
+        self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device
+    ) -> tuple[PointBatch, PointBatch, Truth]:
+        """Features of all pairs that have enough points, equally many of each picture, and their partners."""
+        kept: list[tuple[pairs.Part, list[int], list[LocalFeatures], list[LocalFeatures]]] = []
+        for part in parts:
+            one, other = (self._features(images, random, device) for images in (part.first, part.second))
+            rows = [row for row in range(len(one)) if min(len(one[row]), len(other[row])) >= FEWEST]
+            kept.append((part, rows, one, other))
+        count = min(
+            [self.settings.points, *(len(each[row]) for _, rows, *both in kept for each in both for row in rows)]
+        )
+        firsts, seconds, truths = [], [], []
+        for part, rows, one, other in kept:
+            if not rows:
+                continue
+            first, second = ([_strongest(each[row], count) for row in rows] for each in (one, other))
+            points, others = (torch.stack([each.points for each in side]).to(device) for side in (first, second))
+            firsts.append(stack(first, self.reach, device))
+            seconds.append(stack(second, self.reach, device))
+            similarity = firsts[-1].descriptors @ seconds[-1].descriptors.mT
+            places = torch.tensor(rows, device=device)
+            geometry = on_tensors(part.geometry, partial(torch.index_select, dim=0, index=places))
+            truths.append(geometry.truth(points, others, similarity, self.settings.truth))
+        if not truths:
+            raise ConfigError("no pair of a batch has points enough; lower task.features.keypoint_threshold")
+        sides = (torch.cat(side) for side in zip(*truths, strict=True))
+        return _joined(firsts), _joined(seconds), Truth(*sides)
+
+    def _features(self, images: Tensor, random: Randomness, device: torch.device) -> list[LocalFeatures]:
+        changed = photometric.augment(images.float() / 255, self.settings.light, random.torch)
+        extractor = self.extractor(device)
+        prepared = (255 * changed).round().byte().cpu()[:, 0].numpy()
+        return extractor.extract([extractor.preprocess(image) for image in prepared])
+
+    def _extractor(self, device: torch.device) -> LocalExtractor:
+        chosen = self.settings.features
+        return lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, device)
+
+
+class _Count:
+    """Adds up what ``judge`` counts."""
+
+    def __init__(self) -> None:
+        self.right = self.wrong = self.wanted = 0
+
+    def add(self, counts: dict[str, Tensor]) -> None:
+        self.right += int(counts["right"].sum())
+        self.wrong += int(counts["wrong"].sum())
+        self.wanted += int(counts["wanted"].sum())
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        precision, recall = self.right / max(1, self.right + self.wrong), self.right / max(1, self.wanted)
+        f_score = 2 * precision * recall / max(1e-9, precision + recall)
+        return {f"{prefix}f_score": f_score, f"{prefix}precision": precision, f"{prefix}recall": recall}
+
+
+def build(settings: Settings) -> Matcher:
+    """Raises ConfigError if there is no source of pairs, or the features do not fit the pictures."""
+    sources: list[pairs.Source] = []
+    if settings.homographies is not None:
+        sources.append(pairs.HomographyPairs(settings.homographies, settings.size))
+    sources += [pairs.ScenePairs(each, settings.size) for each in settings.scenes]
+    if settings.two_views is not None:
+        sources.append(pairs.TwoViewPairs(settings.two_views, settings.size))
+    if settings.strangers is not None:
+        sources.append(pairs.StrangerPairs(settings.strangers, settings.size))
+    if not sources or sum(_shares(settings)) <= 0:
+        raise ConfigError("task: name a source of pairs: task.homographies, task.scenes or task.two_views")
+    if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
+        raise ConfigError(f"task.features.longest_side must be at least {max(settings.size)}, as task.size is")
+    return Matcher(settings, sources)
+
+
+def _shares(settings: Settings) -> list[float]:
+    """Of the sources, in the order in which they are built; they add up to 1."""
+    chosen = [settings.homographies, *settings.scenes, settings.two_views, settings.strangers]
+    shares = [each.share for each in chosen if each is not None]
+    total = sum(shares)
+    return [share / total for share in shares] if total > 0 else []
+
+
+def _network(settings: Settings, dim: int) -> nn.Module:
+    network: SuperGlueNetwork | LightGlueNetwork
+    if settings.network == "lightglue":
+        network = LightGlueNetwork(dim, dim, settings.layers, settings.heads)
+    else:
+        network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
+    if settings.start is not None:
+        load_published(network, str(settings.start), network.adopt)
+    return network
+
+
+def _assignments(output: Tensor | list[LayerResult]) -> list[Tensor]:
+    return [each.log_assignment for each in output] if isinstance(output, list) else [output]
+
+
+def _strongest(features: LocalFeatures, count: int) -> LocalFeatures:
+    order = torch.sort(features.scores, descending=True, stable=True).indices[:count]
+    return LocalFeatures(
+        features.points[order], features.scores[order], features.descriptors[order], features.image_size
+    )
+
+
+def _cosines(first: PointBatch, second: PointBatch) -> Tensor:
+    """Log of descriptors' similarity, with dustbins of nothing, for ``judge``."""
+    similarity = (first.descriptors @ second.descriptors.mT).clamp_min(1e-6).log()
+    return torch.nn.functional.pad(similarity, (0, 1, 0, 1), value=-torch.inf)
+
+
+def _joined(batches: Sequence[PointBatch]) -> PointBatch:
+    points, scores, descriptors = (
+        torch.cat(each) for each in zip(*((b.points, b.scores, b.descriptors) for b in batches), strict=True)
+    )
+    return PointBatch(points, scores, descriptors)

@@ -1,0 +1,75 @@
+"""How wrong a matcher is: the negative log-likelihood of the true partners, and of having none.
+
+SuperGlue (Sarlin et al., CVPR 2020); for LightGlue (Lindenberger et al., ICCV 2023) the mean over its layers, and the
+confidence with which a point says that further layers would change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vpr.matchers.lightglue_network import LayerResult
+from vpr.matchers.one_to_many import mutual_best
+from vpr.training.correspondence import UNKNOWN, UNMATCHED, Truth
+
+LEAST = -30.0  # log of a probability; a point that is given up for good still teaches
+
+
+def assignment_loss(log_assignment: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Mean over pairs of -log P of the partners, and of -log P of the dustbin for points without one.
+
+    ``log_assignment`` is (B, M + 1, N + 1). A pair without points of a kind does not count for it.
+    """
+    scores = log_assignment.float().clamp_min(LEAST)
+    partner = scores[:, :-1].gather(2, truth.first.clamp_min(0)[..., None])[..., 0]
+    matched = truth.first >= 0
+    matches = _mean(-(partner * matched).sum(1) / matched.sum(1).clamp_min(1), matched.any(1))
+    lonely = []
+    for side, dustbin in ((truth.first, scores[:, :-1, -1]), (truth.second, scores[:, -1, :-1])):
+        alone = side == UNMATCHED
+        lonely.append(_mean(-(dustbin * alone).sum(1) / alone.sum(1).clamp_min(1), alone.any(1)))
+    return matches, (lonely[0] + lonely[1]) / 2
+
+
+def confidence_loss(results: Sequence[LayerResult]) -> Tensor:
+    """Binary cross-entropy of saying "final" where a layer's match is already the last layer's."""
+    final = _decisions(results[-1].log_assignment)
+    losses = []
+    for result in results[:-1]:
+        for confidence, now, last in zip(
+            (result.confidence0, result.confidence1), _decisions(result.log_assignment), final, strict=True
+        ):
+            assert confidence is not None
+            with torch.autocast(confidence.device.type, enabled=False):
+                losses.append(
+                    functional.binary_cross_entropy(confidence.float().clamp(1e-6, 1 - 1e-6), (now == last).float())
+                )
+    return torch.stack(losses).mean() if losses else results[-1].log_assignment.new_zeros(())
+
+
+def judge(log_assignment: Tensor, truth: Truth, threshold: float) -> dict[str, Tensor]:
+    """Counts over pairs (B,): matches above the threshold, those that are right or wrong, and true partners.
+
+    A match of a point of which nothing is known counts as neither right nor wrong.
+    """
+    partner, scores = mutual_best(log_assignment[:, :-1, :-1])
+    found = (partner >= 0) & (scores > threshold)
+    right = found & (partner == truth.first)
+    return {
+        "found": found.sum(1),
+        "right": right.sum(1),
+        "wrong": (found & ~right & (truth.first != UNKNOWN)).sum(1),
+        "wanted": (truth.first >= 0).sum(1),
+    }
+
+
+def _decisions(log_assignment: Tensor) -> tuple[Tensor, Tensor]:
+    return log_assignment[:, :-1].argmax(2).detach(), log_assignment[:, :, :-1].argmax(1).detach()
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    return (values * counted).sum() / counted.sum().clamp_min(1)
