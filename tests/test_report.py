@@ -17,10 +17,11 @@ from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
 from vpr.evaluation.comparison import summarise
 from vpr.report.drawing import GAP, INLIER_RGB, REJECTED_RGB, Correspondences, draw_matches, jpeg_uri, thumbnail
 from vpr.report.figures import MAX_MARKS, position_map, recall_curves
-from vpr.report.gallery import MAX_LINES, SIDE, Gallery, length_text
+from vpr.report.gallery import MAX_LINES, SIDE, Gallery
 from vpr.report.headline import headline
 from vpr.report.outcomes import Outcome, outcomes, shares, spread
 from vpr.report.page import ReportInput, Timing, render, timing_rows, write_report
+from vpr.report.tables import length_text
 
 HOSTILE = (
     "<script>alert(1)</script>.jpg",
@@ -98,13 +99,13 @@ def ranking(rows, elapsed=None):
     return Ranking(rows, scores, Evidence(scores, counts * 3, counts, np.array(elapsed, dtype=np.float64)))
 
 
-# Of six queries: kept, rescued, lost, ranked wrong, missed, without a right image.
+# Of six queries: kept, rescued, lost, ambiguous (verified alike), missed, without a right image.
 BEFORE = ranking([[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
 AFTER = ranking(
     [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 )
 TRUTH = tuple(np.array(rows, dtype=np.int64) for rows in ([0], [0], [2], [1, 2], [4], []))
-FATES = ("kept", "rescued", "lost", "wrong", "missed", "unanswerable")
+FATES = ("kept", "rescued", "lost", "ambiguous", "missed", "unanswerable")
 
 
 def town(names=None, positives=TRUTH, placed=True, count=6):
@@ -142,7 +143,7 @@ def test_page_says_everything_once(tmp_path):
         "The 4 candidates hold a right image for 66.7\u00a0% of the queries",
         "Shortlist missed it",
         "Re-ranking lost it",
-        "Ranked wrong",
+        "Ambiguous place",
         "Rescued by re-ranking",
         "vpr match --config a.toml",
         'k = "4 < 5"',

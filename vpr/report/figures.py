@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vpr.core import Dataset, Doubles, Ranking
+from vpr.core import NO_ROW, Dataset, Doubles, Ranking
 from vpr.evaluation.recall import RecallTable, recall_at
 from vpr.report.outcomes import TITLES, Outcome, spread
-from vpr.report.tables import with_interval
+from vpr.report.tables import length_text, with_interval
 
 MAX_MARKS = 3000  # queries with a mark of their own on the map; more would neither be seen nor load quickly
 TICK_SPACE = 26  # between the labels of an axis
@@ -23,6 +23,7 @@ _DRAWN_LAST = (  # the rare and the bad lie on top
     Outcome.UNANSWERABLE,
     Outcome.RESCUED,
     Outcome.WRONG,
+    Outcome.AMBIGUOUS,
     Outcome.MISSED,
     Outcome.LOST,
 )
@@ -70,6 +71,7 @@ class Mark:
     x: float
     y: float
     title: str
+    first: str = ""  # path to the first candidate, from the mark
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,12 @@ class _Axes:
         return Line(label, path, "M" + "L".join(upper + lower) + "Z", dots)
 
 
-def position_map(dataset: Dataset, fates: Sequence[Outcome], linked: frozenset[int]) -> Map | None:
+def position_map(
+    dataset: Dataset, fates: Sequence[Outcome], linked: frozenset[int], predictions: Ranking | None = None
+) -> Map | None:
     """Where the queries are and what became of them; None if the two sides cannot be drawn on one map.
 
-    Queries in ``linked`` always have a mark.
+    Queries in ``linked`` always have a mark. With predictions a mark also knows its first candidate.
     """
     database, queries = dataset.database, dataset.queries
     if database.positions is None or queries.positions is None or database.zone != queries.zone or not len(queries):
@@ -164,10 +168,21 @@ def position_map(dataset: Dataset, fates: Sequence[Outcome], linked: frozenset[i
     scale, size, place = _projection(everything)
     chosen = sorted({*spread(range(len(queries)), MAX_MARKS), *linked})
     at = place(queries.positions).round(1)
-    marks = [
-        Mark(row, fates[row], float(at[row, 0]), float(at[row, 1]), f"{queries.names[row]}: {TITLES[fates[row]][0]}")
-        for row in chosen
-    ]
+    here, there = queries.positions, database.positions
+    found = place(there).round(1)
+
+    def mark(row: int) -> Mark:
+        x, y = at[row].tolist()
+        title = f"{queries.names[row]}: {TITLES[fates[row]][0]}"
+        first = NO_ROW if predictions is None or not predictions.width else int(predictions.rows[row, 0])
+        if first == NO_ROW:
+            return Mark(row, fates[row], x, y, title)
+        away = length_text(float(np.linalg.norm(there[first] - here[row])))
+        way = found[first] - at[row]
+        title += f"\nfirst candidate {database.names[first]}, {away} away"
+        return Mark(row, fates[row], x, y, title, f"M0 0l{way[0]:.1f} {way[1]:.1f}")
+
+    marks = [mark(row) for row in chosen]
     marks.sort(key=lambda mark: _DRAWN_LAST.index(mark.outcome))
     dots = np.unique(place(database.positions).round().astype(np.int64), axis=0).tolist()
     length = _round_length(0.25 * size[0] / scale)

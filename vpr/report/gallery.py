@@ -13,6 +13,7 @@ from vpr.evaluation.distance import distances_m
 from vpr.evaluation.recall import NEVER, first_hits
 from vpr.report.drawing import GAP, Correspondences, Points, jpeg_uri, thumbnail
 from vpr.report.outcomes import Outcome, spread
+from vpr.report.tables import length_text
 
 Pictures = Callable[[str, int], Image | None]  # ("query" or "database", row) -> RGB as the local features saw it
 Drawn = Callable[[int, int], Correspondences | None]  # query row, database row -> matches in pixels of those pictures
@@ -20,6 +21,9 @@ Drawn = Callable[[int, int], Correspondences | None]  # query row, database row 
 SIDE = 320  # pixels of a thumbnail's longer side, and units of its square in the figure
 UNREADABLE_HEIGHT = 180  # of the box that stands for a picture that cannot be read
 MAX_LINES = 100  # drawn per pair and kind: more hide the picture
+QUALITY, QUALITY_OF_MANY = 80, 60  # of the JPEG files
+MANY = ((100, SIDE, MAX_LINES), (250, 224, 50))  # up to so many cards: pixels of a thumbnail, lines
+VERY_MANY = (160, 25)  # so that 500 failures stay below 15 MB
 OTHERS = 2  # further candidates beside the first, where there is no ground truth to choose by
 
 
@@ -71,6 +75,8 @@ class Gallery:
     predictions: Ranking  # the shortlist itself where nothing was re-ranked
     pictures: Pictures
     correspondences: Drawn
+    pixels: int = SIDE  # of a thumbnail's longer side
+    lines: int = MAX_LINES  # drawn per pair and kind
 
     def card(self, query: int, outcome: Outcome) -> Card:
         """A wrong first candidate beside the best right image; without ground truth, the first candidates."""
@@ -99,10 +105,10 @@ class Gallery:
             return Pair(candidate, query_picture, picture, "", "")
         starts = _placed(matches.query_points, query_picture, left=SIDE - query_picture.width)
         ends = _placed(matches.candidate_points, picture, left=SIDE + GAP)
-        inliers = _lines(starts[matches.inliers], ends[matches.inliers])
-        return Pair(
-            candidate, query_picture, picture, inliers, _lines(starts[~matches.inliers], ends[~matches.inliers])
+        inliers, rejected = (
+            _lines(starts[kind], ends[kind], self.lines) for kind in (matches.inliers, ~matches.inliers)
         )
+        return Pair(candidate, query_picture, picture, inliers, rejected)
 
     def _picture(self, role: str, row: int) -> Picture:
         image = self.pictures(role, row)
@@ -110,7 +116,8 @@ class Gallery:
             return Picture(None, SIDE, UNREADABLE_HEIGHT, 1.0)
         height, width = image.shape[:2]
         per_pixel = SIDE / max(height, width)
-        return Picture(jpeg_uri(thumbnail(image, SIDE)), round(width * per_pixel), round(height * per_pixel), per_pixel)
+        uri = jpeg_uri(thumbnail(image, self.pixels), QUALITY if self.pixels == SIDE else QUALITY_OF_MANY)
+        return Picture(uri, round(width * per_pixel), round(height * per_pixel), per_pixel)
 
     def _candidate(self, query: int, row: int, matches: Correspondences | None) -> Candidate:
         positives = self.dataset.positives
@@ -174,11 +181,9 @@ class Gallery:
         return first_hits(self.shortlist, positives), first_hits(self.predictions, positives)
 
 
-def length_text(metres: float) -> str:
-    """Metres in the digits that matter on the ground."""
-    if metres >= 10_000:
-        return f"{metres / 1000:.1f} km"
-    return f"{metres:.0f} m" if metres >= 100 else f"{metres:.1f} m"
+def fineness(cards: int) -> tuple[int, int]:
+    """Pixels of a thumbnail's longer side, and lines per pair and kind, for a page of so many cards."""
+    return next(((pixels, lines) for most, pixels, lines in MANY if cards <= most), VERY_MANY)
 
 
 def _place(ranking: Ranking, query: int, row: int) -> int | None:
@@ -192,9 +197,9 @@ def _placed(points: Points, picture: Picture, left: float) -> Doubles:
     return placed
 
 
-def _lines(starts: Doubles, ends: Doubles) -> str:
-    """A path of separate lines, thinned to MAX_LINES."""
-    rows = spread(range(len(starts)), MAX_LINES)
+def _lines(starts: Doubles, ends: Doubles, most: int) -> str:
+    """A path of separate lines, thinned."""
+    rows = spread(range(len(starts)), most)
     ends = ends - starts  # relative coordinates are shorter
     return "".join(
         f"M{x:.0f} {y:.0f}l{dx:.0f} {dy:.0f}" for (x, y), (dx, dy) in zip(starts[rows], ends[rows], strict=True)

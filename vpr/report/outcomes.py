@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
+import numpy as np
+
 from vpr.core import Ranking, Rows
 from vpr.evaluation.recall import NEVER, first_hits
 
@@ -16,6 +18,7 @@ class Outcome(StrEnum):
     RESCUED = "rescued"  # wrong in the shortlist, right in the predictions
     MISSED = "missed"  # the shortlist holds no right image
     LOST = "lost"  # right in the shortlist, wrong in the predictions
+    AMBIGUOUS = "ambiguous"  # the right image was verified nearly as well as the wrong one that is first
     WRONG = "wrong"  # the shortlist holds a right image, and neither ranks it first
     UNANSWERABLE = "unanswerable"  # the database holds no right image
     UNKNOWN = "unknown"  # no ground truth
@@ -26,30 +29,49 @@ TITLES = {  # what the page calls an outcome, and what it says of it
     Outcome.RESCUED: ("Rescued", "Re-ranking put a right image first."),
     Outcome.MISSED: ("Shortlist missed it", "No right image was among the candidates, so no re-ranking could help."),
     Outcome.LOST: ("Re-ranking lost it", "A right image was first in the shortlist and is no longer."),
+    Outcome.AMBIGUOUS: (
+        "Ambiguous place",
+        "A right image was among the candidates and has nearly as many verified matches as the wrong one, or more.",
+    ),
     Outcome.WRONG: ("Ranked wrong", "A right image was among the candidates but never first."),
     Outcome.UNANSWERABLE: ("No right image exists", "The database holds no right image."),
     Outcome.UNKNOWN: ("Query", "Without ground truth."),
 }
-FAILURES = (Outcome.MISSED, Outcome.LOST, Outcome.WRONG)
+FAILURES = (Outcome.MISSED, Outcome.LOST, Outcome.AMBIGUOUS, Outcome.WRONG)
+ALIKE = 0.8  # of the first candidate's verified matches make a right image its equal
 
 
 def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows] | None) -> tuple[Outcome, ...]:
     """The outcome of every query; the two rankings are one and the same where nothing was re-ranked."""
     if positives is None:
         return (Outcome.UNKNOWN,) * len(shortlist)
-    hits = zip(first_hits(shortlist, positives).tolist(), first_hits(predictions, positives).tolist(), strict=True)
+    before, after = first_hits(shortlist, positives), first_hits(predictions, positives)
+    alike = _alike(predictions, after)
     return tuple(
-        _outcome(before, after) if len(rows) else Outcome.UNANSWERABLE
-        for (before, after), rows in zip(hits, positives, strict=True)
+        _outcome(*hits) if len(rows) else Outcome.UNANSWERABLE
+        for hits, rows in zip(zip(before.tolist(), after.tolist(), alike, strict=True), positives, strict=True)
     )
 
 
-def _outcome(before: int, after: int) -> Outcome:
+def _alike(predictions: Ranking, hits: Rows) -> list[bool]:
+    """Whether the first right candidate of each query was verified nearly as well as the first candidate."""
+    if predictions.evidence is None or not predictions.width:
+        return [False] * len(predictions)
+    inliers = predictions.evidence.inliers
+    place = np.where(hits == NEVER, 1, hits) - 1
+    right, first = inliers[np.arange(len(inliers)), place], inliers[:, 0]
+    alike: list[bool] = ((hits != NEVER) & (first > 0) & (right >= ALIKE * first)).tolist()
+    return alike
+
+
+def _outcome(before: int, after: int, alike: bool) -> Outcome:
     if after == 1:
         return Outcome.KEPT if before == 1 else Outcome.RESCUED
     if before == 1:
         return Outcome.LOST
-    return Outcome.MISSED if before == NEVER else Outcome.WRONG
+    if before == NEVER:
+        return Outcome.MISSED
+    return Outcome.AMBIGUOUS if alike else Outcome.WRONG
 
 
 def shares(counts: Sequence[int], total: int) -> list[int]:

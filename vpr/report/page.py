@@ -12,13 +12,14 @@ import numpy as np
 
 from vpr.core import DataError, Dataset, Doubles, Ranking
 from vpr.evaluation.comparison import Summary, summarise
-from vpr.evaluation.statistics import CalibrationTrial, Statistics, measure, query_times_ms
+from vpr.evaluation.statistics import CalibrationTrial, Statistics, first_right, measure, query_times_ms
 from vpr.files import write_atomically
+from vpr.report.charts import WORDS, acceptance_chart, acceptance_rows, distance_chart, histograms
 from vpr.report.figures import position_map, recall_curves
-from vpr.report.gallery import Card, Drawn, Gallery, Pictures
+from vpr.report.gallery import Card, Drawn, Gallery, Pictures, fineness
 from vpr.report.headline import WITHOUT_TRUTH, headline
 from vpr.report.outcomes import FAILURES, TITLES, Outcome, outcomes, shares, spread
-from vpr.report.tables import percent, points
+from vpr.report.tables import percent, points, rule_with_hash
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -70,7 +71,7 @@ def write_report(path: Path, report: ReportInput, pictures: Pictures, correspond
 def render(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> str:
     """The page as text; see write_report."""
     content = _content(report, pictures, correspondences)
-    return environment().get_template("report.html.j2").render(report=report, titles=TITLES, **content)
+    return environment().get_template("report.html.j2").render(report=report, titles=TITLES, words=WORDS, **content)
 
 
 def environment() -> Environment:
@@ -84,7 +85,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": percent, "points": points}
+    made.filters |= {"percent": percent, "points": points, "rule_with_hash": rule_with_hash}
     return made
 
 
@@ -94,8 +95,9 @@ def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) ->
     if not report.stages:
         raise DataError(f"{dataset.name}: a report needs at least one ranking")
     rankings = list(report.stages.values())
-    gallery = Gallery(dataset, rankings[0], rankings[-1], pictures, correspondences)
     fates = outcomes(rankings[0], rankings[-1], dataset.positives)
+    pixels, lines = fineness(_card_count(fates, report.failures))
+    gallery = Gallery(dataset, rankings[0], rankings[-1], pictures, correspondences, pixels, lines)
     summary = report.summary
     failures = _failures(gallery, fates, report.failures)
     rescued = _section(gallery, fates, Outcome.RESCUED, -(-report.failures // 4))
@@ -112,10 +114,32 @@ def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) ->
         "rescued": rescued,
         "unknown": unknown,
         "linked": linked,
-        "map": position_map(dataset, fates, linked),
+        "map": position_map(dataset, fates, linked, rankings[-1]),
         "counts": {outcome: fates.count(outcome) for outcome in TITLES if outcome in fates},
         "timings": timing_rows(report.timings, report.stages),
+        "statistics": report.statistics,
+        **_confidence(report),
     }
+
+
+def _confidence(report: ReportInput) -> dict[str, Any]:
+    """How far the first candidates of the last stage can be believed."""
+    if report.statistics is None:
+        return {"accepted": None, "accepted_rows": [], "histograms": [], "distances": None}
+    label, ranking = list(report.stages.items())[-1]
+    curves = report.statistics.stages[label].acceptance
+    return {
+        "accepted": acceptance_chart(curves),
+        "accepted_rows": acceptance_rows(curves),
+        "histograms": histograms(ranking, first_right(ranking, report.dataset.positives or ())) if curves else [],
+        "distances": distance_chart(report.statistics),
+    }
+
+
+def _card_count(fates: Sequence[Outcome], failures: int) -> int:
+    """How many cards the page will have."""
+    failed = sum(fate in FAILURES for fate in fates)
+    return min(failed, failures) + min(fates.count(Outcome.RESCUED), -(-failures // 4))
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,13 @@ def with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
+def length_text(metres: float) -> str:
+    """Metres in the digits that matter on the ground."""
+    if metres >= 10_000:
+        return f"{metres / 1000:.1f} km"
+    return f"{metres:.0f} m" if metres >= 100 else f"{metres:.1f} m"
+
+
 def rule_with_hash(summary: Summary) -> str:
     """The protocol and its hash, once."""
     stated = f"[{summary.protocol_hash}]"
