@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-37  # no sum of exponentials counts as less, so that nothing is divided by zero
-LEARNABLY_TINY = 1e-15  # in training
+LEARNABLY_TINY = 1e-18  # in training, where its square divides too
 ABSORB_AFTER = (1, 8, 64)  # iterations after which the potentials move into the matrix; later they hardly change
 
 
