@@ -135,8 +135,8 @@ def test_folders_that_are_no_finished_run_are_refused(tmp_path, spoil, sentence)
 
 def test_damaged_matches_are_named(tmp_path):
     folder = finished(tmp_path / "run")
-    (folder / "shown_matches.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(DataError, match=r"shown_matches.safetensors: damaged"):
+    (folder / "shown_matches.npz").write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match=r"shown_matches.npz: damaged"):
         remake(folder, read_run(folder))
 
 

@@ -1,13 +1,13 @@
-"""shown_matches.safetensors: the matches behind the page's pictures, so that it can be made again without a network."""
+"""shown_matches.npz: the matches behind the page's pictures, so that it can be made again without a network."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from vpr.core import DataError, Dataset, Image, ImageError, ImageSet
 from vpr.files import write_atomically
@@ -15,7 +15,7 @@ from vpr.images import read_image, resize
 from vpr.report.drawing import Correspondences, Points
 from vpr.report.gallery import Drawn, Pictures
 
-FILE_NAME = "shown_matches.safetensors"
+FILE_NAME = "shown_matches.npz"
 ROLES = ("query", "database")
 
 Sizes = dict[tuple[str, int], tuple[int, int]]  # (role, row) -> width, height
@@ -47,16 +47,18 @@ class Recorder:
 
 
 def write_shown(path: Path, sizes: Sizes, found: Found) -> None:
-    counts = [len(matches.inliers) for matches in found.values()]
-    arrays = {
-        "pictures": np.array([[ROLES.index(role), row, *size] for (role, row), size in sizes.items()], dtype=np.int64),
-        "pairs": np.array(list(found), dtype=np.int64),
-        "offsets": np.cumsum([0, *counts]),
-        "query_points": _points([matches.query_points for matches in found.values()]),
-        "candidate_points": _points([matches.candidate_points for matches in found.values()]),
-        "inliers": np.concatenate([np.zeros(0, dtype=np.bool_), *(matches.inliers for matches in found.values())]),
-    }
-    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    matches = list(found.values())
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        pictures=np.array([[ROLES.index(role), row, *size] for (role, row), size in sizes.items()], dtype=np.int64),
+        pairs=np.array(list(found), dtype=np.int64),
+        offsets=np.cumsum([0, *(len(each.inliers) for each in matches)]),
+        query_points=_points([each.query_points for each in matches]),
+        candidate_points=_points([each.candidate_points for each in matches]),
+        inliers=np.concatenate([np.zeros(0, dtype=np.bool_), *(each.inliers for each in matches)]),
+    )
+    write_atomically(path, buffer.getvalue())
 
 
 def read_shown(path: Path) -> tuple[Sizes, Found]:
@@ -64,7 +66,8 @@ def read_shown(path: Path) -> tuple[Sizes, Found]:
     if not path.exists():
         return {}, {}
     try:
-        arrays = load(path.read_bytes())
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
         bounds = arrays["offsets"]
         sizes: Sizes = {
             (ROLES[role], row): (width, height)
@@ -74,7 +77,7 @@ def read_shown(path: Path) -> tuple[Sizes, Found]:
         for (query, candidate), start, end in zip(arrays["pairs"].reshape(-1, 2), bounds[:-1], bounds[1:], strict=True):
             points = arrays["query_points"][start:end], arrays["candidate_points"][start:end]
             found[int(query), int(candidate)] = Correspondences(*points, arrays["inliers"][start:end])
-    except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+    except (BadZipFile, OSError, KeyError, ValueError, IndexError) as error:
         raise DataError(f"{path}: damaged: {error}; delete it and make the report again without match lines") from None
     return sizes, found
 
