@@ -184,6 +184,7 @@ def test_a_picture_that_cannot_be_read_is_a_failure_of_its_pair(
     summary = evaluate("homography-folder", folder, tmp_path / "out")
     assert "1b.png: the file is empty; its pair counts as a failure" in caplog.text
     assert of(summary, "homographies", estimator="opencv 3px")["correct_3px"] == pytest.approx(2 / 3)
+    assert of(summary, "features", part="all")["repeatability"] < 2 / 3
     measured = table(tmp_path / "out" / "rows.csv")
     assert [bool(row["problem"]) for row in measured] == [False, True, False]
     assert measured[1]["error_px opencv 3px"] == "inf"
@@ -371,7 +372,11 @@ def test_views_are_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_failed_row_has_the_columns_of_the_estimators(folder: Path) -> None:
     judged = [Estimator("opencv", 3.0), Estimator("dlt")]
     bench = HomographyBench(views(Resize()), object(), None, HOMOGRAPHY_PROTOCOLS["plain"], judged)  # type: ignore[arg-type]
-    assert [key for key in bench.failed() if key.startswith("error")] == ["error_px opencv 3px", "error_px dlt"]
+    assert [key for key in bench.failed() if key.startswith("error")] == [
+        "error_px shared points",
+        "error_px opencv 3px",
+        "error_px dlt",
+    ]
     pose = pose_benchmark.PoseBench(views(Resize()), object(), None, judged[:1])  # type: ignore[arg-type]
     assert pose.failed()["error_deg opencv 3px"] == math.inf
     assert len(read_homography_folder(folder)) == 3

@@ -174,7 +174,7 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
-    from vpr import machine
+    from vpr import __version__, machine
     from vpr.config import digest_of_names, dump, fingerprint
     from vpr.evaluation.rows import csv_table, markdown, plain_numbers, resumed
     from vpr.files import write_atomically, write_json
@@ -183,7 +183,14 @@ def _run(
     estimators = [str(each) for each in bench.estimators]
     sections = {name: getattr(settings, name) for name in ("local_features", "matcher", "verification")}
     used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
-    made_by = {**about, **sections, "weights": used, "pairs": digest_of_names(names), "estimators": estimators}
+    made_by = {
+        "vpr": __version__,
+        **about,
+        **sections,
+        "weights": used,
+        "pairs": digest_of_names(names),
+        "estimators": estimators,
+    }
 
     def compute(i: int) -> Row:
         try:

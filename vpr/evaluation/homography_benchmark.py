@@ -21,13 +21,21 @@ from vpr.evaluation.homography import (
     transfer_errors,
 )
 from vpr.evaluation.homography_estimators import HOMOGRAPHY_ESTIMATORS, opencv_ransac
-from vpr.evaluation.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
+from vpr.evaluation.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, median_of, parts_of
 from vpr.evaluation.views import Resize, View, Views
 
 BOUNDS = (1.0, 3.0, 5.0)  # pixels
 SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 SHARED_POINTS = 1000
-FAILED_ROW: Row = {"points_first": 0, "points_second": 0, "matches": 0, "correct_matches": 0, "precision": 0.0}
+_SYMMETRIC = tuple(f"precision_symmetric_{bound:g}px" for bound in BOUNDS)
+_SHARED = "error_px shared points"
+_FRACTIONS = (
+    "precision",
+    *_SYMMETRIC,
+    "repeatability",
+    *(f"{measure}_{truth}" for measure in ("nn_ap", "matching_score") for truth in ("true", "estimated")),
+    "matching_score_published",
+)
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,8 @@ class HomographyBench:
             "correct_matches": int(right.sum()),
             "precision": float(right.mean()) if len(rows) else 0.0,
         }
-        for bound in BOUNDS:
-            row[f"precision_symmetric_{bound:g}px"] = float((symmetric < bound).mean()) if len(rows) else 0.0
+        for column, bound in zip(_SYMMETRIC, BOUNDS, strict=True):
+            row[column] = float((symmetric < bound).mean()) if len(rows) else 0.0
         row |= self._of_detector(first, second, truth) | self._of_descriptors(first, second, truth)
         for estimator in self.estimators:
             row[f"error_px {estimator}"] = self._error(estimator, matched, scores, truth, first.size)
@@ -131,7 +139,9 @@ class HomographyBench:
 
     def failed(self) -> Row:
         """The row of a pair of which a picture cannot be read: a failure of everything."""
-        return FAILED_ROW | {f"error_px {estimator}": np.inf for estimator in self.estimators}
+        row: Row = dict.fromkeys(("points_first", "points_second", "matches", "correct_matches"), 0)
+        row |= dict.fromkeys(_FRACTIONS, 0.0)
+        return row | dict.fromkeys((_SHARED, *(f"error_px {estimator}" for estimator in self.estimators)), np.inf)
 
     def _of_detector(self, first: View, second: View, truth: Doubles) -> Row:
         found = repeatability(
@@ -164,7 +174,7 @@ class HomographyBench:
             "matching_score_published": descriptors.published_matching_score(
                 estimated, first.points, second.points, truth, first.size
             ),
-            "error_px shared points": self._error_on_shared(first, second, in_second, in_first, truth),
+            _SHARED: self._error_on_shared(first, second, in_second, in_first, truth),
         }
 
     def _error_on_shared(
@@ -208,7 +218,8 @@ def summarise_homographies(rows: Sequence[Row]) -> dict[str, list[Row]]:
                 "matches": mean_of(chosen, "matches"),
                 "correct_matches": mean_of(chosen, "correct_matches"),
                 "precision": mean_of(chosen, "precision"),
-                **{f"precision_symmetric_{b:g}px": mean_of(chosen, f"precision_symmetric_{b:g}px") for b in BOUNDS},
+                **{key: mean_of(chosen, key) for key in _SYMMETRIC},
+                **{f"median_{key}": median_of(chosen, key) for key in _SYMMETRIC},
                 **{key: mean_of(chosen, key) for key in ("repeatability", "localisation_error")},
                 **{f"nn_map_{kind}": mean_of(chosen, f"nn_ap_{kind}") for kind in ("true", "estimated")},
                 **{

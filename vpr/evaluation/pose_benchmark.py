@@ -77,7 +77,11 @@ def _large(points: int) -> Mapping[str, object]:
 
 POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
     "megadepth1500": PoseProtocol(
-        "megadepth1500", "Glue Factory, MegaDepth-1500", Resize("longest", 1600), _ESTIMATORS, _large(2048)
+        "megadepth1500",
+        "Glue Factory, MegaDepth-1500",
+        Resize("longest", 1600, enlarge=True),
+        _ESTIMATORS,
+        _large(2048),
     ),
     "scannet1500": PoseProtocol(
         "scannet1500",

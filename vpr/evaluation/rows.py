@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from vpr.core import Doubles
+
 logger = logging.getLogger(__name__)
 
 VERIFICATION = "verification"  # the estimator that the settings of that section describe
@@ -76,9 +78,19 @@ def parts_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def mean_of(rows: Iterable[Row], column: str) -> float:
     """Mean over the rows in which the column is a finite number; NaN if there is none."""
-    values = np.array([float(row.get(column, np.nan)) for row in rows])
-    values = values[np.isfinite(values)]
+    values = _numbers(rows, column)
     return float(values.mean()) if len(values) else math.nan
+
+
+def median_of(rows: Iterable[Row], column: str) -> float:
+    """The median instead; see mean_of."""
+    values = _numbers(rows, column)
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def _numbers(rows: Iterable[Row], column: str) -> Doubles:
+    values = np.array([float(row.get(column, np.nan)) for row in rows], dtype=np.float64)
+    return values[np.isfinite(values)]
 
 
 def columns_of(rows: Iterable[Row], prefix: str = "") -> list[str]:
