@@ -160,7 +160,13 @@ def test_points_beyond_fifty_baselines_give_no_pose():
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(HOMOGRAPHY_ESTIMATORS, "poselib"), (POSE_ESTIMATORS, "poselib"), (POSE_ESTIMATORS, "pycolmap")]
+    ("table", "name"),
+    [
+        (HOMOGRAPHY_ESTIMATORS, "poselib"),
+        (HOMOGRAPHY_ESTIMATORS, "pycolmap"),
+        (POSE_ESTIMATORS, "poselib"),
+        (POSE_ESTIMATORS, "pycolmap"),
+    ],
 )
 def test_an_absent_library_is_an_error_with_advice(monkeypatch, table, name):
     monkeypatch.setitem(sys.modules, name, None)

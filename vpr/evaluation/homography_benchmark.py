@@ -55,7 +55,7 @@ class HomographyProtocol:
 _FIXED = tuple(Estimator(name, 3.0 if HOMOGRAPHY_ESTIMATORS[name].swept else None) for name in HOMOGRAPHY_ESTIMATORS)
 _SWEPT = (
     Estimator("dlt"),
-    *(Estimator(name, threshold) for name in ("opencv", "poselib") for threshold in SWEEP),
+    *(Estimator(name, threshold) for name in ("opencv", "poselib", "pycolmap") for threshold in SWEEP),
 )
 
 HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import cv2
@@ -69,10 +70,23 @@ def poselib(first: Doubles, second: Doubles, scores: Doubles, threshold: float) 
     return _scaled(np.asarray(found, dtype=np.float64))
 
 
+def pycolmap(first: Doubles, second: Doubles, scores: Doubles, threshold: float) -> Doubles | None:
+    """COLMAP's LO-RANSAC with its own defaults; needs pycolmap."""
+    library = require_pycolmap()
+    if len(first) < SAMPLE:
+        return None
+    options = library.RANSACOptions()
+    options.max_error = threshold
+    options.random_seed = 0
+    found = library.estimate_homography_matrix(first, second, options)
+    return None if found is None else _scaled(np.asarray(found["H"], dtype=np.float64))
+
+
 HOMOGRAPHY_ESTIMATORS: Mapping[str, HomographyEstimator] = {
     "dlt": HomographyEstimator(direct_linear, swept=False),
     "opencv": HomographyEstimator(opencv_ransac, swept=True),
     "poselib": HomographyEstimator(poselib, swept=True),
+    "pycolmap": HomographyEstimator(pycolmap, swept=True),
 }
 
 
@@ -82,6 +96,13 @@ def require_poselib() -> Any:
     except ImportError:
         raise ConfigError('the estimator "poselib" needs PoseLib: pip install "vpr[pose]", or leave it out') from None
     return poselib
+
+
+def require_pycolmap() -> Any:
+    try:
+        return import_module("pycolmap")
+    except ImportError:
+        raise ConfigError('the estimator "pycolmap" needs pycolmap: pip install pycolmap, or leave it out') from None
 
 
 def _to_unit(points: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:

@@ -7,14 +7,13 @@ second camera relative to the first, or None for too few or degenerate matches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vpr.core import ConfigError, Doubles
-from vpr.evaluation.homography_estimators import require_poselib
+from vpr.core import Doubles
+from vpr.evaluation.homography_estimators import require_poselib, require_pycolmap
 from vpr.evaluation.pose import Pose, normalised
 
 SAMPLE = 5
@@ -47,10 +46,7 @@ def poselib(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold
 
 def pycolmap(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold: float) -> Pose | None:
     """COLMAP's LO-RANSAC with its own defaults; needs pycolmap."""
-    try:
-        library: Any = import_module("pycolmap")
-    except ImportError:
-        raise ConfigError('the estimator "pycolmap" needs pycolmap: pip install pycolmap, or leave it out') from None
+    library = require_pycolmap()
     if len(first) < SAMPLE:
         return None
     options = library.RANSACOptions()
