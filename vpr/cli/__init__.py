@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from vpr.cli import configs, dataset_commands, evaluate, ground_truth, models, patchnetvlad
@@ -15,6 +17,7 @@ from vpr.cli.report import report
 from vpr.cli.run import run
 from vpr.cli.train import label
 from vpr.cli.train import train as train_command
+from vpr.cli.train_netvlad import pca, train_netvlad
 
 app = typer.Typer(
     help="Two-stage visual place recognition: retrieve with global descriptors, re-rank with local features.",
@@ -31,6 +34,8 @@ app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
 app.command("fit")(fit)
 app.command("train")(train_command)
+app.command("train-netvlad")(train_netvlad)
+app.command("pca")(pca)
 app.command("label")(label)
 app.command("feature-extract")(patchnetvlad.feature_extract)
 app.command("feature-match")(patchnetvlad.feature_match)
@@ -57,5 +62,6 @@ def feature_match() -> None:
 
 
 def train() -> None:
-    """The script ``train.py``."""
-    guarded(lambda: typer.run(train_command))
+    """The script ``train.py``; Patch-NetVLAD's flags are told by the one that its users always give."""
+    published = any(word.startswith("--dataset_root_dir") for word in sys.argv)
+    guarded(lambda: typer.run(train_netvlad if published else train_command))
