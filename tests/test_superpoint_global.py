@@ -6,6 +6,8 @@ from published import CPU, randomise
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from vpr import pipeline
+from vpr.config import parse
 from vpr.core import DataError, Origin
 from vpr.features.extraction import Extraction, extract_global, extract_local, extract_together
 from vpr.global_descriptors import superpoint_global
@@ -13,7 +15,9 @@ from vpr.global_descriptors.aggregation import AGGREGATIONS, Gem, NetVlad, Trans
 from vpr.global_descriptors.superpoint_global import GlobalNetwork, SuperPointGlobal
 from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features import superpoint
+from vpr.local_features.superpoint_fast import FastTrunk
 from vpr.local_features.superpoint_network import SuperPointNetwork
+from vpr.settings import Settings
 from vpr.weights import WeightsError, read_checkpoint
 from vpr.weights.recognition import recognise
 
@@ -210,3 +214,31 @@ def test_an_interrupted_joint_extraction_writes_only_what_is_missing(image_set, 
     with pytest.raises(DataError, match="other settings"):
         other = (origins[0], Origin("global descriptors", "other", "images"))
         extract_together(image_set, local, method, folders=folders, origins=other, how=how)
+
+
+def test_the_pipeline_goes_through_a_shared_trunk_once(image_set, tmp_path, monkeypatch):
+    save_file(network().state_dict(), tmp_path / "global.safetensors")
+    own = SuperPointNetwork("v1", **SMALL)
+    state = own.state_dict() | network().encoder.state_dict()
+    save_file(state, tmp_path / "superpoint.safetensors")
+
+    def passes(longest_side):
+        local = {"method": "superpoint", "weights": str(tmp_path / "superpoint.safetensors"), "longest_side": 96}
+        whole = {"method": "superpoint_global", "weights": str(tmp_path / "global.safetensors")}
+        settings = parse(
+            Settings,
+            {
+                "machine": {"device": "cpu"},
+                "local_features": local,
+                "global_descriptor": {**whole, "longest_side": longest_side},
+            },
+        )
+        count, plain = [], FastTrunk.__call__
+        with monkeypatch.context() as patch:
+            patch.setattr(FastTrunk, "__call__", lambda self, x: count.append(len(x)) or plain(self, x))
+            side = pipeline.extract(image_set, settings, tmp_path / f"features {longest_side}")
+        assert len(side.local) == 12 and side.described.matrix().shape == (12, 10)
+        return sum(count)
+
+    assert passes(96) == 11  # one picture is cut off
+    assert passes(80) == 22
