@@ -174,7 +174,7 @@ def _run(
 ) -> None:
     from tqdm import tqdm
 
-    from vpr import __version__, machine
+    from vpr import machine
     from vpr.config import digest_of_names, dump, fingerprint
     from vpr.evaluation.rows import csv_table, markdown, plain_numbers, resumed
     from vpr.files import write_atomically, write_json
