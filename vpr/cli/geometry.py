@@ -172,24 +172,20 @@ def _run(
     settings: Settings,
     summarise: Callable[[Sequence[Row]], dict[str, list[Row]]],
 ) -> None:
+    """Measure what is missing of the rows, and write and print the tables."""
     from tqdm import tqdm
 
-    from vpr import machine
     from vpr.config import digest_of_names, dump, fingerprint
-    from vpr.evaluation.rows import csv_table, markdown, plain_numbers, resumed
-    from vpr.files import write_atomically, write_json
+    from vpr.evaluation.rows import resumed
 
-    names = [pair.name for pair in pairs]
-    estimators = [str(each) for each in bench.estimators]
-    sections = {name: getattr(settings, name) for name in ("local_features", "matcher", "verification")}
     used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
     made_by = {
-        "vpr": __version__,
+        "version": _version("vpr"),
         **about,
-        **sections,
+        **{name: getattr(settings, name) for name in ("local_features", "matcher", "verification")},
         "weights": used,
-        "pairs": digest_of_names(names),
-        "estimators": estimators,
+        "pairs": digest_of_names(repr(vars(pair)) for pair in pairs),
+        "estimators": [str(each) for each in bench.estimators],
     }
 
     def compute(i: int) -> Row:
@@ -200,32 +196,37 @@ def _run(
                 raise
             logger.warning("%s; its pair counts as a failure", error)
             measured = {**bench.failed(), "problem": str(error)}
-        return {"pair": names[i], "part": pairs[i].part, **measured}
+        return {"pair": pairs[i].name, "part": pairs[i].part, **measured}
 
     kept = out / "work" / f"rows-{fingerprint(made_by)}.jsonl"
-    rows = list(tqdm(resumed(kept, names, compute), "pairs", len(names), unit="pair"))
-    tables = summarise(rows)
-    facts = machine.facts(command_line(), machine.device_of(settings.machine.device))
-    libraries = ", ".join(filter(None, map(_version, LIBRARIES)))
-    printed = {name: markdown(table) for name, table in tables.items()}
+    rows = list(tqdm(resumed(kept, len(pairs), compute), "pairs", len(pairs), unit="pair"))
     title = (
         f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
         f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
     )
-    text = "\n\n".join([title, *printed.values()]) + "\n"
+    device = settings.machine.device
+    _write(out, title, rows, summarise(rows), {**about, "weights": used, "settings": dump(settings)}, device=device)
+
+
+def _write(
+    out: Path,
+    title: str,
+    rows: Sequence[Row],
+    tables: dict[str, list[Row]],
+    about: Mapping[str, object],
+    *,
+    device: str,
+) -> None:
+    from vpr import machine
+    from vpr.evaluation.rows import csv_table, markdown, plain_numbers
+    from vpr.files import write_atomically, write_json
+
+    text = "\n\n".join([title, *map(markdown, tables.values())]) + "\n"
+    facts = machine.facts(command_line(), machine.device_of(device))
+    libraries = ", ".join(filter(None, map(_version, LIBRARIES)))
+    summary = {**about, "pairs": len(rows), **facts, "estimator_versions": libraries, "tables": plain_numbers(tables)}
     write_atomically(out / "rows.csv", csv_table(rows))
-    write_json(
-        out / "summary.json",
-        {
-            **about,
-            "pairs": len(rows),
-            **facts,
-            "estimator_versions": libraries,
-            "weights": used,
-            "settings": dump(settings),
-            "tables": plain_numbers(tables),
-        },
-    )
+    write_json(out / "summary.json", summary)
     write_atomically(out / "summary.md", text)
     say(text)
     say(f"Rows: {out / 'rows.csv'}")
