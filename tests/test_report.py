@@ -99,13 +99,13 @@ def ranking(rows, elapsed=None):
     return Ranking(rows, scores, Evidence(scores, counts * 3, counts, np.array(elapsed, dtype=np.float64)))
 
 
-# Of six queries: kept, rescued, lost, ambiguous (verified alike), missed, without a right image.
+# Of six queries: kept, rescued, lost, ranked wrong, missed, without a right image.
 BEFORE = ranking([[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
 AFTER = ranking(
     [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 )
 TRUTH = tuple(np.array(rows, dtype=np.int64) for rows in ([0], [0], [2], [1, 2], [4], []))
-FATES = ("kept", "rescued", "lost", "ambiguous", "missed", "unanswerable")
+FATES = ("kept", "rescued", "lost", "wrong", "missed", "unanswerable")
 
 
 def town(names=None, positives=TRUTH, placed=True, count=6):
@@ -143,7 +143,7 @@ def test_page_says_everything_once(tmp_path):
         "The 4 candidates hold a right image for 66.7\u00a0% of the queries",
         "Shortlist missed it",
         "Re-ranking lost it",
-        "Ambiguous place",
+        "Ranked wrong",
         "Rescued by re-ranking",
         "vpr match --config a.toml",
         'k = "4 < 5"',

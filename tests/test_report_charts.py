@@ -98,7 +98,8 @@ def verified(inliers) -> Ranking:
         ([50, 40, 0], Outcome.AMBIGUOUS),  # exactly 80 %
         ([50, 39, 0], Outcome.WRONG),
         ([20, 60, 0], Outcome.AMBIGUOUS),  # even more
-        ([0, 0, 0], Outcome.WRONG),  # no evidence is not like evidence
+        ([22, 20, 0], Outcome.WRONG),  # as many as chance gives
+        ([22, 21, 0], Outcome.AMBIGUOUS),
         ([50, -1, -1], Outcome.WRONG),  # the right one was not looked at
     ],
 )
@@ -111,9 +112,12 @@ def test_a_place_is_ambiguous_where_both_are_verified_alike(inliers, fate):
 
 def test_every_failure_has_a_section_and_a_shape():
     assert set(FAILURES) == {Outcome.MISSED, Outcome.LOST, Outcome.AMBIGUOUS, Outcome.WRONG}
-    page = render(report(), picture, matches)
-    for outcome in FATES:
+    alike = verified([[50, 50, 50, 50, 50]] * 6)
+    after = Ranking(np.pad(AFTER.rows, ((0, 0), (0, 1)), constant_values=4), alike.scores, alike.evidence)
+    page = render(report(stages={"a": BEFORE, "b": after}), picture, matches)
+    for outcome in ("kept", "rescued", "lost", "ambiguous", "unanswerable"):
         assert f'class="mark {outcome}"' in page
+    assert "Ambiguous place" in check(page).text
 
 
 # --- the map

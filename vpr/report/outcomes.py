@@ -39,6 +39,7 @@ TITLES = {  # what the page calls an outcome, and what it says of it
 }
 FAILURES = (Outcome.MISSED, Outcome.LOST, Outcome.AMBIGUOUS, Outcome.WRONG)
 ALIKE = 0.8  # of the first candidate's verified matches make a right image its equal
+EVIDENCE = 20  # verified matches: pictures of different places often share as many by chance
 
 
 def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows] | None) -> tuple[Outcome, ...]:
@@ -54,13 +55,13 @@ def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows]
 
 
 def _alike(predictions: Ranking, hits: Rows) -> list[bool]:
-    """Whether the first right candidate of each query was verified nearly as well as the first candidate."""
+    """Whether the first right candidate of each query was verified, and nearly as well as the first candidate."""
     if predictions.evidence is None or not predictions.width:
         return [False] * len(predictions)
     inliers = predictions.evidence.inliers
     place = np.where(hits == NEVER, 1, hits) - 1
     right, first = inliers[np.arange(len(inliers)), place], inliers[:, 0]
-    alike: list[bool] = ((hits != NEVER) & (first > 0) & (right >= ALIKE * first)).tolist()
+    alike: list[bool] = ((hits != NEVER) & (right > EVIDENCE) & (right >= ALIKE * first)).tolist()
     return alike
 
 
