@@ -48,8 +48,10 @@ def train(
 def label(
     *,
     images: Annotated[Path, typer.Option(help="Folder of photographs.")],
-    weights: Annotated[str, typer.Option(help="A detector: MagicPoint's or SuperPoint's weights, by name or path.")],
     out: Annotated[Path, typer.Option(help="Folder for the labels.")],
+    weights: Annotated[
+        str, typer.Option(help="MagicPoint's or SuperPoint's weights, by name or path; or corners, for plain corners.")
+    ] = "corners",
     width: Annotated[int, typer.Option(help="Photographs are brought to this width; a multiple of 8.", min=8)] = 320,
     height: Annotated[int, typer.Option(help="And to this height; a multiple of 8.", min=8)] = 240,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -59,22 +61,28 @@ def label(
 
     --set warps=100 and the like change how; an interrupted run continues.
     """
+    from torch import nn
+
     from vpr import config as configuration
     from vpr.config import digest_of_names, fingerprint, plain
     from vpr.core import Origin
     from vpr.local_features.superpoint_network import SuperPointNetwork
     from vpr.machine import device_of
     from vpr.training import adaptation
+    from vpr.training.corners import Corners
     from vpr.training.photographs import Photographs
     from vpr.weights import load_published
 
     if width % 8 or height % 8:
         raise ConfigError(f"{width} x {height}: both have to be multiples of 8")
     settings = configuration.load(adaptation.Settings, None, overrides or ())
-    network = SuperPointNetwork()
-    digest = load_published(network, weights, network.adopt)
+    network: nn.Module = Corners()
+    digest = ""
+    if weights != "corners":
+        network = learned = SuperPointNetwork()
+        digest = load_published(learned, weights, learned.adopt)
     photographs = Photographs(images, (width, height))
-    parts = {"adaptation": settings, "size": [width, height]}
+    parts = {"adaptation": settings, "detector": digest or weights, "size": [width, height]}
     origin = Origin(adaptation.KIND, fingerprint(parts), digest_of_names(photographs.names), digest, plain(parts))
     adaptation.label(photographs, network, out, origin, settings=settings, device=device_of(device))
     counts = [len(points) for points in adaptation.read_labels(out, len(photographs))]
