@@ -167,6 +167,14 @@ def test_other_settings_are_measured_anew(folder: Path, tmp_path: Path) -> None:
     assert len(list((out / "work").iterdir())) == 4
 
 
+def test_other_truth_of_the_same_pictures_is_measured_anew(folder: Path, tmp_path: Path) -> None:
+    evaluate("homography-folder", folder, tmp_path / "out", "--first", "1")
+    listed = folder / "homographies.csv"
+    listed.write_text(listed.read_text().replace("1.05", "1.25"))
+    summary = evaluate("homography-folder", folder, tmp_path / "out", "--first", "1")
+    assert of(summary, "homographies", estimator="opencv 3px")["correct_5px"] == 0
+
+
 def test_a_row_that_a_killed_run_left_unfinished_is_measured_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     evaluate("homography-folder", folder, out)

@@ -34,8 +34,8 @@ class Estimator:
         return self.name if self.threshold is None else f"{self.name} {self.threshold:g}px"
 
 
-def resumed(path: Path, names: Sequence[str], compute: Callable[[int], Row]) -> Iterator[Row]:
-    """Rows in the order of the names, one by one; those that the file holds already are read from it.
+def resumed(path: Path, count: int, compute: Callable[[int], Row]) -> Iterator[Row]:
+    """So many rows, one by one; those that the file holds already are read from it.
 
     Every new row is appended to the file at once. A line that a killed run left unfinished is dropped.
     """
@@ -43,10 +43,10 @@ def resumed(path: Path, names: Sequence[str], compute: Callable[[int], Row]) -> 
     done = _finished(path)
     path.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")
     if done:
-        logger.info("%s: %d of %d pairs are done", path, len(done), len(names))
-    yield from done[: len(names)]
+        logger.info("%s: %d of %d pairs are done", path, len(done), count)
+    yield from done[:count]
     with path.open("a", encoding="utf-8") as file:
-        for i in range(len(done), len(names)):
+        for i in range(len(done), count):
             row = compute(i)
             file.write(json.dumps(row) + "\n")
             file.flush()
