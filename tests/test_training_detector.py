@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vpr.core import DataError, Origin
+from vpr.local_features.detection import score_map
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.training import adaptation, homographies, loop, magicpoint, photometric, superpoint
+from vpr.training.corners import Corners, least_eigenvalue
 from vpr.training.description import DESCRIPTOR_LOSSES, Views, dense, softmax, sparse
 from vpr.training.detection import NO_POINT, cell_classes, detector_loss, point_map, whole_cells
 from vpr.training.homographies import (
@@ -332,3 +334,17 @@ def test_views_are_judged_right_by_a_perfect_detector() -> None:
         image[0, 0, y, x] = 1.0
     judged = judge_views(Bright(), image, image, torch.eye(3)[None])
     assert judged["repeatability"] == 1.0
+
+
+def test_plain_corners_are_found_where_two_edges_meet() -> None:
+    image = torch.full((1, 1, 64, 96), 0.2)
+    image[0, 0, 20:41, 30:61] = 0.8
+    response = least_eigenvalue(image)[0, 0]
+    strongest = response.flatten().topk(4).indices
+    places = sorted((int(place) % 96, int(place) // 96) for place in strongest)
+    for (x, y), (u, v) in zip(places, [(30, 20), (30, 40), (60, 20), (60, 40)], strict=True):
+        assert abs(x - u) <= 1 and abs(y - v) <= 1
+    assert response[30, 30] < 1e-6 and response[5, 5] == 0  # an edge, and nothing
+    scores = score_map(Corners()(image)[0])[0]
+    assert scores.shape == (64, 96) and scores[30, 30] < 1e-3 and max(scores[y, x] for x, y in places) > 0.05
+    assert bool(torch.isfinite(Corners()(torch.zeros(1, 1, 16, 16))[0]).all())

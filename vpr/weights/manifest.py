@@ -18,7 +18,7 @@ from vpr.weights.checkpoint import WeightsError
 
 FOLDER = "pretrained_models"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]  # without dot and slash, so never taken for a path
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]  # without dot and slash, so never taken for a path
 FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
