@@ -169,7 +169,7 @@ def test_a_batch_is_a_function_of_its_numbers(manifest):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_one_batch_is_learnt(manifest, tmp_path, aggregation):
     how = loop.Settings(
-        steps=60, batch_size=12, learning_rate=5e-3, warmup_steps=0, ema=0.0, overfit=1, log_every=5, validate_every=60
+        steps=60, batch_size=12, learning_rate=5e-3, warmup_steps=0, ema=0.0, overfit=1, log_every=1, validate_every=60
     )
     chosen = settings(manifest, aggregation=aggregation, views=3, **CALM)
     loop.train(tasks.build(tasks.Settings(task=chosen)), how, tmp_path, CPU)

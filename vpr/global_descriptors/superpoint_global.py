@@ -96,9 +96,9 @@ class GlobalNetwork(nn.Module):
             return self.whitening.out_features
         return self.centre.num_features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, H, W) with values in [0, 1] to (B, dim) unit rows."""
-        return self.after_trunk(self.encoder.maps(images))
+    def forward(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
+        """(B, 1, H, W) with values in [0, 1] to (B, dim) unit rows; ``maps`` if the encoder's are known already."""
+        return self.after_trunk(self.encoder.maps(images) if maps is None else maps)
 
     def after_trunk(self, maps: Tensor) -> Tensor:
         """(B, C, h, w), what SuperPointNetwork.maps gives, to (B, dim) unit rows."""

@@ -18,6 +18,7 @@ from vpr.global_descriptors.aggregation import AGGREGATIONS
 from vpr.global_descriptors.superpoint_global import GlobalNetwork
 from vpr.global_descriptors.vlad import IMAGES_PER_DIMENSION
 from vpr.global_descriptors.whitening import Whitening, fit_whitening
+from vpr.local_features.superpoint_fast import FastTrunk
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.export import as_saved, save_weights
@@ -99,8 +100,10 @@ class GlobalDescriptor:
         self.settings = settings
         self.network = _network(settings)
         self.model: nn.Module = self.network
+        self.trunk: FastTrunk | None = None
         if settings.encoder == "frozen":
             self.network.encoder.requires_grad_(False)
+            self.trunk = FastTrunk(self.network.encoder, torch.device("cpu"))
         if settings.dim > self.network.dim:
             raise ConfigError(f"task.dim = {settings.dim}: the aggregation gives only {self.network.dim} numbers")
         self.places = Places(settings.manifests, settings.size, settings.held_out)
@@ -124,7 +127,8 @@ class GlobalDescriptor:
     def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         if self.settings.encoder == "frozen":
             self.network.encoder.eval()  # its BatchNorms too
-        vectors = model(self._see(batch.images, batch.homography, random))
+        images = self._see(batch.images, batch.homography, random)
+        vectors = model(images, self._maps(images))
         loss, hard = self.criterion(vectors, batch.labels, batch.groups)
         return {"loss": loss, "negatives": hard}
 
@@ -165,6 +169,13 @@ class GlobalDescriptor:
             whole.whiten(self.whitening)
         save_weights(path, whole, EXACT)
 
+    def _maps(self, images: Tensor) -> Tensor | None:
+        """The frozen trunk's maps where its fast form is the faster one: on a CPU, 2.4 times."""
+        if self.trunk is None or images.is_cuda:
+            return None
+        with torch.no_grad():
+            return torch.cat([self.trunk.finish(self.trunk(some)) for some in torch.split(images, 8)])
+
     def _see(self, images: Tensor, homography: Tensor, random: Randomness) -> Tensor:
         warped = homographies.warp_images(images.float() / 255, homography, self.settings.size)
         return photometric.augment(warped, self.settings.light, random.torch)
@@ -182,7 +193,7 @@ class GlobalDescriptor:
                     other, self.settings.size, self.settings.crop, random.torch
                 ).to(device)
                 images[-other:] = self._see(images[-other:] * 255, warps, random)
-            vectors.append(model(images).float().cpu())
+            vectors.append(model(images, self._maps(images)).float().cpu())
         return torch.cat(vectors).numpy() if vectors else np.zeros((0, self.network.dim), np.float32)
 
     def _fit(self, vectors: Floats) -> Whitening | None:
