@@ -70,8 +70,10 @@ def test_image_lists_and_their_npz_are_found(tmp_path):
     (tmp_path / "d/5.jpg").write_bytes(b"")
     assert missing_images(dataset.database) == ["./d/3.jpg", "./d/5.jpg"]
     write_npz(tmp_path / "u.npz", np.zeros((1, 2)), np.zeros((24, 2)), 25)
-    with pytest.raises(DataError, match=r"t.npz and u.npz are both there; leave one \*.npz"):
+    with pytest.raises(DataError, match=r"t.npz and u.npz are both there; call the right one tokyo247.npz"):
         find(protocol("tokyo247@nms"), tmp_path)
+    write_npz(tmp_path / "tokyo247.npz", np.ones((1, 2)), np.zeros((24, 2)), 25)
+    assert find(protocol("tokyo247@nms"), tmp_path).queries.positions.tolist() == [[1, 1]]
 
 
 def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path):

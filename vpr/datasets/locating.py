@@ -74,15 +74,16 @@ def _listed(record: EvaluationProtocol, root: Path) -> Arguments | None:
 
 
 def _image_lists(record: EvaluationProtocol, root: Path) -> Arguments | None:
-    database, queries = (_only(root, f"*{suffix}.txt") for suffix in (DATABASE_SUFFIX, QUERY_SUFFIX))
+    database, queries = (_file_of(record, root, f"{suffix}.txt") for suffix in (DATABASE_SUFFIX, QUERY_SUFFIX))
     if database is None or queries is None:
         return None
-    found: Arguments = {"root": root, "database": database, "queries": queries, "ground_truth": _only(root, "*.npz")}
+    truth = _file_of(record, root, ".npz")
+    found: Arguments = {"root": root, "database": database, "queries": queries, "ground_truth": truth}
     return {**found, **_cut_outs(record)}
 
 
 def _dbstruct(record: EvaluationProtocol, root: Path) -> Arguments | None:
-    struct = _only(root, "*.mat")
+    struct = _file_of(record, root, ".mat")
     return None if struct is None else {"path": struct, "root": root, **_cut_outs(record)}
 
 
@@ -99,12 +100,19 @@ def _cut_outs(record: EvaluationProtocol) -> Arguments:
     return {"group_size": CUT_OUTS} if record.one_per_group else {}
 
 
-def _only(root: Path, pattern: str) -> Path | None:
-    """The file of that kind; None if there is none. Raises DataError for several: a guess would judge by another."""
-    found = sorted(root.glob(pattern))
+def _file_of(record: EvaluationProtocol, root: Path, suffix: str) -> Path | None:
+    """The file called as the protocol is (``pitts30k_test.mat``), else the only one of that kind; None without any.
+
+    Raises DataError for several: a guess would judge by another split.
+    """
+    name = record.name.split("@")[0].replace("-", "_")
+    for called in (name, f"{name}_test"):
+        if (root / f"{called}{suffix}").is_file():
+            return root / f"{called}{suffix}"
+    found = sorted(root.glob(f"*{suffix}"))
     if len(found) > 1:
         raise DataError(
-            f"{root}: {found[0].name} and {found[1].name} are both there; leave one {pattern} in the folder"
+            f"{root}: {found[0].name} and {found[1].name} are both there; call the right one {name}{suffix}"
         )
     return found[0] if found else None
 
@@ -121,7 +129,7 @@ _EXPECTED = {
     "folders": "the folders {database} and {queries}, at the top or in images/test, test, processed/test or small/test",
     "ground_truth_csv": f"database, queries and {FILE_NAME}",
     "image_lists": f"one *{DATABASE_SUFFIX}.txt, one *{QUERY_SUFFIX}.txt and one *.npz, and the pictures they name",
-    "dbstruct": "one *.mat with a dbStruct, and the pictures it names",
+    "dbstruct": "a *.mat with a dbStruct (of several, the one called as the protocol is), and the pictures it names",
     "msls": "train_val/cph and train_val/sf with their csv files",
     "kapture": "the kapture trees mapping and query",
 }

@@ -78,7 +78,7 @@ def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
 def rule(record: EvaluationProtocol) -> str:
     """What makes a candidate right, in a few words."""
     if record.frames is not None:
-        return f"within {record.frames} frames"
+        return f"within {record.frames} frame{'' if record.frames == 1 else 's'}"
     return "as listed" if record.radius_m is None else f"within {record.radius_m:g} m"
 
 
