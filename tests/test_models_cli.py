@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_hostile import call
 from weights_server import BODY, Site, serve
 
 from vpr.local_features.superpoint_network import SuperPointNetwork
+from vpr.training.export import save_weights
 
 
 @pytest.fixture
@@ -158,3 +160,16 @@ def test_check_runs_no_code(site: Site, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "a.pth").write_bytes(pickle.dumps(Hostile(), protocol=2))
     assert "it is refused" in fails(["check", str(tmp_path / "a.pth")], capsys)
     assert not (tmp_path / "trap").exists()
+
+
+def test_exported_weights_are_what_the_published_code_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = SuperPointNetwork("v1", (8, 8, 8, 8), 16, 16)
+    save_weights(tmp_path / "half.safetensors", network)
+    for suffix in (".pth", ".safetensors"):
+        call(["models", "export", str(tmp_path / "half.safetensors"), "--out", str(tmp_path / f"full{suffix}")])
+    state = torch.load(tmp_path / "full.pth", weights_only=True)
+    assert set(state) == set(network.state_dict()) and all(each.dtype == torch.float32 for each in state.values())
+    assert all(torch.equal(state[key], value.half().float()) for key, value in network.state_dict().items())
+    other = load_file(tmp_path / "full.safetensors")
+    assert all(torch.equal(state[key], other[key]) for key in state)
+    assert "ends with .pth" in fails(["export", str(tmp_path / "full.pth"), "--out", "x.onnx"], capsys)

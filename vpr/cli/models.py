@@ -1,7 +1,8 @@
-"""``vpr models``: the published weights: list them, fetch them, and tell what a file is."""
+"""``vpr models``: weights: list the published ones, fetch them, tell what a file is, and write it for other code."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,9 @@ from vpr.cli.common import say
 if TYPE_CHECKING:
     from vpr.weights.recognition import Recognised
 
-app = typer.Typer(help="Weights: list the published ones, fetch them, tell what a file is.", no_args_is_help=True)
+app = typer.Typer(
+    help="Weights: list the published ones, fetch them, tell what a file is, export it.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -64,6 +67,36 @@ def check(
     _describe(recognised)
     if recognised.missing:
         raise WeightsError(f"{found.path}: lacks tensors that {recognised.layout.name} needs")
+
+
+@app.command()
+def export(
+    file: Annotated[str, typer.Argument(help="A file of weights, or a name from `vpr models list`.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .pth, or .safetensors.")],
+) -> None:
+    """Write weights as the published code loads them: their names as published, all numbers in float32."""
+    import io
+
+    import torch
+    from safetensors.torch import save
+
+    from vpr.files import write_atomically
+    from vpr.weights.checkpoint import WeightsError, read_checkpoint
+    from vpr.weights.finding import find
+
+    if out.suffix not in (".pth", ".safetensors"):
+        raise WeightsError(f"{out}: give a name that ends with .pth or .safetensors")
+    state = {
+        key: (value.float() if value.is_floating_point() else value).contiguous()
+        for key, value in read_checkpoint(find(file).path).items()
+    }
+    if out.suffix == ".pth":
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(out, content.getvalue())
+    else:
+        write_atomically(out, save(state))
+    say(f"{len(state)} tensors: {out}")
 
 
 def _describe(found: Recognised) -> None:
