@@ -99,7 +99,8 @@ def test_check_says_what_is_there_and_what_is_missing(tmp_path, capsys):
     call(["datasets", "check", "eynsham", str(tmp_path)])
     said = capsys.readouterr().out
     assert "4 database images, 1 queries" in said and "queries without positives: 0" in said
-    assert "is what eynsham, within 25 m [" in said
+    assert "every image is there; judged by eynsham, within 25 m [" in said
+    assert "How many images eynsham has is not known in full" in said
     (tmp_path / "images/test/database" / utm(2)).write_bytes(b"")
     with pytest.raises(SystemExit) as ended:
         call(["datasets", "check", "eynsham", str(tmp_path)])
