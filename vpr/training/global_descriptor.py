@@ -226,6 +226,8 @@ def _network(settings: Settings) -> GlobalNetwork:
     encoder = SuperPointNetwork("v1", settings.widths)
     if settings.start is not None:
         load_published(encoder, settings.start, encoder.adopt)
+    else:
+        _keep_variance(encoder)
     sizes = {
         "dim": settings.raw_dim,
         "scene": settings.raw_dim,
@@ -235,6 +237,15 @@ def _network(settings: Settings) -> GlobalNetwork:
     row = AGGREGATIONS[settings.aggregation]
     aggregation = row.make(settings.head[-1], **{name: sizes[name] for name in row.sizes})
     return GlobalNetwork(encoder, settings.head, aggregation)
+
+
+def _keep_variance(network: nn.Module) -> None:
+    """First weights of He et al., ICCV 2015: with torch's own, eight layers on every picture looks like any other."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def build(settings: Settings) -> GlobalDescriptor:
