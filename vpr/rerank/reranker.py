@@ -168,13 +168,20 @@ class PairReranker(ABC, Generic[F]):
         """Places of the shortlist in the order in which they are to be looked at."""
         return list(range(len(rows)))
 
-    def _standing(self, pairs: Sequence[Pair], similarity: Floats) -> Doubles:
-        """How each pair stands among the others: its score, or several scales fused."""
-        scales, weights = self.scales(pairs)
+    def _standing(self, pairs: Sequence[Pair], places: Rows, similarity: Floats) -> Doubles:
+        """How each pair stands among all candidates, whose similarities are given: its score, or several fused.
+
+        One that was not looked at stands as low as the lowest that was, so that leaving out the hopeless does not
+        change how far the others stand out.
+        """
+        found, weights = self.scales(pairs)
+        scales = np.tile(found.min(axis=0), (len(similarity), 1))
+        scales[places] = found
         if self.retrieval_weight > 0:
             scales = np.column_stack([scales, similarity.astype(np.float64)])
             weights = [*weights, self.retrieval_weight]
-        return fuse(scales, weights) if scales.shape[1] > 1 else scales[:, 0]
+        standing = fuse(scales, weights) if scales.shape[1] > 1 else scales[:, 0]
+        return standing[places]
 
     def _order(self, pairs: Mapping[int, Pair], similarity: Floats, count: int) -> tuple[Rows, Floats]:
         """The first ``count`` places in their new order, and the scores of the whole row.
@@ -182,7 +189,8 @@ class PairReranker(ABC, Generic[F]):
         Candidates that were not looked at follow below, at the distances the shortlist gave them.
         """
         places = np.array(sorted(pairs))  # so that ties keep the order of the shortlist
-        head = self._standing([pairs[place] for place in places.tolist()], similarity[places]).astype(np.float32)
+        found = [pairs[place] for place in places.tolist()]
+        head = self._standing(found, places, similarity[:count]).astype(np.float32)
         best = np.argsort(-head, kind="stable")
         rest = np.setdiff1d(np.arange(len(similarity)), places)
         nearest = similarity[rest].max(initial=-np.inf, where=np.isfinite(similarity[rest]))
