@@ -244,6 +244,18 @@ def test_too_few_pictures_are_not_whitened(manifest, caplog):
     assert "too few for task.dim = 16, which takes 64" in caplog.text
 
 
+def test_whitening_that_harms_can_be_left_out(manifest, monkeypatch):
+    made = task(manifest, dim=5, whitening_pictures=28, held_out=0.2, whitening="if_better")
+    randomise(made.model, gain=1.5)
+    for white, kept in ((0.0, False), (1.0, True)):
+        answers = iter([np.full(5, 0.5), np.full(5, white)])  # before and after whitening
+        monkeypatch.setattr(made, "_right", lambda *_, answers=answers: next(answers))
+        with torch.inference_mode():
+            figures = made.validate(made.model, CPU)
+        assert (made.whitening is not None) == kept
+        assert figures["recall_at_1"] == max(0.5, white)
+
+
 def test_light_and_warps_have_their_settings(manifest):
     chosen = settings(manifest, **CALM)
     assert isinstance(chosen.light, photometric.Settings) and chosen.light.chance == 0

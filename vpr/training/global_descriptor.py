@@ -49,6 +49,7 @@ class Settings(MethodSettings):
     cluster_width: int = Field(64, ge=1)  # numbers of each of them
     raw_dim: int = Field(256, ge=1)  # of gem, and of what transport says of the whole scene
     dim: int = Field(512, ge=0)  # after PCA whitening; 0 for none
+    whitening: Literal["always", "if_better"] = "always"  # left out, that is, where it lowers the recall of validation
     loss: str = "multi_similarity"
     miner: str = "multi_similarity"
     size: tuple[int, int] = (320, 240)  # width, height
@@ -156,6 +157,8 @@ class GlobalDescriptor:
             white = self._right(self.whitening.apply(asked), self.whitening.apply(found), rows)
         else:
             white = right
+        if self.settings.whitening == "if_better" and len(right) and right.mean() > white.mean():
+            self.whitening, white = None, right
         parts = {"places": white[: len(queries)], "single": white[len(queries) :]}
         figures = {f"recall_at_1_{name}": float(part.mean()) for name, part in parts.items() if len(part)}
         overall = float(np.mean(list(figures.values()))) if figures else 0.0
