@@ -2,7 +2,7 @@
 
 A few convolutions with a wider view follow the trunk's last maps, then an aggregation (``aggregation.py``) and, where
 the weights have one, PCA whitening. `vpr train --config train_global` makes such weights. On a CPU, for 640 x 480
-pixels, what follows the trunk takes 4 % of SuperPoint's time.
+pixels, what follows the trunk adds 1 to 3 % to SuperPoint's time, and 5 to 9 % to that of one half as wide.
 """
 
 from __future__ import annotations
