@@ -306,12 +306,16 @@ def search(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def query(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
-    """Extraction and re-ranking of one query against its stored candidates."""
+    """Re-ranking of one query's stored candidates: all of them, and as many as cost control leaves.
+
+    ``benchmarks/cost.py`` says how many those are, and that recall does not suffer from it.
+    """
     from vpr.core import Ranking
-    from vpr.rerank import LocalReranker
+    from vpr.matchers import nearest
+    from vpr.rerank import LocalReranker, cost
     from vpr.rerank.reranker import Settings as RerankSettings
 
-    count = 8 if device.type == "cpu" else 100
+    count, few = 100, 7
     network = randomised(SuperGlueNetwork())
     assert isinstance(network, SuperGlueNetwork)
     here = random_features(0)
@@ -319,18 +323,26 @@ def query(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
     shortlist = Ranking(np.arange(count)[None], -np.arange(count, dtype=np.float32)[None])
     variants: Variants = {}
     on_cpu = device.type == "cpu"
+    geometry = Geometry(method="magsac" if on_cpu else "torch")
     for precision in precisions(device):
         matcher = SuperGlue(network, "", SuperGlueSettings(precision=precision), device)
-        geometry = Geometry(method="magsac" if on_cpu else "torch")
-        reranker = LocalReranker(
-            matcher,
-            VERIFIERS[geometry.method].build(geometry, device),
-            RerankSettings(k=count),
-            geometry,
-            threads=machine.threads_of(0) if on_cpu else 1,
-            together=4 if on_cpu else 128,
-        )
-        variants[precision] = partial(reranker.rerank, shortlist, [here], stored)
+        for name, control in (
+            (f"{precision}, all", None),
+            (f"{precision}, nearest first, {few} pairs", cost.Settings(order="nearest", budget_pairs=few)),
+        ):
+            reranker = LocalReranker(
+                matcher,
+                VERIFIERS[geometry.method].build(geometry, device),
+                RerankSettings(k=count),
+                geometry,
+                control=control,
+                scout=nearest.build(nearest.Settings(), device) if control else None,
+                threads=machine.threads_of(0) if on_cpu else 1,
+                together=4 if on_cpu else 128,
+                reads_ahead=not on_cpu,
+            )
+            variants[name] = partial(reranker.rerank, shortlist, [here], stored)
+    rounds = min(rounds, 3) if on_cpu else rounds
     yield from take_turns(f"re-rank {count} candidates, {POINTS} points", variants, device, rounds)
 
 

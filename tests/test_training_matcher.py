@@ -306,10 +306,7 @@ def as_scannet(city: Path, out: Path) -> Path:
 
 def test_frames_without_a_pose_are_left_out(city: Path, tmp_path: Path) -> None:
     scene = read_scannet(as_scannet(city, tmp_path))[0]
-    assert (
-        scene.views[0].image.name == "1.jpg"
-        and len(scene.views) == len(read_shots(city)) - 1
-    )
+    assert scene.views[0].image.name == "1.jpg" and len(scene.views) == len(read_shots(city)) - 1
 
 
 def test_scenes_that_are_none_are_told(tmp_path: Path) -> None:
