@@ -22,6 +22,7 @@ from vpr.local_features.superpoint_fast import FastTrunk
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.export import as_saved, save_weights
+from vpr.training.initial import keep_variance
 from vpr.training.metric_learning import LOSSES, MINERS, MetricLoss
 from vpr.training.places import Places
 from vpr.training.randomness import Randomness, randomness
@@ -230,7 +231,7 @@ def _network(settings: Settings) -> GlobalNetwork:
     if settings.start is not None:
         load_published(encoder, settings.start, encoder.adopt)
     else:
-        _keep_variance(encoder)
+        keep_variance(encoder)
     sizes = {
         "dim": settings.raw_dim,
         "scene": settings.raw_dim,
@@ -240,15 +241,6 @@ def _network(settings: Settings) -> GlobalNetwork:
     row = AGGREGATIONS[settings.aggregation]
     aggregation = row.make(settings.head[-1], **{name: sizes[name] for name in row.sizes})
     return GlobalNetwork(encoder, settings.head, aggregation)
-
-
-def _keep_variance(network: nn.Module) -> None:
-    """First weights of He et al., ICCV 2015: with torch's own, eight layers on every picture looks like any other."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def build(settings: Settings) -> GlobalDescriptor:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from vpr.config import MethodSettings
 from vpr.core import Doubles, Image
 from vpr.local_features.detection import score_map, strongest, suppress
-from vpr.local_features.superpoint_network import SuperPointNetwork
+from vpr.local_features.superpoint_network import Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import save_weights
+from vpr.training.initial import keep_variance
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.shapes import draw_shape
 
@@ -29,6 +30,7 @@ class Settings(MethodSettings):
     """Settings of MagicPoint's training."""
 
     method: Literal["magicpoint"] = "magicpoint"
+    layout: Layout = "v1"  # "open" has BatchNorm
     widths: tuple[int, int, int, int] = (64, 64, 128, 128)
     head: int = Field(256, ge=8)
     dim: int = Field(256, ge=8)
@@ -73,9 +75,10 @@ class MagicPoint:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.model: nn.Module = SuperPointNetwork("v1", settings.widths, settings.head, settings.dim)
+        self.model: nn.Module = SuperPointNetwork(settings.layout, settings.widths, settings.head, settings.dim)
+        keep_variance(self.model)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith("convD"))  # corners say nothing of descriptors
+            parameter.requires_grad_(not name.startswith(("convD", "descriptor")))  # corners say nothing of them
         self.shapes = Shapes(settings.size, settings.seed)
 
     def batch(self, size: int, random: Randomness) -> Batch:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from vpr.config import MethodSettings
 from vpr.core import ConfigError
-from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
+from vpr.local_features.superpoint_network import CELL, Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
 from vpr.training.description import DESCRIPTOR_LOSSES, Views
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import save_weights
+from vpr.training.initial import keep_variance
 from vpr.training.photographs import Photographs
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.repeatability import judge_views
@@ -31,6 +32,7 @@ class Settings(MethodSettings):
     photographs: Path
     labels: Path  # made by `vpr label` of the same photographs at the same size
     start: Path | None = None  # weights to begin with, for instance MagicPoint's
+    layout: Layout = "v1"  # "open" has BatchNorm
     widths: tuple[int, int, int, int] = (64, 64, 128, 128)
     head: int = Field(256, ge=8)
     dim: int = Field(256, ge=8)
@@ -65,7 +67,8 @@ class SuperPoint:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        network = SuperPointNetwork("v1", settings.widths, settings.head, settings.dim)
+        network = SuperPointNetwork(settings.layout, settings.widths, settings.head, settings.dim)
+        keep_variance(network)
         if settings.start is not None:
             load_published(network, str(settings.start), network.adopt)
         self.model: nn.Module = network
