@@ -52,13 +52,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=sorted(MEASUREMENTS), default=sorted(MEASUREMENTS))
     arguments = parser.parse_args()
     device = machine.device_of(arguments.device)
-    results = []
+    about = machine.facts(shlex.join(["python", *sys.argv]), device)
+    results: list[dict[str, Any]] = []
     for name in arguments.only:
         for row in MEASUREMENTS[name](device, arguments.rounds):
             results.append({"stage": name, **row})
             print(line(results[-1]), flush=True)
-    about = machine.facts(shlex.join(["python", *sys.argv]), device)
-    write_json(arguments.out, {**about, "threads": torch.get_num_threads(), "results": results})
+            write_json(arguments.out, {**about, "threads": torch.get_num_threads(), "results": results})
     print(arguments.out)
 
 
@@ -201,7 +201,9 @@ def matching(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
         with torch.inference_mode():
             return [
                 plain.matches(
-                    plain.superglue(weights, as_plain(query, device), as_plain(each, device), SIZE, SIZE, iterations=20)
+                    plain.superglue(
+                        weights, as_plain(query, device), as_plain(each, device), (SIZE, SIZE), iterations=20
+                    )
                 )
                 for each in candidates[:count]
             ]
@@ -236,7 +238,7 @@ def sinkhorn(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
 
         def one_by_one(iterations: int = iterations) -> list[Tensor]:
             with torch.inference_mode():
-                return [plain.log_sinkhorn(each[None], bin_score, iterations) for each in similarity]
+                return [plain.log_sinkhorn(each, bin_score, iterations) for each in similarity]
 
         def ours(iterations: int = iterations) -> Tensor:
             with torch.inference_mode():

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from vpr.matchers import sinkhorn
 from vpr.matchers.sinkhorn import log_assignment, sweep_in_torch
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -146,3 +147,13 @@ def test_gradients_are_finite_however_sure_the_scores(spread):
     plan.clamp_min(-30)[:, range(40), range(40)].mean().backward()
     assert similarity.grad.isfinite().all() and bin_score.grad.isfinite()
     assert similarity.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(("spread", "partners", "bonus"), [(1, 0, 0), (3, 200, 15), (3, 100, 15), (10, 200, 40)])
+def test_ending_when_nothing_changes_any_more_changes_nothing(spread, partners, bonus, monkeypatch):
+    similarity = torch.randn(2, 200, 180, generator=torch.Generator().manual_seed(0)) * spread
+    for row in range(min(partners, 180)):
+        similarity[:, row, row] += bonus
+    settled = log_assignment(similarity, torch.tensor(1.0), 100)
+    monkeypatch.setattr(sinkhorn, "SETTLED", -1.0)
+    torch.testing.assert_close(settled, log_assignment(similarity, torch.tensor(1.0), 100), atol=5e-5, rtol=0)

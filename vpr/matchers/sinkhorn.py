@@ -15,6 +15,9 @@ from torch import Tensor
 
 TINY = 1e-37  # no sum of exponentials counts as less, so that nothing is divided by zero
 LEARNABLY_TINY = 1e-18  # in training, where its square divides too
+# A step changes the logarithms by no more than the step before. So once one changes them by less than this, a hundred
+# more would change them by less than 5e-5.
+SETTLED, LOOK_EVERY = 5e-7, 4
 ABSORB_AFTER = (1, 8, 64)  # iterations after which the potentials move into the matrix; later they hardly change
 
 
@@ -70,10 +73,14 @@ def sweep_in_torch(
         factors = [sweep_in_torch(*(each[i, None] for each in inputs), steps=steps) for i in range(len(kernel))]
         return torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors])
     divided = _learnably_divided if kernel.requires_grad else _divided
+    may_settle = not kernel.is_cuda and not kernel.requires_grad  # to look would make a GPU wait
     a = row_mass
-    for _ in range(steps):
+    for step in range(1, steps + 1):
+        before = b
         a = divided(row_mass, torch.bmm(kernel, b[:, :, None])[:, :, 0])
         b = divided(column_mass, torch.bmm(a[:, None, :], kernel)[:, 0, :])
+        if may_settle and step % LOOK_EVERY == 0 and ((b - before).abs() <= SETTLED * b).all():
+            break
     return a, b
 
 
