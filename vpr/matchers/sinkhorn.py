@@ -35,10 +35,14 @@ def log_assignment(
     """
     with torch.autocast(similarity.device.type, enabled=False):
         scores, real_rows, real_columns = _with_dustbins(similarity.float(), bin_score, row_mask, column_mask)
-        return _transport(scores, real_rows, real_columns, iterations)
+        if scores.is_cuda or scores.requires_grad or len(scores) == 1:
+            return _transport(scores, real_rows, real_columns, iterations=iterations)
+        inputs = scores, real_rows, real_columns  # on a CPU one pair after the other stays in the cache
+        done = [_transport(*(each[i, None] for each in inputs), iterations=iterations) for i in range(len(scores))]
+        return torch.cat(done) if done else scores
 
 
-def _transport(scores: Tensor, real_rows: Tensor, real_columns: Tensor, iterations: int) -> Tensor:
+def _transport(scores: Tensor, real_rows: Tensor, real_columns: Tensor, *, iterations: int) -> Tensor:
     """The scores, with what the iterations add to each row and column."""
     row_mass = _mass(real_rows, real_columns)
     column_mass = _mass(real_columns, real_rows)
@@ -47,10 +51,13 @@ def _transport(scores: Tensor, real_rows: Tensor, real_columns: Tensor, iteratio
         g = -(scores + f[:, :, None]).amax(1).clamp_min(-1e30)
     done, b = 0, torch.exp(-g)
     for until in [*(step for step in ABSORB_AFTER if step < iterations), iterations]:
-        kernel = torch.exp((scores + f[:, :, None]).add_(g[:, None, :]))
+        kernel = (scores + f[:, :, None]).add_(g[:, None, :]).exp_()
         a, b = sweep(kernel, row_mass, column_mass, b, steps=until - done)
+        settled = until < iterations and _may_settle(kernel) and _alike(_rows_of(row_mass, kernel, b), a, 4 * SETTLED)
         f = f + torch.where(real_rows, a, 1).log()
         g = g + torch.where(real_columns, b, 1).log()
+        if settled:
+            break
         done, b = until, torch.ones_like(b)
     return (scores + f[:, :, None]).add_(g[:, None, :])
 
@@ -73,15 +80,28 @@ def sweep_in_torch(
         factors = [sweep_in_torch(*(each[i, None] for each in inputs), steps=steps) for i in range(len(kernel))]
         return torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors])
     divided = _learnably_divided if kernel.requires_grad else _divided
-    may_settle = not kernel.is_cuda and not kernel.requires_grad  # to look would make a GPU wait
     a = row_mass
     for step in range(1, steps + 1):
         before = b
-        a = divided(row_mass, torch.bmm(kernel, b[:, :, None])[:, :, 0])
+        a = _rows_of(row_mass, kernel, b)
         b = divided(column_mass, torch.bmm(a[:, None, :], kernel)[:, 0, :])
-        if may_settle and step % LOOK_EVERY == 0 and ((b - before).abs() <= SETTLED * b).all():
+        if step % LOOK_EVERY == 0 and _may_settle(kernel) and _alike(b, before, SETTLED):
             break
     return a, b
+
+
+def _rows_of(row_mass: Tensor, kernel: Tensor, b: Tensor) -> Tensor:
+    """Factors of the rows that give each row its mass."""
+    divided = _learnably_divided if kernel.requires_grad else _divided
+    return divided(row_mass, torch.bmm(kernel, b[:, :, None])[:, :, 0])
+
+
+def _may_settle(kernel: Tensor) -> bool:
+    return not kernel.is_cuda and not kernel.requires_grad  # to look would make a GPU wait
+
+
+def _alike(factors: Tensor, before: Tensor, share: float) -> bool:
+    return bool(((factors - before).abs() <= share * factors).all())
 
 
 def _divided(mass: Tensor, sums: Tensor) -> Tensor:
