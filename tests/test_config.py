@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vpr.cli.common import config_path
 from vpr.config import digest_of_names, dump, fingerprint, load
 from vpr.core import ConfigError
 from vpr.settings import Settings
@@ -84,6 +85,14 @@ def test_what_is_dumped_reads_back(tmp_path: Path) -> None:
 def test_every_config_that_ships_loads_and_says_what_it_is(path: Path) -> None:
     load(TrainingSettings if path.stem.startswith("train_") else Settings, path)
     assert path.read_text().startswith("# ")
+
+
+def test_a_folder_may_have_the_name_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert config_path("demo").name == "demo.toml"
+    (tmp_path / "mine").write_text("")
+    assert config_path("mine") == Path("mine")
 
 
 def test_fingerprints_follow_the_content() -> None:

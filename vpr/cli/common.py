@@ -52,7 +52,7 @@ def settings_of(chosen: str | None, overrides: Sequence[str] | None) -> Settings
 def config_path(chosen: str) -> Path:
     """The file of a config given by path, or by the name of one that comes with vpr."""
     path = Path(chosen)
-    if path.suffix or path.exists():
+    if path.suffix or path.is_file():  # a folder may have the name of a config, as demo/ has
         return path
     shipped = CONFIGS / f"{chosen}.toml"
     if not shipped.exists():
