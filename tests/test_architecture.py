@@ -67,6 +67,12 @@ def test_top_level_scripts_hold_no_logic(path: str) -> None:
     assert len(ast.parse((ROOT / path).read_text()).body) == 2
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    """Else it works in the checkout, and is missing where vpr is installed."""
+    folders = {path.parent for path in (ROOT / "vpr").rglob("*.py")}
+    assert [folder.name for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
 def test_importing_the_command_line_is_quick() -> None:
     """--help must not wait for torch, OpenCV, FAISS or scikit-learn."""
     code = "import sys, vpr.cli; print([m for m in ('torch', 'cv2', 'faiss', 'sklearn', 'scipy') if m in sys.modules])"

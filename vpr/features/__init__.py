@@ -1,0 +1,1 @@
+"""Extraction over an image set, and the stores its results lie in."""
