@@ -101,6 +101,21 @@ def train(task: Task, settings: Settings, out: Path, device: torch.device) -> Pa
     return out / BEST
 
 
+class InPrecision(nn.Module):
+    """A model that computes in one number format; what a task computes around it, coordinates above all, stays fp32."""
+
+    def __init__(self, model: nn.Module, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.device_type = device.type
+        self.dtype = dtype_of(precision, device)
+
+    def forward(self, *inputs: Any) -> Any:
+        half = self.dtype is not torch.float32
+        with torch.autocast(self.device_type, dtype=self.dtype if half else None, enabled=half):
+            return self.model(*inputs)
+
+
 class Run:
     """One training run: what changes from step to step, and where it is kept."""
 
@@ -116,6 +131,7 @@ class Run:
         self.parallel: nn.Module = self.model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.model, [device.index] if device.type == "cuda" else None)
+        self.in_precision = InPrecision(self.parallel, settings.precision, device)
         self.average = AveragedModel(self.model, avg_fn=self._blend, use_buffers=True)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
@@ -172,15 +188,9 @@ class Run:
     def _optimise(self, batch: Any) -> dict[str, Tensor] | None:
         """One step of the optimiser; None if the loss is not finite, in which case nothing changes."""
         settings = self.settings
-        dtype = dtype_of(settings.precision, self.device)
-        half = dtype is not torch.float32
         self.model.train()
-        random = self._random(self.step, 1)
-        with (
-            arithmetic(settings.precision, self.device),
-            torch.autocast(self.device.type, dtype=dtype if half else None, enabled=half),
-        ):
-            losses = self.task.losses(self.parallel, batch, random)
+        with arithmetic(settings.precision, self.device):
+            losses = self.task.losses(self.in_precision, batch, self._random(self.step, 1))
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(losses["loss"]))
         self.scaler.unscale_(self.optimizer)

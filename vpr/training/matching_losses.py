@@ -44,10 +44,8 @@ def confidence_loss(results: Sequence[LayerResult]) -> Tensor:
             (result.confidence0, result.confidence1), _decisions(result.log_assignment), final, strict=True
         ):
             assert confidence is not None
-            with torch.autocast(confidence.device.type, enabled=False):
-                losses.append(
-                    functional.binary_cross_entropy(confidence.float().clamp(1e-6, 1 - 1e-6), (now == last).float())
-                )
+            said = confidence.float().clamp(1e-6, 1 - 1e-6)
+            losses.append(functional.binary_cross_entropy(said, (now == last).float()))
     return torch.stack(losses).mean() if losses else results[-1].log_assignment.new_zeros(())
 
 

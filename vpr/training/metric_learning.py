@@ -50,10 +50,9 @@ class MetricLoss:
 
         Two pictures of different places but one group may show the same, and are no pair.
         """
-        with torch.autocast(vectors.device.type, enabled=False):
-            vectors = vectors.float()
-            pairs = self._pairs(vectors.detach(), labels, groups)
-            loss: Tensor = self.loss(vectors, labels, pairs)
+        vectors = vectors.float()
+        pairs = self._pairs(vectors.detach(), labels, groups)
+        loss: Tensor = self.loss(vectors, labels, pairs)
         return loss, torch.tensor(float(len(pairs[2])))
 
     def _pairs(self, vectors: Tensor, labels: Tensor, groups: Tensor) -> Pairs:
