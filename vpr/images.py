@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -106,8 +106,11 @@ def resize(image: Image, size: tuple[int, int]) -> Image:
 
 def in_order(
     prepare: Callable[[int], T], rows: Sequence[int], threads: int, ahead: int | None = None
-) -> Iterator[tuple[int, T | ImageError]]:
+) -> Generator[tuple[int, T | ImageError], None, None]:
     """Run ``prepare(row)`` in threads, ahead of the consumer, and give the results in the order of the rows.
+
+    Whoever may end early closes it (contextlib.closing): left to the garbage collector, which runs in any thread, even
+    in one that is just starting, its threads are waited for where waiting may never end.
 
     A picture that cannot be used comes back as its ImageError, so that the rows of the others never shift.
     At most ``ahead`` results (default 4 per thread) wait in memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -206,8 +206,7 @@ def _extract(
         progress = tqdm(
             total=len(images), initial=len(images) - len(rows), desc=first.folder.name, unit="image", disable=None
         )
-        with progress:
-            loaded = in_order(prepare, rows, how.threads)
+        with progress, closing(in_order(prepare, rows, how.threads)) as loaded:
             for shard in missing:
                 results: list[tuple[Any, ...] | None] = []
                 unreadable: dict[str, str] = {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, Protocol
@@ -90,8 +91,9 @@ def train(task: Task, settings: Settings, out: Path, device: torch.device) -> Pa
     run.journal = Journal(out, run.step, enabled=distributed.is_first())
     hidden = None if distributed.is_first() else True
     try:
-        with tqdm(total=settings.steps, initial=run.step, desc="train", unit="step", disable=hidden) as progress:
-            for batch in run.batches():
+        progress = tqdm(total=settings.steps, initial=run.step, desc="train", unit="step", disable=hidden)
+        with progress, closing(run.batches()) as batches:
+            for batch in batches:
                 loss = run.advance(batch)
                 progress.update()
                 if loss is not None:
@@ -140,14 +142,16 @@ class Run:
         self.best = -math.inf
         self.bad = 0  # steps in a row without a finite loss
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Generator[Any, None, None]:
         """The batches of the steps that are left, prepared in threads ahead of the device."""
 
         def prepare(step: int) -> Any:
             return self.task.batch(self.settings.batch_size, self._random(step))
 
-        for _, batch in in_order(prepare, range(self.step, self.settings.steps), self.settings.workers, ahead=4):
-            yield on_tensors(batch, lambda each: each.to(self.device, non_blocking=True))
+        steps = range(self.step, self.settings.steps)
+        with closing(in_order(prepare, steps, self.settings.workers, ahead=4)) as prepared:
+            for _, batch in prepared:
+                yield on_tensors(batch, lambda each: each.to(self.device, non_blocking=True))
 
     def advance(self, batch: Any) -> float | None:
         """One step, with what is due after it; the loss where it was logged."""

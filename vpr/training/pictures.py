@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +27,14 @@ class Pictures:
     def batches(self, paths: Sequence[Path]) -> Iterator[Tensor]:
         """(B, 3, H, W) normalised, in the order of the paths; raises ImageError for what cannot be read."""
         waiting: list[Tensor] = []
-        for _, image in in_order(lambda row: self._read(paths[row]), range(len(paths)), self.threads):
-            if isinstance(image, ImageError):
-                raise image
-            waiting.append(image)
-            if len(waiting) == self.batch_size:
-                yield self._stack(waiting)
-                waiting = []
+        with closing(in_order(lambda row: self._read(paths[row]), range(len(paths)), self.threads)) as loaded:
+            for _, image in loaded:
+                if isinstance(image, ImageError):
+                    raise image
+                waiting.append(image)
+                if len(waiting) == self.batch_size:
+                    yield self._stack(waiting)
+                    waiting = []
         if waiting:
             yield self._stack(waiting)
 
