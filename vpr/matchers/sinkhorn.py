@@ -79,12 +79,11 @@ def sweep_in_torch(
         inputs = (kernel, row_mass, column_mass, b)
         factors = [sweep_in_torch(*(each[i, None] for each in inputs), steps=steps) for i in range(len(kernel))]
         return torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors])
-    divided = _learnably_divided if kernel.requires_grad else _divided
     a = row_mass
     for step in range(1, steps + 1):
         before = b
         a = _rows_of(row_mass, kernel, b)
-        b = divided(column_mass, torch.bmm(a[:, None, :], kernel)[:, 0, :])
+        b = _divided(column_mass, torch.bmm(a[:, None, :], kernel)[:, 0, :])
         if step % LOOK_EVERY == 0 and _may_settle(kernel) and _alike(b, before, SETTLED):
             break
     return a, b
@@ -92,8 +91,7 @@ def sweep_in_torch(
 
 def _rows_of(row_mass: Tensor, kernel: Tensor, b: Tensor) -> Tensor:
     """Factors of the rows that give each row its mass."""
-    divided = _learnably_divided if kernel.requires_grad else _divided
-    return divided(row_mass, torch.bmm(kernel, b[:, :, None])[:, :, 0])
+    return _divided(row_mass, torch.bmm(kernel, b[:, :, None])[:, :, 0])
 
 
 def _may_settle(kernel: Tensor) -> bool:
@@ -105,11 +103,9 @@ def _alike(factors: Tensor, before: Tensor, share: float) -> bool:
 
 
 def _divided(mass: Tensor, sums: Tensor) -> Tensor:
-    return mass / sums.clamp_min(TINY)
-
-
-def _learnably_divided(mass: Tensor, sums: Tensor) -> Tensor:
-    """The same with a finite gradient: that of 1 / x squares it, and infinity times nothing is not a number."""
+    """In training with a finite gradient: that of 1 / x squares it, and infinity times nothing is not a number."""
+    if not sums.requires_grad:
+        return mass / sums.clamp_min(TINY)
     vanishes = sums < LEARNABLY_TINY
     return torch.where(vanishes, mass / LEARNABLY_TINY, mass / sums.masked_fill(vanishes, 1))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ F = TypeVar("F")
 
 def read_ahead(
     shortlist: Ranking, k: int, queries: Sequence[F], database: Sequence[F]
-) -> Iterator[tuple[F, Mapping[int, F]]]:
+) -> Generator[tuple[F, Mapping[int, F]], None, None]:
     """Each query's features and, by their rows, those of its first k candidates, in memory a GPU copies from.
 
     One query ahead: of 100 candidates with 1024 points of 256 numbers, 200 MB are in memory.

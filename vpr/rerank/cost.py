@@ -25,9 +25,7 @@ class Settings(Section):
     # Look at candidates in this order. "nearest" first matches all of them by nearest neighbours, which is cheap beside
     # a network, so that rules which stop early see the promising ones first.
     order: Literal["shortlist", "nearest"] = "shortlist"
-    promise: float = Field(
-        0, ge=0, le=1
-    )  # with "nearest": leave out who has less than this share of the best's matches
+    promise: float = Field(0, ge=0, le=1)  # with "nearest": leave out who promises less than this share of the best
     stop_inliers: float = Field(0, ge=0)  # stop once a candidate has so many; the rest keeps its order below
     budget_pairs: int = Field(0, ge=0)  # candidates per query
     budget_ms: float = Field(0, ge=0)  # milliseconds per query, checked between groups of candidates

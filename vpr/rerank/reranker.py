@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
@@ -113,8 +114,9 @@ class PairReranker(ABC, Generic[F]):
         """The shortlist in a new order, with evidence. ``queries[i]`` belongs to row i of the shortlist."""
         rows, scores = shortlist.rows.copy(), shortlist.scores.copy()
         evidence = _nothing_sought(shortlist)
-        with one_thread_each(self.threads) as pool:
-            for query, (features, candidates) in enumerate(self._at_hand(shortlist, queries, database)):
+        at_hand = self._at_hand(shortlist, queries, database)
+        with one_thread_each(self.threads) as pool, closing(at_hand):
+            for query, (features, candidates) in enumerate(at_hand):
                 meter = cost.Meter(self.control)
                 count = int((rows[query, : self.k] != NO_ROW).sum())
                 pairs = self._examine(features, candidates, rows[query, :count].tolist(), pool, meter)
@@ -132,11 +134,11 @@ class PairReranker(ABC, Generic[F]):
 
     def _at_hand(
         self, shortlist: Ranking, queries: Sequence[F], database: Sequence[F]
-    ) -> Iterator[tuple[F, Candidates[F]]]:
+    ) -> Generator[tuple[F, Candidates[F]], None, None]:
         """Each query's features, and where those of its candidates are found by row."""
         if self.reads_ahead:
             return read_ahead(shortlist, self.k, queries, database)
-        return ((queries[query], database) for query in range(len(shortlist)))
+        return ((queries[query], database) for query in range(len(shortlist)))  # read when they are looked at
 
     def _examine(
         self,

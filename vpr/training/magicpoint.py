@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -57,17 +57,13 @@ class Shapes:
     def __init__(self, size: tuple[int, int], seed: int) -> None:
         self.size = size
         self.seed = seed
-        self._drawn: dict[int, tuple[Image, Doubles]] = {}
-        self._lock = threading.Lock()
+        self._drawn = lru_cache(maxsize=None)(self._draw)
 
     def __getitem__(self, number: int) -> tuple[Image, Doubles]:
-        with self._lock:
-            known = self._drawn.get(number)
-        if known is None:
-            known = draw_shape(self.size, randomness(self.seed, number).numpy)
-            with self._lock:
-                self._drawn[number] = known
-        return known
+        return self._drawn(number)
+
+    def _draw(self, number: int) -> tuple[Image, Doubles]:
+        return draw_shape(self.size, randomness(self.seed, number).numpy)
 
 
 class MagicPoint:

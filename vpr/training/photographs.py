@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +27,17 @@ class Photographs:
         spread = np.linspace(0, len(self.names) - 1, held_out).round().astype(int) if held_out else np.zeros(0, int)
         self.held = spread
         self.seen = np.setdiff1d(np.arange(len(self.names)), spread)
-        self._pictures: dict[int, Image] = {}
-        self._lock = threading.Lock()
+        self._picture = lru_cache(maxsize=None)(self._read)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Image:
         """(height, width) uint8."""
-        with self._lock:
-            known = self._pictures.get(row)
-        if known is None:
-            known = cut_to(read_image(self.folder / self.names[row], "grey"), self.size)
-            with self._lock:
-                self._pictures[row] = known
-        return known
+        return self._picture(int(row))
+
+    def _read(self, row: int) -> Image:
+        return cut_to(read_image(self.folder / self.names[row], "grey"), self.size)
 
 
 def cut_to(image: Image, size: tuple[int, int]) -> Image:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,21 +49,17 @@ class Places:
         self.places, self.held_places = [several[i] for i in seen], [several[i] for i in held]
         if len(self.places) + len(self.single) < 2:
             raise DataError(f"{', '.join(map(str, manifests)) or 'no csv file'}: fewer than two places to learn from")
-        self._pictures: dict[int, Image] = {}
-        self._lock = threading.Lock()
+        self._picture = lru_cache(maxsize=None)(self._read)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Image:
         """(height, width) uint8, grey."""
-        with self._lock:
-            known = self._pictures.get(row)
-        if known is None:
-            known = cut_to(read_image(self.paths[row], "grey"), self.size)
-            with self._lock:
-                self._pictures[row] = known
-        return known
+        return self._picture(int(row))
+
+    def _read(self, row: int) -> Image:
+        return cut_to(read_image(self.paths[row], "grey"), self.size)
 
     def stack(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:
         """(B, 1, height, width)."""
