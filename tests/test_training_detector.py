@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from vpr.core import DataError, Origin
 from vpr.local_features.detection import score_map
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.training import adaptation, homographies, loop, magicpoint, photometric, superpoint
+from vpr.training.batch_norm import folded, measure, with_batch_norm
 from vpr.training.corners import Corners, least_eigenvalue
 from vpr.training.description import DESCRIPTOR_LOSSES, Views, dense, softmax, sparse
 from vpr.training.detection import NO_POINT, cell_classes, detector_loss, point_map, whole_cells
@@ -306,7 +308,8 @@ def test_magicpoint_learns_one_batch_by_heart(layout: str, share: float, tmp_pat
     assert network.dim == 16 and network.layout == layout
 
 
-def test_superpoint_can_learn_one_batch_by_heart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_superpoint_can_learn_one_batch_by_heart(batch_norm: bool, tmp_path: Path) -> None:
     dots = with_dots(tmp_path / "photos", 6)
     photographs = Photographs(tmp_path / "photos", SIZE)
     origin = Origin(adaptation.KIND, "f", "i", "", {})
@@ -322,12 +325,68 @@ def test_superpoint_can_learn_one_batch_by_heart(tmp_path: Path) -> None:
         held_out=2,
         descriptor_loss="dense",
         homography=homographies.Settings(rotation_deg=10),
+        batch_norm=batch_norm,
     )
     torch.manual_seed(0)
     task = superpoint.build(task_settings)
     first = float(task.losses(task.model, task.batch(2, randomness(0)), randomness(0))["loss"].detach())
-    loop.train(task, fast(steps=150, overfit=1), tmp_path / "out", CPU)
+    best = loop.train(task, fast(steps=150, overfit=1), tmp_path / "out", CPU)
     assert last_loss(tmp_path / "out") < 0.25 * first
+    published = SuperPointNetwork("v1", TINY["widths"], TINY["head"], TINY["dim"])
+    published.load_state_dict({key: value.float() for key, value in load_file(best).items()})  # whatever trained it
+
+
+def test_batch_norm_folds_into_the_convolutions_and_begins_without_a_change() -> None:
+    torch.manual_seed(0)
+    network = SuperPointNetwork("v1", TINY["widths"], TINY["head"], TINY["dim"])
+    images = torch.rand(3, 1, 48, 64)
+    before = network(images)
+    with_batch_norm(network)
+    measure(network, images)
+    for one, other in zip(network(images), before, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for layer in (network.conv1a, network.convDa):
+        torch.nn.init.uniform_(layer.norm.weight, 0.5, 2)
+        torch.nn.init.uniform_(layer.norm.bias, -1, 1)
+    network.eval()
+    plain = folded(network)
+    assert set(plain.state_dict()) == set(SuperPointNetwork().state_dict())
+    for one, other in zip(plain(images), network(images), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_camera_that_stood_still_shows_one_view_in_two_lights(tmp_path: Path) -> None:
+    with_dots(tmp_path / "photos", 9)
+    for number, name in enumerate(sorted((tmp_path / "photos").iterdir())):
+        name.rename(name.with_name(f"{'camera' if number < 4 else 'other'}_{number}{name.suffix}"))
+    photographs = Photographs(tmp_path / "photos", SIZE)
+    adaptation.label(
+        photographs,
+        Bright(),
+        tmp_path / "labels",
+        Origin(adaptation.KIND, "f", "i", "", {}),
+        settings=adaptation.Settings(warps=1),
+        device=CPU,
+    )
+    settings = superpoint.Settings(
+        **TINY,
+        photographs=tmp_path / "photos",
+        labels=tmp_path / "labels",
+        held_out=1,
+        fixed_cameras=["camera_*"],
+        fixed_share=0.5,
+    )
+    task = superpoint.build(settings)
+    cameras = {task.photographs[row].tobytes() for row in task.photographs.seen[:3]}
+    batch = task.batch(64, randomness(0))
+    pairs = [
+        (one.numpy().tobytes(), other.numpy().tobytes()) for one, other in zip(batch.images, batch.others, strict=True)
+    ]
+    changed = [pair for pair in pairs if pair[0] != pair[1]]
+    assert 16 <= len(changed) <= 48
+    assert all(one in cameras and other in cameras for one, other in changed)
+    with pytest.raises(DataError, match="'tower_\\*'"):
+        superpoint.build(settings.model_copy(update={"fixed_cameras": ["tower_*"]}))
 
 
 def test_views_are_judged_right_by_a_perfect_detector() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,10 +12,11 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from vpr.config import MethodSettings
-from vpr.core import ConfigError
+from vpr.core import ConfigError, DataError
 from vpr.local_features.superpoint_network import CELL, Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
+from vpr.training.batch_norm import folded, measure, with_batch_norm
 from vpr.training.description import DESCRIPTOR_LOSSES, Views
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import save_weights
@@ -33,6 +35,7 @@ class Settings(MethodSettings):
     labels: Path  # made by `vpr label` of the same photographs at the same size
     start: Path | None = None  # weights to begin with, for instance MagicPoint's
     layout: Layout = "v1"  # "open" has BatchNorm
+    batch_norm: bool = False  # after each convolution while training, folded into it in the weights
     widths: tuple[int, int, int, int] = (64, 64, 128, 128)
     head: int = Field(256, ge=8)
     dim: int = Field(256, ge=8)
@@ -42,6 +45,9 @@ class Settings(MethodSettings):
     points: int = Field(256, ge=8)  # per picture, whose descriptors the sparse losses compare
     homography: homographies.Settings = homographies.Settings(rotation_deg=30)
     light: photometric.Settings = photometric.Settings()
+    # Patterns of names: photographs that match the same one are of one camera that stood still.
+    fixed_cameras: tuple[str, ...] = ()
+    fixed_share: float = Field(0.1, ge=0, le=1)  # of the pairs; what such a camera saw at two times
     held_out: int = Field(64, ge=1)  # photographs for validation
 
     @field_validator("descriptor_loss")
@@ -56,6 +62,7 @@ class Batch(NamedTuple):
     """Photographs with their points, and the warps that make each of the two views."""
 
     images: Tensor  # (B, 1, H, W) uint8
+    others: Tensor  # (B, 1, H, W) uint8, the photographs again, or what the same cameras saw at other hours
     points: Tensor  # (B, N, 2) pixels
     counts: Tensor  # (B,)
     first: Tensor  # (B, 3, 3) photograph to first view
@@ -69,11 +76,16 @@ class SuperPoint:
         self.settings = settings
         network = SuperPointNetwork(settings.layout, settings.widths, settings.head, settings.dim)
         keep_variance(network)
+        self.photographs = Photographs(settings.photographs, settings.size, settings.held_out)
         if settings.start is not None:
             load_published(network, str(settings.start), network.adopt)
+        if settings.batch_norm:
+            with_batch_norm(network)
+            if settings.start is not None:
+                measure(network, self._some_images())
         self.model: nn.Module = network
-        self.photographs = Photographs(settings.photographs, settings.size, settings.held_out)
         self.labels = read_labels(settings.labels, len(self.photographs))
+        self.cameras = [self._of_camera(pattern) for pattern in settings.fixed_cameras]
 
     def batch(self, size: int, random: Randomness) -> Batch:
         rows = random.numpy.choice(self.photographs.seen, size)
@@ -83,12 +95,16 @@ class SuperPoint:
         )
         straight = torch.rand(size, generator=random.torch) < 0.5  # half of the first views are the photograph itself
         first[straight] = torch.eye(3)
-        return self._stack(rows, first, second)
+        others = rows.copy()
+        for i in np.flatnonzero(random.numpy.random(size) < self.settings.fixed_share) if self.cameras else ():
+            camera = self.cameras[random.numpy.integers(len(self.cameras))]
+            rows[i], others[i] = random.numpy.choice(camera, 2, replace=False)
+        return self._stack(rows, others, first, second)
 
     def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         settings, size = self.settings, self.settings.size
         both = torch.cat([batch.first, batch.second])
-        images = homographies.warp_images(batch.images.repeat(2, 1, 1, 1).float() / 255, both, size)
+        images = homographies.warp_images(torch.cat([batch.images, batch.others]).float() / 255, both, size)
         images = photometric.augment(images, settings.light, random.torch)
         moved = warped_points(batch.points.repeat(2, 1, 1), both)
         maps = point_map(moved, batch.counts.repeat(2), size)
@@ -112,7 +128,7 @@ class SuperPoint:
             warps = homographies.sample_homographies(
                 len(rows), self.settings.size, homographies.Settings(rotation_deg=15), random.torch
             )
-            batch = self._stack(rows, torch.eye(3).repeat(len(rows), 1, 1), warps)
+            batch = self._stack(rows, rows, torch.eye(3).repeat(len(rows), 1, 1), warps)
             images = batch.images.to(device).float() / 255
             warped = homographies.warp_images(images, warps.to(device), self.settings.size)
             warped = photometric.augment(warped, self.settings.light, random.torch)
@@ -120,16 +136,31 @@ class SuperPoint:
         return {key: float(np.mean([each[key] for each in scores])) for key in scores[0]}
 
     def export(self, model: nn.Module, path: Path) -> None:
-        save_weights(path, model)
+        save_weights(path, folded(model))
 
-    def _stack(self, rows: np.ndarray, first: Tensor, second: Tensor) -> Batch:
+    def _some_images(self) -> Tensor:
+        rows = self.photographs.seen[:: max(1, len(self.photographs.seen) // 32)]
+        return torch.from_numpy(np.stack([self.photographs[row] for row in rows]))[:, None].float() / 255
+
+    def _of_camera(self, pattern: str) -> np.ndarray:
+        """Rows of a camera's photographs."""
+        rows = [row for row in self.photographs.seen if fnmatch(self.photographs.names[row], pattern)]
+        if len(rows) < 2:
+            raise DataError(
+                f"task.fixed_cameras: {len(rows)} photographs for training match {pattern!r}; two are needed"
+            )
+        return np.array(rows)
+
+    def _stack(self, rows: np.ndarray, others: np.ndarray, first: Tensor, second: Tensor) -> Batch:
         labels = [self.labels[row] for row in rows]
         most = max(1, *(len(points) for points in labels))
         points = torch.zeros(len(rows), most, 2)
         for i, found in enumerate(labels):
             points[i, : len(found)] = torch.from_numpy(found)
-        images = torch.from_numpy(np.stack([self.photographs[row] for row in rows]))[:, None]
-        return Batch(images, points, torch.tensor([len(found) for found in labels]), first, second)
+        images, seconds = (
+            torch.from_numpy(np.stack([self.photographs[row] for row in each]))[:, None] for each in (rows, others)
+        )
+        return Batch(images, seconds, points, torch.tensor([len(found) for found in labels]), first, second)
 
     def _chosen(self, points: Tensor, batch: Batch, random: Randomness) -> Tensor:
         """Half labelled points of the first view, half any place: descriptors are read wherever points are found."""

@@ -1,0 +1,148 @@
+"""How good local features, matcher and verification are on pairs of pictures, kept as one JSON file and a table.
+
+    python benchmarks/quality.py DATA --out benchmarks/results/NAME.json [--config NAME] [--set ...] [--work DIR]
+
+DATA holds geometry/ (folders with homographies.csv or poses.csv) and vpr/ (data sets in the ground_truth.csv layout).
+Homographies and relative poses are judged by the protocols of `vpr evaluate`, the former with 1,000 points. Pictures
+of cameras that stood still are judged as homographies that change nothing. Of each other data set, every query with the
+middle one of its positives, and 500 random pairs of different places, tell how often more than 10 matches are verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recall import conditions
+from tqdm import tqdm
+
+from vpr import machine, pipeline
+from vpr.cli.common import settings_of
+from vpr.cli.geometry import Options, run_homographies, run_poses
+from vpr.config import dump
+from vpr.core import Dataset
+from vpr.datasets import read_pair
+from vpr.datasets.homography_pairs import HomographyPair, read_homography_folder
+from vpr.datasets.pose_pairs import read_pose_folder
+from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
+from vpr.settings import Settings
+
+VERIFIED = 10  # matches; more than this many speak for one place
+HOMOGRAPHIES = ("oxford_graf", "homogr")
+POSES = ("kitti_1",)
+FIXED_CAMERAS = ("amos_night",)
+PLACES = ("gardens_point", "corridor")
+WRONG_PAIRS = 500
+APART = 5  # frames of the sequence between a wrong candidate and the nearest right one, at least: these may overlap
+SHOWN = {
+    *("matches", "correct_matches", "precision", "repeatability", "matching_score_true", "nn_map_true"),
+    *("correct_3px", "auc_3px", "auc_5deg", "auc_10deg", "precision_superglue_5e-4"),
+}
+POINTS = "local_features.max_keypoints=1000"
+
+
+def main() -> None:
+    arguments = parse()
+    settings = settings_of(arguments.config, arguments.overrides)
+    results: dict[str, Any] = {}
+
+    def options(name: str) -> Options:
+        return Options(arguments.work / name, None, None, arguments.config, [POINTS, *arguments.overrides])
+
+    for name in HOMOGRAPHIES:
+        pairs = read_homography_folder(arguments.data / "geometry" / name)
+        run_homographies(name, pairs, "plain", options(name))
+        results[name] = of_pairs(arguments.work / name)
+    for name in FIXED_CAMERAS:
+        root = arguments.data / "vpr" / name
+        run_homographies(name, still(read_pair(root / "database", root / "queries", None)), "plain", options(name))
+        results[name] = of_pairs(arguments.work / name)
+    for name in POSES:
+        run_poses("pose-folder", read_pose_folder(arguments.data / "geometry" / name), options(name))
+        results[name] = of_pairs(arguments.work / name)
+    for name in PLACES:
+        root = arguments.data / "vpr" / name
+        dataset = read_pair(root / "database", root / "queries", None)
+        results[name] = verified(dataset, settings, arguments.work / name)
+    for name, figures in results.items():
+        print(f"{name:16}", "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
+    about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))
+    arguments.out.write_text(json.dumps({**about, "settings": dump(settings), "results": results}, indent=1) + "\n")
+    print(arguments.out)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vpr-quality")
+    return parser.parse_args()
+
+
+def still(dataset: Dataset) -> list[HomographyPair]:
+    """Each query with the first picture of its camera."""
+    assert dataset.positives is not None
+    return [
+        HomographyPair(
+            dataset.database.path(int(positives[0])), dataset.queries.path(query), np.eye(3), part="fixed cameras"
+        )
+        for query, positives in enumerate(dataset.positives)
+    ]
+
+
+def of_pairs(folder: Path) -> dict[str, float]:
+    """The figures of `vpr evaluate` that settle whether features and matches are good."""
+    tables = json.loads((folder / "summary.json").read_text())["tables"]
+    figures = {}
+    for rows in tables.values():
+        for row in rows:
+            if row["part"] != "all":
+                continue
+            where = f"{row['estimator']} " if "estimator" in row else ""
+            figures |= {f"{where}{name}": value for name, value in row.items() if name in SHOWN}
+    return figures
+
+
+def verified(dataset: Dataset, settings: Settings, work: Path) -> dict[str, float]:
+    """Share of pairs with more than 10 verified matches: of one place, by condition, and of different places."""
+    assert dataset.positives is not None
+    sides = [
+        pipeline.extract(images, settings.model_copy(update={"global_descriptor": ThumbnailSettings()}), work / role)
+        for role, images in (("queries", dataset.queries), ("database", dataset.database))
+    ]
+    queries, database = (side.local for side in sides)
+    assert queries is not None and database is not None
+    reranker = pipeline.build_reranker(settings)
+
+    def share(pairs: Sequence[tuple[int, int]], what: str) -> float:
+        strong = 0
+        for query, candidate in tqdm(pairs, what, leave=False):
+            strong += reranker.pair(queries[query], database[candidate]).evidence.inliers > VERIFIED
+        return strong / len(pairs)
+
+    answerable = [row for row, positives in enumerate(dataset.positives) if len(positives)]
+    figures = {}
+    for condition, rows in conditions(dataset).items():
+        right = [(row, int(np.sort(dataset.positives[row])[len(dataset.positives[row]) // 2])) for row in rows]
+        figures[f"right place, {condition}"] = share([p for p in right if p[0] in set(answerable)], "right places")
+    random = np.random.default_rng(0)
+    wrong: list[tuple[int, int]] = []
+    while len(wrong) < WRONG_PAIRS:
+        query = int(random.choice(answerable))
+        candidate = int(random.integers(len(dataset.database)))
+        if np.abs(dataset.positives[query] - candidate).min() > APART:
+            wrong.append((query, candidate))
+    return figures | {"wrong place": share(wrong, "wrong places")}
+
+
+if __name__ == "__main__":
+    main()
