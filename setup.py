@@ -18,6 +18,7 @@ extras = {
         "h5py>=3.12",
         "kapture>=1.1.10",
         "mypy==2.*",
+        "playwright>=1.50",
         "poselib>=2.0.5",
         "pytest>=9.0",
         "pytest-xdist>=3.6",

@@ -10,7 +10,7 @@ import pytest
 from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
 from vpr.evaluation.acceptance import CONFIDENCES, accept, confidences
 from vpr.evaluation.calibration import fit, reliability
-from vpr.evaluation.clusters import by_group, query_groups, tiles
+from vpr.evaluation.clusters import by_group, query_groups, stretches, tiles
 from vpr.evaluation.distance import recall_within
 
 NONE = -np.inf
@@ -178,6 +178,34 @@ def test_groups_of_the_data_set_come_before_squares():
     assert found is not None and found[0].tolist() == [0, 1] and found[1] == "squares of 100 m"
     found = query_groups(Dataset("d", "", database, grouped))
     assert found is not None and found[0].tolist() == [4, 4] and found[1] == "groups of the data set"
+
+
+def test_names_that_count_frames_are_grouped_by_stretches():
+    left = [f"queries/day_left_{i:03}.jpg" for i in range(50)]
+    night = [f"queries/night_{i:03}.jp2" for i in range(100, 150)]
+    found = stretches(left + night)
+    assert found is not None
+    assert found[:50].tolist() == [0] * 20 + [1] * 20 + [2] * 10
+    assert found[50:].tolist() == [3] * 20 + [4] * 20 + [5] * 10
+    backwards = stretches(left[::-1])
+    assert backwards is not None and backwards.tolist() == [0] * 10 + [1] * 20 + [2] * 20  # numbered as they come
+    root = Path("r")
+    groups = query_groups(Dataset("d", "", ImageSet(root, ("d",)), ImageSet(root, tuple(left))))
+    assert groups is not None and groups[1] == "stretches of 20 frames"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{i}.jpg" for i in range(39)],  # too few
+        [f"{1000 * i}.jpg" for i in range(50)],  # identifiers
+        [*(f"{i}.jpg" for i in range(50)), "other.jpg"],
+        [f"2015-11-{1 + i % 30:02}.jpg" for i in range(30)],  # dates
+        [],
+    ],
+)
+def test_names_that_count_no_frames_make_no_groups(names):
+    assert stretches(names) is None
 
 
 def test_groups_of_one_give_the_bootstrap_over_queries():

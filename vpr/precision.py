@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -49,3 +50,18 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     finally:
         for switch in changed:
             switch.allow_tf32 = not wanted
+
+
+class InPrecision(nn.Module):
+    """A network that computes in one number format; what is computed around it, coordinates above all, stays fp32."""
+
+    def __init__(self, model: nn.Module, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.device_type = device.type
+        self.dtype = dtype_of(precision, device)
+
+    def forward(self, *inputs: Any) -> Any:
+        half = self.dtype is not torch.float32
+        with torch.autocast(self.device_type, dtype=self.dtype if half else None, enabled=half):
+            return self.model(*inputs)

@@ -22,6 +22,7 @@ from vpr.config import Section
 from vpr.core import DataError, Doubles, Floats, Origin
 from vpr.features.shards import ShardFolder
 from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.precision import InPrecision, Precision
 from vpr.training import homographies
 from vpr.training.photographs import Photographs
 from vpr.training.randomness import randomness
@@ -39,6 +40,7 @@ class Settings(Section):
     threshold: float = Field(0.015, gt=0, lt=1)
     nms_radius: int = Field(4, ge=0)
     most: int = Field(600, ge=1)
+    precision: Precision = "fp32"  # of the network
     seed: int = 0
 
 
@@ -52,7 +54,7 @@ def label(
     device: torch.device,
 ) -> None:
     """Label every photograph into the folder; continues where it was interrupted."""
-    network.to(device).eval()
+    network = InPrecision(network.eval(), settings.precision, device).to(device).to(memory_format=torch.channels_last)
     job = ShardFolder(folder, origin, len(photographs), 64)
     with job.writing():
         missing = job.missing()
@@ -94,7 +96,7 @@ def adapted_scores(image: Tensor, network: nn.Module, settings: Settings, seed: 
     for start in range(0, len(warps), settings.batch_size):
         some = warps[start : start + settings.batch_size].to(device)
         warped = homographies.warp_images(image.expand(len(some), -1, -1, -1), some, size)
-        scores = score_map(network(warped)[0])
+        scores = score_map(network(warped)[0].float())
         back = homographies.invert(some)
         known = homographies.seen(some, size, size, settings.border)[:, None].float()
         counted = homographies.warp_images(torch.cat([scores[:, None] * known, known], dim=1), back, size)

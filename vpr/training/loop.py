@@ -25,7 +25,7 @@ from vpr.config import Section
 from vpr.core import VprError
 from vpr.files import write_atomically
 from vpr.images import in_order
-from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.precision import InPrecision, Precision, arithmetic
 from vpr.training import distributed
 from vpr.training.journal import Journal
 from vpr.training.randomness import Randomness, randomness
@@ -101,21 +101,6 @@ def train(task: Task, settings: Settings, out: Path, device: torch.device) -> Pa
     finally:
         run.journal.close()
     return out / BEST
-
-
-class InPrecision(nn.Module):
-    """A model that computes in one number format; what a task computes around it, coordinates above all, stays fp32."""
-
-    def __init__(self, model: nn.Module, precision: Precision, device: torch.device) -> None:
-        super().__init__()
-        self.model = model
-        self.device_type = device.type
-        self.dtype = dtype_of(precision, device)
-
-    def forward(self, *inputs: Any) -> Any:
-        half = self.dtype is not torch.float32
-        with torch.autocast(self.device_type, dtype=self.dtype if half else None, enabled=half):
-            return self.model(*inputs)
 
 
 class Run:
