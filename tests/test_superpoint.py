@@ -10,7 +10,7 @@ from torch.nn import functional
 from vpr.config import parse
 from vpr.core import ConfigError
 from vpr.local_features import LOCAL_EXTRACTORS, detection, superpoint, superpoint_fast
-from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import SuperPointNetwork
@@ -288,6 +288,23 @@ def test_sampling_equals_grid_sample(size, sampling):
     points = torch.rand(2, 50, 2, generator=generator) * torch.tensor([8 * size[1] - 1, 8 * size[0] - 1])
     ours = sample(coarse, points, 8, sampling)
     torch.testing.assert_close(ours, grid_sampled(coarse, points, sampling), rtol=0, atol=2e-6)
+
+
+def test_refined_points_are_centroids_of_their_surroundings():
+    scores = torch.zeros(1, 20, 30)
+    scores[0, 10, 10], scores[0, 10, 11] = 0.6, 0.2  # a quarter of a pixel to the right
+    scores[0, 0, 0], scores[0, 2, 0] = 0.5, 0.5  # a pixel down, at the corner of the map
+    scores[0, 19, 29] = 0.1
+    scores[0, 10, 13] = 0.9  # three pixels away: not of the first point's surroundings
+    found = refine(torch.tensor([[[10.0, 10.0], [0.0, 0.0], [29.0, 19.0]]]), scores)
+    torch.testing.assert_close(found[0], torch.tensor([[10.25, 10.0], [0.0, 1.0], [29.0, 19.0]]))
+
+
+@torch.inference_mode()
+def test_points_between_pixels_stay_near_those_on_pixels():
+    on, between = (extractor(small(), subpixel=subpixel).extract([image(96, 128)])[0] for subpixel in (False, True))
+    assert 0 < float((between.points - on.points).abs().max()) <= 2
+    assert torch.equal(on.scores, between.scores)
 
 
 def test_at_the_centre_of_a_cell_only_corrected_sampling_gives_its_descriptor():

@@ -73,7 +73,12 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
         resize=Resize("exactly", size=(320, 240)),
         corners="centres",
         estimators=(Estimator("opencv", 3.0),),
-        settings={"local_features.max_keypoints": 1000, "matcher.ratio": 1.0},
+        settings={
+            "local_features.max_keypoints": 1000,
+            "local_features.keypoint_threshold": 0.015,
+            "local_features.subpixel": True,
+            "matcher.ratio": 1.0,
+        },
     ),
     "rpautrat-detectors": HomographyProtocol(
         name="rpautrat-detectors",
@@ -82,7 +87,7 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
         corners="centres",
         points=300,
         estimators=(Estimator("opencv", 3.0),),
-        settings={"matcher.ratio": 1.0},
+        settings={"local_features.max_keypoints": 10_000, "matcher.ratio": 1.0},
     ),
     "rpautrat-descriptors": HomographyProtocol(
         name="rpautrat-descriptors",
@@ -90,7 +95,7 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
         resize=Resize("exactly", size=(640, 480)),
         corners="centres",
         estimators=(Estimator("opencv", 3.0),),
-        settings={"matcher.ratio": 1.0},
+        settings={"local_features.max_keypoints": 10_000, "local_features.nms_radius": 8, "matcher.ratio": 1.0},
     ),
     "glue-factory": HomographyProtocol(
         name="glue-factory",
@@ -134,13 +139,19 @@ class HomographyBench:
             row[column] = float((symmetric < bound).mean()) if len(rows) else 0.0
         row |= self._of_detector(first, second, truth) | self._of_descriptors(first, second, truth)
         for estimator in self.estimators:
-            row[f"error_px {estimator}"] = self._error(estimator, matched, scores, truth, first.size)
+            model = self._estimate(estimator, matched, scores)
+            row[f"error_px {estimator}"] = corner_error(model, truth, first.size, self.protocol.corners)
+            if estimator.threshold is not None:
+                row[f"inliers {estimator}"] = (
+                    0 if model is None else int((transfer_errors(*matched, model) <= estimator.threshold).sum())
+                )
         return row
 
     def failed(self) -> Row:
         """The row of a pair of which a picture cannot be read: a failure of everything."""
         row: Row = dict.fromkeys(("points_first", "points_second", "matches", "correct_matches"), 0)
         row |= dict.fromkeys(_FRACTIONS, 0.0)
+        row |= {f"inliers {estimator}": 0 for estimator in self.estimators if estimator.threshold is not None}
         return row | dict.fromkeys((_SHARED, *(f"error_px {estimator}" for estimator in self.estimators)), np.inf)
 
     def _of_detector(self, first: View, second: View, truth: Doubles) -> Row:
@@ -186,19 +197,10 @@ class HomographyBench:
         p, q = first.points[rows[0][nearest.pairs[:, 0]]], second.points[rows[1][nearest.pairs[:, 1]]]
         return corner_error(opencv_ransac(p, q, np.ones(len(p)), 3.0), truth, first.size, self.protocol.corners)
 
-    def _error(
-        self,
-        estimator: Estimator,
-        matched: tuple[Doubles, Doubles],
-        scores: Doubles,
-        truth: Doubles,
-        size: tuple[int, int],
-    ) -> float:
+    def _estimate(self, estimator: Estimator, matched: tuple[Doubles, Doubles], scores: Doubles) -> Doubles | None:
         if estimator.name == VERIFICATION:
-            found = None if self.verifier is None else self.verifier.verify([matched])[0].model
-        else:
-            found = HOMOGRAPHY_ESTIMATORS[estimator.name].estimate(*matched, scores, estimator.threshold or 0.0)
-        return corner_error(found, truth, size, self.protocol.corners)
+            return None if self.verifier is None else self.verifier.verify([matched])[0].model
+        return HOMOGRAPHY_ESTIMATORS[estimator.name].estimate(*matched, scores, estimator.threshold or 0.0)
 
 
 def _matched(first: View, second: View, pairs: Rows) -> tuple[Doubles, Doubles]:
@@ -237,15 +239,20 @@ def _of_estimators(rows: Sequence[Row]) -> list[Row]:
     table: list[Row] = []
     for column in columns_of(rows, "error_px "):
         errors = np.array([float(row.get(column, np.inf)) for row in rows])
+        estimator = column.removeprefix("error_px ")
+        inliers = np.array([float(row.get(f"inliers {estimator}", np.nan)) for row in rows])
+        matches = np.array([float(row["matches"]) for row in rows])
         table.append(
             {
-                "estimator": column.removeprefix("error_px "),
+                "estimator": estimator,
                 **{f"correct_{bound:g}px": fraction_within(errors, bound) for bound in BOUNDS},
                 **{
                     f"auc_{bound:g}px": area
                     for bound, area in zip(BOUNDS, area_under_curve(errors, BOUNDS), strict=True)
                 },
                 "median_error_px": float(np.median(errors)),
+                "mean_inliers": float(inliers.mean()),
+                "inlier_ratio": float((inliers / np.maximum(matches, 1)).mean()),
             }
         )
     return table + [best for name in HOMOGRAPHY_ESTIMATORS if (best := _best(name, table))]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import fitted_size, resize
-from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
@@ -42,6 +42,7 @@ class Settings(MethodSettings):
     nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
     border: int = Field(4, ge=0)  # pixels along the edges without points
     max_keypoints: int = Field(1024, ge=0)  # the strongest are kept; 0 for all
+    subpixel: bool = False  # points between pixels, as pytorch-superpoint evaluates
     sampling: Sampling = "published"  # of descriptors: as the weights' authors do it, or without their shift
     precision: Precision = "fp32"
 
@@ -121,9 +122,12 @@ class SuperPoint:
         grey = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         with arithmetic(settings.precision, self.device):
             logits, coarse = self.network(grey) if look is None else self.network(grey, look)
-        scores = suppress(score_map(logits), settings.nms_radius)
+        dense = score_map(logits)
+        scores = suppress(dense, settings.nms_radius)
         places, found, counts = strongest(scores, settings.keypoint_threshold, settings.border, settings.max_keypoints)
         points = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
+        if settings.subpixel:
+            points = refine(points, dense)
         unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
         descriptors = sample(unit, points, CELL, self.sampling)
         rows = zip(*(each.cpu() for each in (points, found, descriptors, counts)), strict=True)
