@@ -386,7 +386,7 @@ def test_a_camera_that_stood_still_shows_one_view_in_two_lights(tmp_path: Path) 
     assert 16 <= len(changed) <= 48
     assert all(one in cameras and other in cameras for one, other in changed)
     with pytest.raises(DataError, match="'tower_\\*'"):
-        superpoint.build(settings.model_copy(update={"fixed_cameras": ["tower_*"]}))
+        superpoint.build(settings.model_copy(update={"fixed_cameras": ("tower_*",)}))
 
 
 def test_views_are_judged_right_by_a_perfect_detector() -> None:

@@ -24,7 +24,7 @@ from vpr.datasets.tables import name_at, read_table
 from vpr.images import read_image
 from vpr.training import homographies
 from vpr.training.correspondence import Depth, Epipolar, Geometry, Plane, Strangers, View
-from vpr.training.photographs import Photographs, cut_matrix, cut_to
+from vpr.training.photographs import FixedCameras, Photographs, cut_matrix, cut_to
 from vpr.training.places import Places
 from vpr.training.randomness import Randomness
 
@@ -51,11 +51,14 @@ class Source(ABC):
 
 
 class HomographySettings(Section):
-    """Two random views of one photograph."""
+    """Two random views of one photograph, or of what a camera saw at two times."""
 
     share: float = Field(1.0, ge=0)  # of the pairs, beside the shares of the other sources
     folder: Path
     homography: homographies.Settings = homographies.Settings(rotation_deg=45)
+    # Patterns of names: photographs that match the same one are of one camera that stood still.
+    fixed_cameras: tuple[str, ...] = ()
+    fixed_share: float = Field(0.2, ge=0, le=1)  # of these pairs; what such a camera saw at two times
     held_out: int = Field(32, ge=1)  # photographs for validation
 
 
@@ -96,15 +99,19 @@ class HomographyPairs(Source):
         self.settings = settings
         self.size = size
         self.photographs = Photographs(settings.folder, size, settings.held_out)
+        self.cameras = FixedCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
         rows = random.numpy.choice(self.photographs.held if held else self.photographs.seen, count)
-        images = torch.from_numpy(np.stack([self.photographs[row] for row in rows]))[:, None].float()
+        both = (rows, rows) if held else self.cameras.pair(rows, random.numpy)
         first, second = (
             homographies.sample_homographies(count, self.size, self.settings.homography, random.torch) for _ in range(2)
         )
         first[torch.rand(count, generator=random.torch) < 0.5] = torch.eye(3)
-        one, other = (homographies.warp_images(images, each, self.size).round().byte() for each in (first, second))
+        one, other = (
+            homographies.warp_images(self.photographs.stack(side).float(), each, self.size).round().byte()
+            for side, each in zip(both, (first, second), strict=True)
+        )
         between = second @ homographies.invert(first)
         return Part(one, other, Plane(between / between[:, 2:, 2:], torch.tensor([self.size] * count)))
 

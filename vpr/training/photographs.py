@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from vpr.core import DataError, Doubles, Image
+from vpr.core import DataError, Doubles, Image, Rows
 from vpr.datasets.folders import list_images
 from vpr.images import read_image, resize
 
@@ -36,8 +40,38 @@ class Photographs:
         """(height, width) uint8."""
         return self._picture(int(row))
 
+    def stack(self, rows: Rows) -> Tensor:
+        """(B, 1, height, width) uint8."""
+        return torch.from_numpy(np.stack([self[int(row)] for row in rows]))[:, None]
+
     def _read(self, row: int) -> Image:
         return cut_to(read_image(self.folder / self.names[row], "grey"), self.size)
+
+
+class FixedCameras:
+    """Photographs of cameras that stood still: what one saw at two times differs in light, weather and traffic alone.
+
+    Those whose names match the same pattern are of one camera. ``share`` is that of the pairs drawn from them.
+    """
+
+    def __init__(self, photographs: Photographs, patterns: Sequence[str], share: float) -> None:
+        self.share = share if patterns else 0.0
+        self.cameras = []
+        for pattern in patterns:
+            rows = [row for row in photographs.seen if fnmatch(photographs.names[row], pattern)]
+            if len(rows) < 2:
+                raise DataError(
+                    f"{photographs.folder}: {len(rows)} photographs for training match {pattern!r}, not two"
+                )
+            self.cameras.append(np.array(rows))
+
+    def pair(self, rows: Rows, random: np.random.Generator) -> tuple[Rows, Rows]:
+        """The rows and a partner of each: itself, but for a share of both that are replaced by a camera's."""
+        first, second = rows.copy(), rows.copy()
+        for i in np.flatnonzero(random.random(len(rows)) < self.share) if self.share else ():
+            camera = self.cameras[random.integers(len(self.cameras))]
+            first[i], second[i] = random.choice(camera, 2, replace=False)
+        return first, second
 
 
 def cut_to(image: Image, size: tuple[int, int]) -> Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from vpr.config import MethodSettings
-from vpr.core import ConfigError, DataError
+from vpr.core import ConfigError
 from vpr.local_features.superpoint_network import CELL, Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
@@ -21,7 +20,7 @@ from vpr.training.description import DESCRIPTOR_LOSSES, Views
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import save_weights
 from vpr.training.initial import keep_variance
-from vpr.training.photographs import Photographs
+from vpr.training.photographs import FixedCameras, Photographs
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.repeatability import judge_views
 from vpr.weights import load_published
@@ -82,10 +81,11 @@ class SuperPoint:
         if settings.batch_norm:
             with_batch_norm(network)
             if settings.start is not None:
-                measure(network, self._some_images())
+                seen = self.photographs.seen
+                measure(network, self.photographs.stack(seen[:: max(1, len(seen) // 32)]).float() / 255)
         self.model: nn.Module = network
         self.labels = read_labels(settings.labels, len(self.photographs))
-        self.cameras = [self._of_camera(pattern) for pattern in settings.fixed_cameras]
+        self.cameras = FixedCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
     def batch(self, size: int, random: Randomness) -> Batch:
         rows = random.numpy.choice(self.photographs.seen, size)
@@ -95,10 +95,7 @@ class SuperPoint:
         )
         straight = torch.rand(size, generator=random.torch) < 0.5  # half of the first views are the photograph itself
         first[straight] = torch.eye(3)
-        others = rows.copy()
-        for i in np.flatnonzero(random.numpy.random(size) < self.settings.fixed_share) if self.cameras else ():
-            camera = self.cameras[random.numpy.integers(len(self.cameras))]
-            rows[i], others[i] = random.numpy.choice(camera, 2, replace=False)
+        rows, others = self.cameras.pair(rows, random.numpy)
         return self._stack(rows, others, first, second)
 
     def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
@@ -138,29 +135,20 @@ class SuperPoint:
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, folded(model))
 
-    def _some_images(self) -> Tensor:
-        rows = self.photographs.seen[:: max(1, len(self.photographs.seen) // 32)]
-        return torch.from_numpy(np.stack([self.photographs[row] for row in rows]))[:, None].float() / 255
-
-    def _of_camera(self, pattern: str) -> np.ndarray:
-        """Rows of a camera's photographs."""
-        rows = [row for row in self.photographs.seen if fnmatch(self.photographs.names[row], pattern)]
-        if len(rows) < 2:
-            raise DataError(
-                f"task.fixed_cameras: {len(rows)} photographs for training match {pattern!r}; two are needed"
-            )
-        return np.array(rows)
-
     def _stack(self, rows: np.ndarray, others: np.ndarray, first: Tensor, second: Tensor) -> Batch:
         labels = [self.labels[row] for row in rows]
         most = max(1, *(len(points) for points in labels))
         points = torch.zeros(len(rows), most, 2)
         for i, found in enumerate(labels):
             points[i, : len(found)] = torch.from_numpy(found)
-        images, seconds = (
-            torch.from_numpy(np.stack([self.photographs[row] for row in each]))[:, None] for each in (rows, others)
+        return Batch(
+            self.photographs.stack(rows),
+            self.photographs.stack(others),
+            points,
+            torch.tensor([len(found) for found in labels]),
+            first,
+            second,
         )
-        return Batch(images, seconds, points, torch.tensor([len(found) for found in labels]), first, second)
 
     def _chosen(self, points: Tensor, batch: Batch, random: Randomness) -> Tensor:
         """Half labelled points of the first view, half any place: descriptors are read wherever points are found."""
