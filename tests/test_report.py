@@ -293,6 +293,8 @@ def test_timing_rows_by_hand():
     described, matched = timing_rows(report().timings, {"SuperGlue": AFTER})
     assert (described.median_ms, described.unit) == (None, "images")
     assert (matched.median_ms, matched.slow_ms, matched.unit) == (pytest.approx(350), pytest.approx(575), "queries")
+    (searched,) = timing_rows([Timing("NetVLAD", 0.1, 1, "query", 0.25, 0.5)], {"NetVLAD": BEFORE})
+    assert (searched.median_ms, searched.slow_ms, searched.unit) == (0.25, 0.5, "query")
     (alone,) = timing_rows([], {"NetVLAD": BEFORE, "SuperGlue": AFTER})
     assert (alone.stage, alone.seconds, alone.count) == ("SuperGlue", None, 6)
 

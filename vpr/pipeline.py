@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vpr.config import digest_of_names, dump, fingerprint, lookup, plain
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, ImageSet, Origin, Ranking, usable_name
@@ -46,6 +48,7 @@ from vpr.settings import Settings
 logger = logging.getLogger(__name__)
 
 LOCAL, GLOBAL = "local", "global"  # the stores in a features folder
+ALONE = 100  # queries whose search is timed one by one
 NOWHERE = Origin("", "", "")  # of features that the settings do not need
 
 
@@ -107,6 +110,17 @@ class Clock:
         started = time.perf_counter()
         yield
         self.timings.append(Timing(name, time.perf_counter() - started, count, unit))
+
+    def alone(self, work: Callable[[int], object], count: int) -> None:
+        """Time single items of the stage that ended last: all of them, or some that are evenly spread."""
+        times = []
+        for row in np.unique(np.linspace(0, count - 1, min(count, ALONE)).round().astype(int)).tolist():
+            started = time.perf_counter()
+            work(row)
+            times.append(1000 * (time.perf_counter() - started))
+        if times:
+            median, slow = np.percentile(times, [50, 95]).tolist()
+            self.timings[-1] = replace(self.timings[-1], median_ms=median, slow_ms=slow)
 
 
 def run(dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str]) -> Summary | None:
@@ -186,9 +200,14 @@ def match(dataset: Dataset, database: Side, queries: Side, *, settings: Settings
     with clock.stage("index", len(dataset.database), "image"):
         index = build_index(vectors, settings.index.factory, settings.index.gpu)
         index.save(work / "index", {"descriptors": made_by})
+    groups = _groups(dataset, settings)
+
+    def search(asked: Floats) -> Ranking:
+        return shortlist(index, asked, settings.shortlist.k, groups, settings.index.search)
+
     with clock.stage(output.shortlist_name, len(dataset.queries), "query"):
-        groups = _groups(dataset, settings)
-        candidates = shortlist(index, query_vectors, settings.shortlist.k, groups, settings.index.search)
+        candidates = search(query_vectors)
+    clock.alone(lambda row: search(query_vectors[row : row + 1]), len(query_vectors))
     stages = {output.shortlist_name: candidates}
     reranker = build_reranker(settings)
     if settings.rerank.k > 0 and database.compared is not None and queries.compared is not None:

@@ -35,6 +35,8 @@ class Timing:
     seconds: float
     count: int
     unit: str  # "image" or "query"
+    median_ms: float | None = None  # of single items, where they were measured one by one
+    slow_ms: float | None = None  # 95th percentile
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,15 +198,28 @@ class TimingRow:
 
 
 def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> list[TimingRow]:
-    """Totals as measured; where a stage kept the time of each query, also the median and the 95th percentile."""
+    """Totals as measured; where single queries were timed, also the median and the 95th percentile."""
     kept = {label: query_times_ms(ranking) for label, ranking in stages.items()}
     unmeasured = {label: times for label, times in kept.items() if label not in {t.stage for t in timings}}
-    rows = [_timing_row(t.stage, t.seconds, t.count, t.unit, kept.get(t.stage)) for t in timings]
-    rows += [_timing_row(label, None, len(times), "query", times) for label, times in unmeasured.items() if len(times)]
+    rows = []
+    for each in timings:
+        median, slow = _percentiles(kept[each.stage]) if each.stage in kept else (None, None)
+        unit = _plural(each.unit, each.count)
+        rows.append(
+            TimingRow(each.stage, each.seconds, each.count, unit, median or each.median_ms, slow or each.slow_ms)
+        )
+    for label, times in unmeasured.items():
+        if len(times):
+            rows.append(TimingRow(label, None, len(times), _plural("query", len(times)), *_percentiles(times)))
     return rows
 
 
-def _timing_row(stage: str, seconds: float | None, count: int, unit: str, times: Doubles | None) -> TimingRow:
-    plural = "queries" if unit == "query" else f"{unit}s"
-    median, slow = np.percentile(times, [50, 95]) if times is not None and len(times) else (None, None)
-    return TimingRow(stage, seconds, count, unit if count == 1 else plural, median, slow)
+def _percentiles(times: Doubles) -> tuple[float | None, float | None]:
+    median, slow = np.percentile(times, [50, 95]) if len(times) else (None, None)
+    return median, slow
+
+
+def _plural(unit: str, count: int) -> str:
+    if count == 1:
+        return unit
+    return "queries" if unit == "query" else f"{unit}s"
