@@ -7,6 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import textured, write_picture
+from test_datasets_kapture import write_tree
+from test_datasets_lists import write_mat
+from test_datasets_msls import write_side
 from test_hostile import call
 
 from vpr.core import DataError
@@ -74,6 +77,43 @@ def test_image_lists_and_their_npz_are_found(tmp_path):
         find(protocol("tokyo247@nms"), tmp_path)
     write_npz(tmp_path / "tokyo247.npz", np.ones((1, 2)), np.zeros((24, 2)), 25)
     assert find(protocol("tokyo247@nms"), tmp_path).queries.positions.tolist() == [[1, 1]]
+
+
+def test_a_dbstruct_is_found_with_the_pictures_that_it_names(tmp_path, capsys):
+    names = [f"000/{row}.jpg" for row in range(24)]
+    write_mat(tmp_path / "tokyo247.mat", names, [(row, 0) for row in range(24)], ["q.jpg"], [(30, 0)])
+    assert find(protocol("tokyo247@nms"), tmp_path).database.groups.tolist() == [0] * 12 + [1] * 12
+    record = replace(protocol("tokyo247"), database=24, queries=1)
+    dataset = judge(find(record, tmp_path), record)
+    assert dataset.database.names == tuple(names) and len(dataset.positives[0]) == 19  # within 25 m of 30
+    for name in names:
+        write_picture(tmp_path / name, textured(0, 20, 30))
+    assert missing_images(dataset.database) == []
+    assert missing_images(dataset.queries) == ["q.jpg"]
+    write_mat(tmp_path / "other.mat", names, [(row, 0) for row in range(24)], ["q.jpg"], [(30, 0)])
+    assert len(find(record, tmp_path).database) == 24  # the file called as the protocol is
+    (tmp_path / "tokyo247.mat").rename(tmp_path / "another.mat")
+    with pytest.raises(DataError, match=r"another.mat and other.mat are both there; call the right one tokyo247.mat"):
+        find(record, tmp_path)
+
+
+def test_msls_is_found_by_its_cities(tmp_path):
+    for city in ("cph", "sf"):
+        write_side(tmp_path / f"train_val/{city}/database", [(f"{city}1", 0, 0, False, True)])
+        write_side(tmp_path / f"train_val/{city}/query", [(f"{city}2", 10, 0, False, True)])
+    record = replace(protocol("msls-val@11k"), database=2, queries=2)
+    dataset = judge(find(record, tmp_path), record)
+    assert [rows.tolist() for rows in dataset.positives] == [[0], [1]]
+    assert missing_images(dataset.queries) == [f"train_val/{city}/query/images/{city}2.jpg" for city in ("cph", "sf")]
+
+
+def test_kapture_trees_are_found(tmp_path):
+    record = replace(protocol("pitts30k"), readers=("kapture",), database=1, queries=1)
+    with pytest.raises(DataError, match="the kapture trees mapping and query"):
+        find(record, tmp_path)
+    for side, longitude in (("mapping", 12.00011), ("query", 11.99989)):
+        write_tree(tmp_path / side, "1, c0, a.jpg\n", records_gnss=f"1, g, {longitude}, 55.0, 0, 0, 0\n")
+    assert [rows.tolist() for rows in judge(find(record, tmp_path), record).positives] == [[0]]
 
 
 def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path):
