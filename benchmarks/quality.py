@@ -125,21 +125,21 @@ def verified(dataset: Dataset, settings: Settings, work: Path) -> dict[str, floa
 
     def share(pairs: Sequence[tuple[int, int]], what: str) -> float:
         strong = 0
-        for query, candidate in tqdm(pairs, what, leave=False):
+        for query, candidate in tqdm(pairs, what, leave=False, disable=None):
             strong += reranker.pair(queries[query], database[candidate]).evidence.inliers > VERIFIED
         return strong / len(pairs)
 
-    answerable = [row for row, positives in enumerate(dataset.positives) if len(positives)]
+    positives = dataset.positives
+    answerable = [row for row in range(len(positives)) if len(positives[row])]
     figures = {}
     for condition, rows in conditions(dataset).items():
-        right = [(row, int(np.sort(dataset.positives[row])[len(dataset.positives[row]) // 2])) for row in rows]
-        figures[f"right place, {condition}"] = share([p for p in right if p[0] in set(answerable)], "right places")
+        middle = [(row, int(np.sort(positives[row])[len(positives[row]) // 2])) for row in rows if len(positives[row])]
+        figures[f"right place, {condition}"] = share(middle, "right places")
     random = np.random.default_rng(0)
     wrong: list[tuple[int, int]] = []
     while len(wrong) < WRONG_PAIRS:
-        query = int(random.choice(answerable))
-        candidate = int(random.integers(len(dataset.database)))
-        if np.abs(dataset.positives[query] - candidate).min() > APART:
+        query, candidate = int(random.choice(answerable)), int(random.integers(len(dataset.database)))
+        if np.abs(positives[query] - candidate).min() > APART:
             wrong.append((query, candidate))
     return figures | {"wrong place": share(wrong, "wrong places")}
 

@@ -166,7 +166,17 @@ def test_exported_weights_are_what_the_published_code_reads(tmp_path: Path, caps
     network = SuperPointNetwork("v1", (8, 8, 8, 8), 16, 16)
     save_weights(tmp_path / "half.safetensors", network)
     for suffix in (".pth", ".safetensors"):
-        call(["models", "export", str(tmp_path / "half.safetensors"), "--out", str(tmp_path / f"full{suffix}")])
+        call(
+            [
+                "models",
+                "export",
+                str(tmp_path / "half.safetensors"),
+                "--layout",
+                "official",
+                "--out",
+                str(tmp_path / f"full{suffix}"),
+            ]
+        )
     state = torch.load(tmp_path / "full.pth", weights_only=True)
     assert set(state) == set(network.state_dict()) and all(each.dtype == torch.float32 for each in state.values())
     assert all(torch.equal(state[key], value.half().float()) for key, value in network.state_dict().items())

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vpr.core import ConfigError, DataError
 from vpr.datasets.demo_city import depth_path, read_shots, write_demo_city
 from vpr.datasets.posed_views import read_city, read_megadepth, read_millimetres, read_scannet
 from vpr.local_features import rootsift
+from vpr.matchers.points import PointBatch
+from vpr.matchers.sinkhorn import log_assignment
+from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.training import homographies, loop, matcher, pairs, photometric
 from vpr.training.correspondence import (
     UNKNOWN,
@@ -29,6 +33,7 @@ from vpr.training.correspondence import (
     epipolar_distance,
     reproject,
 )
+from vpr.training.initial import SHARPNESS, start_as_nearest
 from vpr.training.matching_losses import assignment_loss, judge
 from vpr.training.photographs import cut_matrix, cut_to
 from vpr.training.randomness import randomness
@@ -419,6 +424,21 @@ def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_
         extractor.extract([extractor.preprocess(image[0, 0].numpy())])[0] for image in (part.first, part.second)
     )
     assert len(built.match(one, [other])) == 1
+
+
+def test_superglue_begins_as_transport_on_cosines() -> None:
+    torch.manual_seed(0)
+    network = SuperGlueNetwork((16, 32), layers=4, sinkhorn_iterations=20)
+    start_as_nearest(network)
+    first, second = (
+        PointBatch(torch.rand(2, n, 2), torch.rand(2, n), functional.normalize(torch.randn(2, n, 32), dim=-1))
+        for n in (20, 25)
+    )
+    with torch.inference_mode():
+        found = network(first, second)
+        cosines = first.descriptors @ second.descriptors.mT
+        expected = log_assignment(SHARPNESS * cosines, network.bin_score, 20)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -73,6 +73,9 @@ def check(
 def export(
     file: Annotated[str, typer.Argument(help="A file of weights, or a name from `vpr models list`.")],
     out: Annotated[Path, typer.Option(help="The file to write: .pth, or .safetensors.")],
+    layout: Annotated[
+        Literal["official"], typer.Option(help="official: names of tensors as published.")
+    ] = "official",
 ) -> None:
     """Write weights as the published code loads them: their names as published, all numbers in float32."""
     import io

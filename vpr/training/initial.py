@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+
+from vpr.matchers.superglue_network import Layer, SuperGlueNetwork
+
+SHARPNESS = 20.0  # score of equal descriptors
+BELIEVED = 0.6  # cosine from which two points are rather partners than not
 
 
 def keep_variance(network: nn.Module) -> None:
@@ -12,3 +18,19 @@ def keep_variance(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def start_as_nearest(network: SuperGlueNetwork) -> None:
+    """First weights with which SuperGlue is optimal transport on cosines, and its layers learn what to add to that.
+
+    From random ones it takes many thousand steps to get as far as nearest neighbours.
+    """
+    graph = [layer.mlp for layer in network.gnn.layers if isinstance(layer, Layer)]
+    for perceptron in (network.kenc.encoder, *graph):
+        for parameter in perceptron[-1].parameters():
+            nn.init.zeros_(parameter)
+    for parameter in network.final_proj.parameters():
+        nn.init.zeros_(parameter)
+    network.final_proj.weight += (SHARPNESS * network.dim**0.5) ** 0.5 * torch.eye(network.dim)[..., None]
+    network.bin_score.fill_(SHARPNESS * BELIEVED)

@@ -24,6 +24,7 @@ from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.training import correspondence, pairs, photometric
 from vpr.training.correspondence import Truth
 from vpr.training.export import save_weights
+from vpr.training.initial import start_as_nearest
 from vpr.training.matching_losses import assignment_loss, confidence_loss, judge
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
@@ -211,6 +212,7 @@ def _network(settings: Settings, dim: int) -> nn.Module:
         network = LightGlueNetwork(dim, dim, settings.layers, settings.heads)
     else:
         network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
+        start_as_nearest(network)
     if settings.start is not None:
         load_published(network, str(settings.start), network.adopt)
     return network
