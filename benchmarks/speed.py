@@ -150,7 +150,13 @@ def extraction(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
         variants: Variants = {"plain, one by one": partial(one_by_one, count)}
         notes = {}
         for precision in precisions(device):
-            settings = SuperPointSettings(keypoint_threshold=0.0, max_keypoints=POINTS, precision=precision)
+            settings = SuperPointSettings(
+                weights="superpoint_v1",
+                keypoint_threshold=0.0,
+                subpixel=False,
+                max_keypoints=POINTS,
+                precision=precision,
+            )
             method = SuperPoint(network, "", settings, device)
             variants[precision] = partial(method.extract, images[:count])
             same = [

@@ -41,7 +41,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(command: str, source: Path, out: Path, *more: str) -> dict[str, Any]:
-    call(["evaluate", command, str(source), "--out", str(out), *more])
+    call(["evaluate", command, str(source), "--out", str(out), "--set", "local_features.method=rootsift", *more])
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return summary
 

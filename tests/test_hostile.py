@@ -141,6 +141,7 @@ simple(
     "all pictures are blank",
     lambda root: [write_picture(path, np.zeros((60, 80, 3), np.uint8)) for path in (root / "database").iterdir()],
     "no image of the database has a single local feature",
+    *("--set", "local_features.method=rootsift"),  # SuperPoint sees the edges of the picture
 )
 simple(
     "a picture is a folder link to nowhere",
@@ -346,7 +347,7 @@ for name, override, sentence in (
     ("more lists than images", "index.factory='IVF4096,Flat'", "cannot be trained on 4 images"),
     ("search parameter", "index.search=depth=3", "no parameter"),
     ("panoramas unknown", "shortlist.one_per_group=true", "does not say which images are of one panorama"),
-    ("a model that is not there", "global_descriptor.model=gone.safetensors", "gone.safetensors"),
+    ("a model that is not there", "global_descriptor.weights=gone.safetensors", "gone.safetensors"),
 ):
     simple(f"settings: {name}", lambda root: None, sentence, "--set", override)
 simple("settings: a file that is not there", lambda root: None, "no such file", "--config", "gone.toml")

@@ -290,7 +290,7 @@ def test_the_origin_says_what_made_the_store(image_set: ImageSet, tmp_path: Path
     extract(image_set, Settings(), tmp_path)
     origin = read_origin(tmp_path / "local")
     assert origin["kind"] == "local features" and origin["count"] == 12
-    assert origin["settings"]["local_features"]["method"] == "rootsift"
+    assert origin["settings"]["local_features"]["method"] == "superpoint"
 
 
 def test_features_helper_gives_unit_rows() -> None:

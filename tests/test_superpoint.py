@@ -24,8 +24,12 @@ def small(layout="v1", seed=0):
     return randomise(SuperPointNetwork(layout, **SMALL), seed, gain=1.5)
 
 
-def extractor(network, **settings):
-    return superpoint.SuperPoint(network, "", superpoint.Settings(**settings), CPU)
+PUBLISHED = {"weights": "superpoint_v1", "keypoint_threshold": 0.005, "subpixel": False}
+
+
+def extractor(network, device=CPU, **settings):
+    """As published, unless the settings say otherwise."""
+    return superpoint.SuperPoint(network, "", superpoint.Settings(**PUBLISHED | settings), device)
 
 
 def image(height, width, seed=0):
@@ -94,7 +98,9 @@ def test_published_v1(tmp_path, monkeypatch):
     for case in recorded.facts["cases"]:
         name, images = case["name"], golden_images(recorded, case)
         settings = superpoint.Settings(
-            weights=str(recorded.weights), nms_radius=case["nms_radius"], max_keypoints=max(0, case["max_keypoints"])
+            **PUBLISHED | {"weights": str(recorded.weights)},
+            nms_radius=case["nms_radius"],
+            max_keypoints=max(0, case["max_keypoints"]),
         )
         method = superpoint.build(settings, CPU)
         (found,), maps = extract_and_see(monkeypatch, method, images)
@@ -118,6 +124,7 @@ def test_published_open(tmp_path, monkeypatch):
         name, conf, images = case["name"], case["conf"], golden_images(recorded, case)
         settings = superpoint.Settings(
             weights=str(recorded.weights),
+            subpixel=False,
             nms_radius=conf["nms_radius"],
             max_keypoints=conf.get("max_num_keypoints", 0),
             border=conf.get("remove_borders", 4),
@@ -386,6 +393,9 @@ def test_open_weights_are_sampled_as_their_authors_do():
     assert extractor(small("open")).sampling == "corrected"
     assert extractor(small("v1")).sampling == "published"
     assert extractor(small("v1"), sampling="corrected").sampling == "corrected"
+    for ours in ("vpr-superpoint", "runs/superpoint/best.safetensors"):
+        assert extractor(small("v1"), weights=ours).sampling == "corrected"
+        assert extractor(small("v1"), weights=ours, sampling="published").sampling == "published"
 
 
 @torch.inference_mode()
@@ -425,7 +435,7 @@ def test_how_a_gpu_rounds_is_set_for_a_while_only(precision):
 def test_a_gpu_gives_what_the_cpu_gives(layout):
     pictures = [image(64, 80, 0), image(48, 48, 1), image(64, 80, 2)]
     expected = extractor(small(layout)).extract(pictures)
-    on_gpu = superpoint.SuperPoint(small(layout), "", superpoint.Settings(), torch.device("cuda"))
+    on_gpu = extractor(small(layout), torch.device("cuda"))
     for ours, theirs in zip(on_gpu.extract(pictures), expected, strict=True):
         assert set(map(tuple, ours.points.tolist())) == set(map(tuple, theirs.points.tolist()))
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-3, atol=1e-5)

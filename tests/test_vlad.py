@@ -77,11 +77,26 @@ def test_small_databases_get_fewer_clusters_and_no_whitening() -> None:
         vlad.fit([LocalFeatures.empty(16)], Settings())
 
 
+def test_half_precision_changes_next_to_nothing(tmp_path: Path) -> None:
+    model = vlad.fit(DATABASE, Settings(clusters=4, dim=6))
+    model.save(tmp_path / "whole.safetensors")
+    model.save(tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < (tmp_path / "whole.safetensors").stat().st_size
+    again = vlad.load(tmp_path / "half.safetensors")
+    assert max(1 - again.aggregate(each) @ model.aggregate(each) for each in DATABASE) < 1e-5
+
+
+def test_descriptors_of_another_length_are_refused() -> None:
+    model = vlad.fit(DATABASE, Settings(clusters=4, dim=0))
+    with pytest.raises(DataError, match="a vocabulary of 16 numbers a word does not fit descriptors of 24"):
+        model.aggregate(features(0, 10, dim=24))
+
+
 def test_a_saved_model_gives_the_same_vectors(tmp_path: Path) -> None:
     for dim in (0, 4):
         model = vlad.fit(DATABASE, Settings(clusters=8, dim=dim))
         model.save(tmp_path / "model.safetensors")
-        again = vlad.build([], Settings(model=tmp_path / "model.safetensors"))
+        again = vlad.build([], Settings(weights=str(tmp_path / "model.safetensors")))
         assert np.array_equal(model.aggregate(DATABASE[1]), again.aggregate(DATABASE[1]))
 
 

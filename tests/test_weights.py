@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vpr import config
 from vpr.cli.common import CONFIGS
 from vpr.core import ConfigError
+from vpr.files import shipped
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.matchers import MATCHERS
@@ -20,11 +21,17 @@ from vpr.weights import WeightsError, find, load_published, load_strictly, manif
 from vpr.weights.download import fetch
 from vpr.weights.finding import cache_folder, known_as
 from vpr.weights.layouts import LAYOUTS
-from vpr.weights.manifest import read_manifest
+from vpr.weights.manifest import FOLDER, read_manifest
 
 
 def test_the_manifest_is_whole() -> None:
-    entries = read_manifest().values()
+    known = read_manifest().values()
+    ours = [entry for entry in known if not entry.url]
+    assert {entry.file for entry in ours} == {path.name for path in shipped(FOLDER).glob("*.safetensors")}
+    for entry in ours:
+        assert entry.name.startswith("vpr-") and sha256_of(shipped(FOLDER) / entry.file) == entry.sha256
+    assert sum((shipped(FOLDER) / entry.file).stat().st_size for entry in ours) < 45e6
+    entries = [entry for entry in known if entry.url]
     assert len({entry.file for entry in entries}) == len(entries) == 56
     for entry in entries:
         assert entry.url.startswith("https://") and entry.url.endswith(f"/{entry.file}")
@@ -45,7 +52,7 @@ def test_the_weights_that_configs_and_defaults_name_are_in_the_manifest() -> Non
     named = [(each.weights, each.method) for each in sections if isinstance(getattr(each, "weights", None), str)]
     assert len(named) > 5
     for name, method in named:
-        if "/" not in name:  # else it is a file of the user's own
+        if name and "/" not in name:  # else it is a file of the user's own
             assert method in known[name].loads
 
 

@@ -249,8 +249,8 @@ class LocalAggregator(Protocol):
     def aggregate(self, features: LocalFeatures) -> Floats:
         """(dim,) unit vector, or zeros for an image without points."""
 
-    def save(self, path: Path) -> None:
-        """Write the fitted model to a file that the method's setting ``model`` can name."""
+    def save(self, path: Path, half: bool = False) -> None:
+        """Write the fitted model to a file that the setting ``weights`` can name; ``half`` for a smaller one."""
 
 
 class Matcher(Protocol):

@@ -5,7 +5,6 @@ Every stage leaves its result in a folder, and picks it up there when it is run 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +43,7 @@ from vpr.rerank import VERIFIERS, LocalReranker, PairReranker, PatchReranker, re
 from vpr.rerank import patch_netvlad as patches
 from vpr.rerank import reranker as local_features
 from vpr.settings import Settings
+from vpr.weights import find, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -311,19 +311,21 @@ def _global_descriptors(database: Side, queries: Side, settings: Settings, work:
         raise AssertionError("a method that aggregates local features was chosen, but they were not opened")
     chosen = settings.global_descriptor
     build = lookup(LOCAL_AGGREGATORS, chosen.method, "global descriptor").build
-    given: Path | None = getattr(chosen, "model", None)
+    given: str = getattr(chosen, "weights", "")
     parts = {
         "global_descriptor": chosen,
         "local features": database.local.origin["fingerprint"],
-        "fitted on": database.local.origin["images"] if given is None else _sha256(given),
+        "fitted on": find(given).sha256 if given else database.local.origin["images"],
     }
     folder = work / f"global-{fingerprint(parts)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    model = folder / "model.safetensors"
-    if not model.exists():
-        build(database.local, chosen).save(model)
-    aggregator = build(database.local, chosen.model_copy(update={"model": model}))
-    parts["weights"] = _sha256(model)
+    if not given:
+        folder.mkdir(parents=True, exist_ok=True)
+        model = folder / "model.safetensors"
+        if not model.exists():
+            build(database.local, chosen).save(model)
+        chosen = chosen.model_copy(update={"weights": str(model)})
+        parts["weights"] = sha256_of(model)
+    aggregator = build(database.local, chosen)
     threads = threads_of(settings.machine.threads)
     matrices = []
     for role, side, local in (("database", database, database.local), ("queries", queries, queries.local)):
@@ -398,10 +400,3 @@ def _origin(kind: str, images: ImageSet, parts: Mapping[str, Any]) -> Origin:
 
 def _digest(images: ImageSet) -> str:
     return digest_of_names(usable_name(name) for name in images.names)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -10,7 +10,7 @@ from vpr.config import MethodSettings, Section, chooser
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS, vlad
 from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
 from vpr.images import MAX_MEGAPIXELS
-from vpr.local_features import LOCAL_EXTRACTORS, rootsift
+from vpr.local_features import LOCAL_EXTRACTORS, superpoint
 from vpr.matchers import MATCHERS, nearest
 from vpr.rerank import RERANKERS, patch_netvlad, reranker
 from vpr.rerank.cost import Settings as Cost
@@ -20,7 +20,7 @@ from vpr.rerank.verification import Settings as Verification
 GLOBAL_METHODS = {**GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
 
 LocalSettings = Annotated[
-    SerializeAsAny[MethodSettings], BeforeValidator(chooser(LOCAL_EXTRACTORS, "local feature", default="rootsift"))
+    SerializeAsAny[MethodSettings], BeforeValidator(chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint"))
 ]
 GlobalSettings = Annotated[
     SerializeAsAny[MethodSettings], BeforeValidator(chooser(GLOBAL_METHODS, "global descriptor", default="vlad"))
@@ -99,7 +99,7 @@ class Settings(Section):
     machine: Machine = Machine()
     images: Images = Images()
     store: Store = Store()
-    local_features: LocalSettings = rootsift.Settings()
+    local_features: LocalSettings = superpoint.Settings()
     global_descriptor: GlobalSettings = vlad.Settings()
     index: Index = Index()
     shortlist: Shortlist = Shortlist()

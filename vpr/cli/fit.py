@@ -20,7 +20,7 @@ def fit(
 ) -> None:
     """Fit the global descriptor's vocabulary and PCA whitening on a folder of pictures.
 
-    Use it elsewhere with --set global_descriptor.model=FILE.
+    Use it elsewhere with --set global_descriptor.weights=FILE.
     """
     from vpr import pipeline
     from vpr.datasets.folders import read_image_folder
@@ -34,5 +34,5 @@ def fit(
     assert side.local is not None
     model = LOCAL_AGGREGATORS[chosen.method].build(side.local, chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
-    model.save(out)
+    model.save(out, half=True)
     say(f"{model.dim} dimensions, fitted on {len(side.local)} images: {out}")

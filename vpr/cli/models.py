@@ -73,9 +73,7 @@ def check(
 def export(
     file: Annotated[str, typer.Argument(help="A file of weights, or a name from `vpr models list`.")],
     out: Annotated[Path, typer.Option(help="The file to write: .pth, or .safetensors.")],
-    layout: Annotated[
-        Literal["official"], typer.Option(help="official: names of tensors as published.")
-    ] = "official",
+    layout: Annotated[Literal["official"], typer.Option(help="official: names of tensors as published.")] = "official",
 ) -> None:
     """Write weights as the published code loads them: their names as published, all numbers in float32."""
     import io

@@ -87,7 +87,7 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
         corners="centres",
         points=300,
         estimators=(Estimator("opencv", 3.0),),
-        settings={"local_features.max_keypoints": 10_000, "matcher.ratio": 1.0},
+        settings={"local_features.max_keypoints": 10_000, "local_features.subpixel": False, "matcher.ratio": 1.0},
     ),
     "rpautrat-descriptors": HomographyProtocol(
         name="rpautrat-descriptors",
@@ -95,7 +95,12 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
         resize=Resize("exactly", size=(640, 480)),
         corners="centres",
         estimators=(Estimator("opencv", 3.0),),
-        settings={"local_features.max_keypoints": 10_000, "local_features.nms_radius": 8, "matcher.ratio": 1.0},
+        settings={
+            "local_features.max_keypoints": 10_000,
+            "local_features.nms_radius": 8,
+            "local_features.subpixel": False,
+            "matcher.ratio": 1.0,
+        },
     ),
     "glue-factory": HomographyProtocol(
         name="glue-factory",
@@ -103,7 +108,11 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
         resize=Resize("shortest", 480, enlarge=True),
         corners="outer",
         estimators=_SWEPT,
-        settings={"local_features.max_keypoints": 1024, "local_features.longest_side": 4096},
+        settings={
+            "local_features.max_keypoints": 1024,
+            "local_features.longest_side": 4096,
+            "local_features.subpixel": False,
+        },
     ),
 }
 

@@ -72,7 +72,11 @@ _ESTIMATORS = (
 
 
 def _large(points: int) -> Mapping[str, object]:
-    return {"local_features.max_keypoints": points, "local_features.longest_side": 1600}
+    return {
+        "local_features.max_keypoints": points,
+        "local_features.longest_side": 1600,
+        "local_features.subpixel": False,
+    }
 
 
 POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
@@ -88,7 +92,7 @@ POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
         "SuperGlue and Glue Factory, ScanNet-1500",
         Resize("exactly", size=(640, 480)),
         _ESTIMATORS,
-        {"local_features.max_keypoints": 1024},
+        {"local_features.max_keypoints": 1024, "local_features.subpixel": False},
     ),
     "yfcc": PoseProtocol(
         "yfcc", "SuperGlue and IMP, YFCC-4000", Resize("longest", 1600, enlarge=True), _ESTIMATORS, _large(2048)

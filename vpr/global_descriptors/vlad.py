@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from vpr.config import MethodSettings
-from vpr.core import DataError, Doubles, Floats, LocalFeatures, Rows
+from vpr.core import DataError, Floats, LocalFeatures, Rows
 from vpr.files import write_atomically
 from vpr.global_descriptors.whitening import Whitening, fit_whitening, unit_rows
 from vpr.threads import one_thread
+from vpr.weights import find
 
 IMAGES_PER_DIMENSION = 4  # whitening fitted on fewer images amplifies noise: it lost 5 points on 200 images
 
@@ -36,7 +38,7 @@ class Settings(MethodSettings):
     dim: int = Field(512, ge=0)  # PCA whitening to this length if the database is large enough; 0 for never
     fit_images: int = Field(5000, ge=1)  # at most so many images of the database are used for fitting
     fit_points: int = Field(200_000, ge=1)  # and at most so many points for the vocabulary
-    model: Path | None = None  # a vocabulary fitted before, instead of fitting one
+    weights: str = ""  # name or path of a model fitted before; "" fits one on the database
     seed: int = 0
 
 
@@ -58,17 +60,24 @@ class Vlad:
         row: Floats = whitened[0]
         return row
 
-    def save(self, path: Path) -> None:
-        """Write the model to one safetensors file."""
-        arrays: dict[str, Floats | Doubles] = {"centroids": self.centroids}
+    def save(self, path: Path, half: bool = False) -> None:
+        """Write the model to one safetensors file; with ``half`` the whitening's matrix in half precision."""
+        arrays: dict[str, NDArray[np.floating[Any]]] = {"centroids": self.centroids}
         if self.whitening is not None:
             arrays |= {f"whitening.{name}": array for name, array in vars(self.whitening).items()}
+            if half:
+                arrays["whitening.weight"] = self.whitening.weight.astype(np.float16)
         about = {"method": "vlad", "power": self.power, "intra_normalise": self.intra_normalise}
         write_atomically(path, save(arrays, metadata={"vpr": json.dumps(about)}))
 
     def _raw(self, features: LocalFeatures) -> Floats:
         """(K * D,) unit vector before whitening, or zeros for an image without points."""
         descriptors = features.descriptors.numpy()
+        if descriptors.shape[1] != self.centroids.shape[1]:
+            raise DataError(
+                f"a vocabulary of {self.centroids.shape[1]} numbers a word does not fit descriptors of "
+                f"{descriptors.shape[1]}; fit one on these features, or leave global_descriptor.weights empty"
+            )
         residuals = np.zeros_like(self.centroids)
         nearest = (descriptors @ self.centroids.T - 0.5 * (self.centroids**2).sum(axis=1)).argmax(axis=1)
         np.add.at(residuals, nearest, descriptors - self.centroids[nearest])
@@ -126,7 +135,7 @@ def _sample_descriptors(
 
 def build(database: Sequence[LocalFeatures], settings: Settings) -> Vlad:
     """The model that the settings name, or one fitted on the database."""
-    return fit(database, settings) if settings.model is None else load(settings.model)
+    return load(find(settings.weights).path) if settings.weights else fit(database, settings)
 
 
 def load(path: Path) -> Vlad:
@@ -138,7 +147,7 @@ def load(path: Path) -> Vlad:
         whitening = None
         if "whitening.weight" in arrays:
             names = ("weight", "bias", "variances")
-            whitening = Whitening(*(arrays[f"whitening.{name}"] for name in names))
+            whitening = Whitening(*(arrays[f"whitening.{name}"].astype(np.float64) for name in names))
         return Vlad(arrays["centroids"], whitening, about["power"], about["intra_normalise"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not a VLAD model ({error}); `vpr fit` makes one") from None

@@ -35,15 +35,16 @@ class Settings(MethodSettings):
     """Settings of SuperPoint."""
 
     method: Literal["superpoint"] = "superpoint"
-    weights: str = "superpoint_v1"  # name or path of weights in a published layout, of any size
+    weights: str = "vpr-superpoint"  # name or path of weights in a published layout, of any size
     longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
     size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
-    keypoint_threshold: float = Field(0.005, ge=0, lt=1)
+    keypoint_threshold: float = Field(0.001, ge=0, lt=1)  # 0.005 as published
     nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
     border: int = Field(4, ge=0)  # pixels along the edges without points
     max_keypoints: int = Field(1024, ge=0)  # the strongest are kept; 0 for all
-    subpixel: bool = False  # points between pixels, as pytorch-superpoint evaluates
-    sampling: Sampling = "published"  # of descriptors: as the weights' authors do it, or without their shift
+    subpixel: bool = True  # points between pixels, as pytorch-superpoint evaluates; published matchers know none
+    # Of descriptors: as the first weights were published, or without their shift; "auto" as the weights were trained.
+    sampling: Sampling | Literal["auto"] = "auto"
     precision: Precision = "fp32"
 
 
@@ -58,8 +59,7 @@ class SuperPoint:
         self.settings = settings
         self.device = device
         self.network = FastSuperPoint(network, device, dtype_of(settings.precision, device))
-        # The shift is in the code of the first weights only.
-        self.sampling: Sampling = "corrected" if network.layout == "open" else settings.sampling
+        self.sampling = _sampling(settings, network)
 
     def preprocess(self, image: Image) -> Tensor:
         height, width = image.shape
@@ -132,6 +132,16 @@ class SuperPoint:
         descriptors = sample(unit, points, CELL, self.sampling)
         rows = zip(*(each.cpu() for each in (points, found, descriptors, counts)), strict=True)
         return [LocalFeatures(p[:n], s[:n], d[:n], (width, height)) for p, s, d, n in rows]
+
+
+def _sampling(settings: Settings, network: SuperPointNetwork) -> Sampling:
+    """The shift is in the code of the first weights only, which came as .pth; ``vpr train`` writes .safetensors."""
+    if network.layout == "open":
+        return "corrected"
+    if settings.sampling == "auto":
+        ours = settings.weights.startswith("vpr-") or settings.weights.endswith(".safetensors")
+        return "corrected" if ours else "published"
+    return settings.sampling
 
 
 def build(settings: Settings, device: torch.device) -> SuperPoint:

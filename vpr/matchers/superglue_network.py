@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         inputs = zip(self.proj, (x, source, source), strict=True)
-        q, k, v = (project(each).unflatten(1, (-1, HEADS)).permute(0, 2, 3, 1) for project, each in inputs)
+        q, k, v = (project(each).unflatten(1, (-1, HEADS)).permute(0, 2, 3, 1).contiguous() for project, each in inputs)
         keys = None if mask is None else mask[:, None, None, :]
         message = functional.scaled_dot_product_attention(q, k, v, attn_mask=keys)  # (B, heads, N, D / heads)
         merged: Tensor = self.merge(message.permute(0, 3, 1, 2).flatten(1, 2))

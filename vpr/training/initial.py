@@ -7,8 +7,8 @@ from torch import nn
 
 from vpr.matchers.superglue_network import Layer, SuperGlueNetwork
 
-SHARPNESS = 20.0  # score of equal descriptors
-BELIEVED = 0.6  # cosine from which two points are rather partners than not
+SHARPNESS = 14.0  # score of equal descriptors
+BELIEVED = 0.5  # cosine from which two points are rather partners than not
 
 
 def keep_variance(network: nn.Module) -> None:
