@@ -10,17 +10,15 @@ middle one of its positives, and 500 random pairs of different places, tell how 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recall import conditions
+from recall import conditions, options
 from tqdm import tqdm
 
 from vpr import machine, pipeline
@@ -49,23 +47,23 @@ POINTS = "local_features.max_keypoints=1000"
 
 
 def main() -> None:
-    arguments = parse()
+    arguments = options(__doc__).parse_args()
     settings = settings_of(arguments.config, arguments.overrides)
     results: dict[str, Any] = {}
 
-    def options(name: str) -> Options:
+    def measured(name: str) -> Options:
         return Options(arguments.work / name, None, None, arguments.config, [POINTS, *arguments.overrides])
 
     for name in HOMOGRAPHIES:
         pairs = read_homography_folder(arguments.data / "geometry" / name)
-        run_homographies(name, pairs, "plain", options(name))
+        run_homographies(name, pairs, "plain", measured(name))
         results[name] = of_pairs(arguments.work / name)
     for name in FIXED_CAMERAS:
         root = arguments.data / "vpr" / name
-        run_homographies(name, still(read_pair(root / "database", root / "queries", None)), "plain", options(name))
+        run_homographies(name, still(read_pair(root / "database", root / "queries", None)), "plain", measured(name))
         results[name] = of_pairs(arguments.work / name)
     for name in POSES:
-        run_poses("pose-folder", read_pose_folder(arguments.data / "geometry" / name), options(name))
+        run_poses("pose-folder", read_pose_folder(arguments.data / "geometry" / name), measured(name))
         results[name] = of_pairs(arguments.work / name)
     for name in PLACES:
         root = arguments.data / "vpr" / name
@@ -76,16 +74,6 @@ def main() -> None:
     about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))
     arguments.out.write_text(json.dumps({**about, "settings": dump(settings), "results": results}, indent=1) + "\n")
     print(arguments.out)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vpr-quality")
-    return parser.parse_args()
 
 
 def still(dataset: Dataset) -> list[HomographyPair]:

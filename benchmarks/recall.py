@@ -57,14 +57,20 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
+    parser.add_argument("--only", nargs="*", help="names of data sets, instead of all")
+    return parser.parse_args()
+
+
+def options(text: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of a configuration on data takes."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
-    parser.add_argument("--only", nargs="*", help="names of data sets, instead of all")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vpr-benchmark")
-    return parser.parse_args()
+    return parser
 
 
 def conditions(dataset: Dataset) -> dict[str, Rows]:
