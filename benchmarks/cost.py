@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from vpr import machine, pipeline
 from vpr.cli.common import settings_of
+from vpr.clock import Clock
 from vpr.config import dump
 from vpr.core import Dataset, LocalFeatures, Matches, Ranking
 from vpr.datasets import read_pair
@@ -102,7 +103,7 @@ def main() -> None:
             for role, images in (("database", dataset.database), ("queries", dataset.queries))
         ]
         outcome = pipeline.match(
-            dataset, *sides, settings=settings, work=arguments.work / root.name / "cost", clock=pipeline.Clock()
+            dataset, *sides, settings=settings, work=arguments.work / root.name / "cost", clock=Clock()
         )
         shortlist = next(iter(outcome.stages.values()))
         database, queries = ([side.local[row] for row in range(len(side.local))] for side in sides if side.local)

@@ -21,6 +21,7 @@ import numpy as np
 
 from vpr import machine, pipeline
 from vpr.cli.common import settings_of
+from vpr.clock import Clock
 from vpr.config import dump
 from vpr.core import Dataset, Evidence, ImageSet, Ranking, Rows
 from vpr.datasets import read_pair
@@ -39,7 +40,7 @@ def main() -> None:
             continue
         dataset = read_pair(root / "database", root / "queries", settings.evaluation.radius_m)
         work = arguments.work / root.name
-        clock = pipeline.Clock()
+        clock = Clock()
         sides = [
             pipeline.extract(images, settings, work / role)
             for role, images in (("database", dataset.database), ("queries", dataset.queries))

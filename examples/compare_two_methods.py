@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from vpr import pipeline
+from vpr.clock import Clock
 from vpr.config import load
 from vpr.datasets import read_pair
 from vpr.evaluation.paired import compare_runs
@@ -30,7 +31,7 @@ def main(database: Path, queries: Path, out: Path) -> None:
             pipeline.extract(images, settings, out / "features" / role)
             for role, images in (("database", dataset.database), ("queries", dataset.queries))
         ]
-        clock = pipeline.Clock()
+        clock = Clock()
         outcome = pipeline.match(dataset, *sides, settings=settings, work=out / "work", clock=clock)
         first_of[name] = outcome.stages[settings.output.predictions_name]
     before, after = METHODS

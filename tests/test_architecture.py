@@ -28,6 +28,7 @@ ORDER = (
     "rerank",
     "evaluation",
     "report",
+    "clock",
     "settings",
     "pipeline",
     "benchmark",

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vpr import pipeline
+from vpr.clock import Clock
 from vpr.config import fingerprint
 from vpr.core import DataError, Dataset, VprError
 from vpr.evaluation.identity import truth_digest
@@ -122,7 +123,7 @@ def _run_one(dataset: Dataset, settings: Settings, place: Path, about: Mapping[s
     """As a single run, with features and work in the folder that all methods of the data set share."""
     place.mkdir(parents=True, exist_ok=True)
     (place / DONE).unlink(missing_ok=True)
-    clock, shared = pipeline.Clock(), place.parent
+    clock, shared = Clock(), place.parent
     sides = []
     for role, images in (("database", dataset.database), ("queries", dataset.queries)):
         with clock.stage(f"extract, {role}", len(images), "image"):

@@ -6,15 +6,12 @@ Every stage leaves its result in a folder, and picks it up there when it is run 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vpr.clock import Clock
 from vpr.config import digest_of_names, dump, fingerprint, lookup, plain
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, ImageSet, Origin, Ranking, usable_name
 from vpr.evaluation.comparison import Summary
@@ -38,7 +35,7 @@ from vpr.machine import device_of, threads_of
 from vpr.matchers import MATCHERS, nearest
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
-from vpr.report.page import ReportInput, Timing
+from vpr.report.page import ReportInput
 from vpr.rerank import VERIFIERS, LocalReranker, PairReranker, PatchReranker, rerank_into
 from vpr.rerank import patch_netvlad as patches
 from vpr.rerank import reranker as local_features
@@ -48,7 +45,6 @@ from vpr.weights import find, sha256_of
 logger = logging.getLogger(__name__)
 
 LOCAL, GLOBAL = "local", "global"  # the stores in a features folder
-ALONE = 100  # queries whose search is timed one by one
 NOWHERE = Origin("", "", "")  # of features that the settings do not need
 
 
@@ -97,30 +93,6 @@ class Outcome:
     database: Side
     queries: Side
     reranker: PairReranker[Any]
-
-
-@dataclass
-class Clock:
-    """Collects how long each stage took, and for how many items."""
-
-    timings: list[Timing] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str, count: int, unit: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.timings.append(Timing(name, time.perf_counter() - started, count, unit))
-
-    def alone(self, work: Callable[[int], object], count: int) -> None:
-        """Time single items of the stage that ended last: all of them, or some that are evenly spread."""
-        times = []
-        for row in np.unique(np.linspace(0, count - 1, min(count, ALONE)).round().astype(int)).tolist():
-            started = time.perf_counter()
-            work(row)
-            times.append(1000 * (time.perf_counter() - started))
-        if times:
-            median, slow = np.percentile(times, [50, 95]).tolist()
-            self.timings[-1] = replace(self.timings[-1], median_ms=median, slow_ms=slow)
 
 
 def run(dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str]) -> Summary | None:

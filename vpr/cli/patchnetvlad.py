@@ -80,6 +80,7 @@ def feature_match(
 ) -> None:
     """Shortlist and re-rank the queries of a list against the database of another, and measure recall."""
     from vpr import machine, pipeline
+    from vpr.clock import Clock
     from vpr.datasets.image_lists import read_image_lists
 
     if group_size is not None:
@@ -88,7 +89,7 @@ def feature_match(
     dataset = read_image_lists(
         dataset_root_dir, index_file_path, query_file_path, ground_truth_path, pos_dist_thr, group_size=group_size
     )
-    clock = pipeline.Clock()
+    clock = Clock()
     outcome = pipeline.match(
         dataset,
         pipeline.open_side(dataset.database, settings, index_input_features_dir),

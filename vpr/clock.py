@@ -1,0 +1,38 @@
+"""How long the stages of a run take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vpr.report.page import Timing
+
+ALONE = 100  # items that are timed one by one
+
+
+@dataclass
+class Clock:
+    """Collects how long each stage took, and for how many items."""
+
+    timings: list[Timing] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, count: int, unit: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings.append(Timing(name, time.perf_counter() - started, count, unit))
+
+    def alone(self, work: Callable[[int], object], count: int) -> None:
+        """Time single items of the stage that ended last: all of them, or some that are evenly spread."""
+        times = []
+        for row in np.unique(np.linspace(0, count - 1, min(count, ALONE)).round().astype(int)).tolist():
+            started = time.perf_counter()
+            work(row)
+            times.append(1000 * (time.perf_counter() - started))
+        if times:
+            median, slow = np.percentile(times, [50, 95]).tolist()
+            self.timings[-1] = replace(self.timings[-1], median_ms=median, slow_ms=slow)
