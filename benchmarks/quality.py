@@ -10,7 +10,6 @@ middle one of its positives, and 500 random pairs of different places, tell how 
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from vpr.core import Dataset
 from vpr.datasets import read_pair
 from vpr.datasets.homography_pairs import HomographyPair, read_homography_folder
 from vpr.datasets.pose_pairs import read_pose_folder
+from vpr.files import read_json, write_json
 from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
 from vpr.settings import Settings
 
@@ -72,7 +72,7 @@ def main() -> None:
     for name, figures in results.items():
         print(f"{name:16}", "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
     about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))
-    arguments.out.write_text(json.dumps({**about, "settings": dump(settings), "results": results}, indent=1) + "\n")
+    write_json(arguments.out, {**about, "settings": dump(settings), "results": results})
     print(arguments.out)
 
 
@@ -89,7 +89,7 @@ def still(dataset: Dataset) -> list[HomographyPair]:
 
 def of_pairs(folder: Path) -> dict[str, float]:
     """The figures of `vpr evaluate` that settle whether features and matches are good."""
-    tables = json.loads((folder / "summary.json").read_text())["tables"]
+    tables = read_json(folder / "summary.json")["tables"]
     figures = {}
     for rows in tables.values():
         for row in rows:

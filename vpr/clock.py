@@ -11,7 +11,8 @@ import numpy as np
 
 from vpr.report.page import Timing
 
-ALONE = 100  # items that are timed one by one
+ALONE = 100  # items that are timed one by one, at most
+ALONE_MS = 1000.0  # and not for much longer than this: searching a large index is slow
 
 
 @dataclass
@@ -27,12 +28,14 @@ class Clock:
         self.timings.append(Timing(name, time.perf_counter() - started, count, unit))
 
     def alone(self, work: Callable[[int], object], count: int) -> None:
-        """Time single items of the stage that ended last: all of them, or some that are evenly spread."""
+        """Time single items of the stage that ended last: all of them, some evenly spread, or the first of those."""
         times = []
         for row in np.unique(np.linspace(0, count - 1, min(count, ALONE)).round().astype(int)).tolist():
             started = time.perf_counter()
             work(row)
             times.append(1000 * (time.perf_counter() - started))
+            if sum(times) > ALONE_MS:
+                break
         if times:
             median, slow = np.percentile(times, [50, 95]).tolist()
             self.timings[-1] = replace(self.timings[-1], median_ms=median, slow_ms=slow)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vpr.weights import WeightsError
 
@@ -170,9 +171,8 @@ def _from_gauss2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             gain, shift, mean, variance = (
                 rest.pop(f"{norm}.{part}").double() for part in ("weight", "bias", "running_mean", "running_var")
             )
-            scale = gain / (variance + 1e-5).sqrt()
-            folded[f"{ours}.weight"] = (weight * scale[:, None, None, None]).float()
-            folded[f"{ours}.bias"] = ((bias - mean) * scale + shift).float()
+            fused = fuse_conv_bn_weights(weight, bias, mean, variance, 1e-5, gain, shift)
+            folded[f"{ours}.weight"], folded[f"{ours}.bias"] = (each.detach().float() for each in fused)
     except KeyError as error:
         raise WeightsError(f"weights in the layout of pytorch-superpoint, but without {error}") from None
     return folded | rest  # load_strictly refuses what is left

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -39,12 +40,10 @@ class NormalisedConv(nn.Conv2d):
     def folded(self) -> nn.Conv2d:
         """The same function, in eval mode, as one convolution."""
         conv, norm = nn.Conv2d(**_geometry(self)), self.norm
-        assert conv.bias is not None and self.bias is not None
         assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        with torch.no_grad():
-            conv.weight.copy_(self.weight.double() * scale[:, None, None, None])
-            conv.bias.copy_((self.bias.double() - norm.running_mean.double()) * scale + norm.bias.double())
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            self.weight, self.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
         return conv
 
 
@@ -57,11 +56,11 @@ def with_batch_norm(network: nn.Module) -> None:
 def measure(network: nn.Module, images: Tensor) -> None:
     """Set the BatchNorms so that the network computes what it would without them, on images like these."""
     layers = [module for module in network.modules() if isinstance(module, NormalisedConv)]
-    for measuring in (True, False):
-        for layer in layers:
-            layer.measuring = measuring
-        if measuring:
-            network(images)
+    for layer in layers:
+        layer.measuring = True
+    network(images)
+    for layer in layers:
+        layer.measuring = False
 
 
 def folded(network: M) -> M:

@@ -22,10 +22,7 @@ def keep_variance(network: nn.Module) -> None:
 
 @torch.no_grad()
 def start_as_nearest(network: SuperGlueNetwork) -> None:
-    """First weights with which SuperGlue is optimal transport on cosines, and its layers learn what to add to that.
-
-    From random ones it takes many thousand steps to get as far as nearest neighbours.
-    """
+    """First weights with which SuperGlue is optimal transport on cosines, and its layers learn what to add to that."""
     graph = [layer.mlp for layer in network.gnn.layers if isinstance(layer, Layer)]
     for perceptron in (network.kenc.encoder, *graph):
         for parameter in perceptron[-1].parameters():
