@@ -31,6 +31,7 @@ from vpr.files import write_json
 from vpr.matchers import nearest
 from vpr.rerank import LocalReranker, cost
 from vpr.rerank.reranker import Pair
+from vpr.sides import extract_both
 
 RULES: dict[str, dict[str, Any]] = {
     "exhaustive": {},
@@ -98,10 +99,7 @@ def main() -> None:
         if arguments.only and root.name not in arguments.only:
             continue
         dataset = read_pair(root / "database", root / "queries", settings.evaluation.radius_m)
-        sides = [
-            pipeline.extract(images, reranked, arguments.work / root.name / role)
-            for role, images in (("database", dataset.database), ("queries", dataset.queries))
-        ]
+        sides = extract_both(dataset, reranked, (arguments.work / root.name).joinpath, Clock())
         outcome = pipeline.match(
             dataset, *sides, settings=settings, work=arguments.work / root.name / "cost", clock=Clock()
         )

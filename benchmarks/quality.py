@@ -23,6 +23,7 @@ from tqdm import tqdm
 from vpr import machine, pipeline
 from vpr.cli.common import settings_of
 from vpr.cli.geometry import Options, run_homographies, run_poses
+from vpr.clock import Clock
 from vpr.config import dump
 from vpr.core import Dataset
 from vpr.datasets import read_pair
@@ -31,6 +32,7 @@ from vpr.datasets.pose_pairs import read_pose_folder
 from vpr.files import read_json, write_json
 from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
 from vpr.settings import Settings
+from vpr.sides import extract_both
 
 VERIFIED = 10  # matches; more than this many speak for one place
 HOMOGRAPHIES = ("oxford_graf", "homogr")
@@ -103,11 +105,8 @@ def of_pairs(folder: Path) -> dict[str, float]:
 def verified(dataset: Dataset, settings: Settings, work: Path) -> dict[str, float]:
     """Share of pairs with more than 10 verified matches: of one place, by condition, and of different places."""
     assert dataset.positives is not None
-    sides = [
-        pipeline.extract(images, settings.model_copy(update={"global_descriptor": ThumbnailSettings()}), work / role)
-        for role, images in (("queries", dataset.queries), ("database", dataset.database))
-    ]
-    queries, database = (side.local for side in sides)
+    unranked = settings.model_copy(update={"global_descriptor": ThumbnailSettings()})
+    database, queries = (side.local for side in extract_both(dataset, unranked, work.joinpath, Clock()))
     assert queries is not None and database is not None
     reranker = pipeline.build_reranker(settings)
 

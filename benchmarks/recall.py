@@ -27,6 +27,7 @@ from vpr.core import Dataset, Evidence, ImageSet, Ranking, Rows
 from vpr.datasets import read_pair
 from vpr.evaluation.comparison import Summary, summarise
 from vpr.files import write_json
+from vpr.sides import extract_both
 
 CONDITION = re.compile(r"^([a-z]+(?:_[a-z]+)*)_\d")
 
@@ -41,10 +42,7 @@ def main() -> None:
         dataset = read_pair(root / "database", root / "queries", settings.evaluation.radius_m)
         work = arguments.work / root.name
         clock = Clock()
-        sides = [
-            pipeline.extract(images, settings, work / role)
-            for role, images in (("database", dataset.database), ("queries", dataset.queries))
-        ]
+        sides = extract_both(dataset, settings, work.joinpath, clock)
         outcome = pipeline.match(dataset, *sides, settings=settings, work=work / "work", clock=clock)
         ks = pipeline.reached(settings, dataset)
         for condition, rows in conditions(dataset).items():

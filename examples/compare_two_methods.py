@@ -15,6 +15,7 @@ from vpr.datasets import read_pair
 from vpr.evaluation.paired import compare_runs
 from vpr.report.differences import comparison_text
 from vpr.settings import Settings
+from vpr.sides import extract_both
 
 METHODS = {
     "inliers": ["rerank.score=inliers", "rerank.retrieval_weight=0"],
@@ -27,11 +28,8 @@ def main(database: Path, queries: Path, out: Path) -> None:
     first_of = {}
     for name, changes in METHODS.items():
         settings = load(Settings, None, changes)
-        sides = [
-            pipeline.extract(images, settings, out / "features" / role)
-            for role, images in (("database", dataset.database), ("queries", dataset.queries))
-        ]
         clock = Clock()
+        sides = extract_both(dataset, settings, (out / "features").joinpath, clock)
         outcome = pipeline.match(dataset, *sides, settings=settings, work=out / "work", clock=clock)
         first_of[name] = outcome.stages[settings.output.predictions_name]
     before, after = METHODS

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vpr import pipeline
+from vpr import pipeline, sides
 from vpr.config import load
 from vpr.evaluation.recall import NEVER, first_hits
 from vpr.images import read_image, resize
@@ -37,8 +37,8 @@ def main(run: Path, out: Path, most: int = 10) -> None:
     print(f"the shortlist missed {missed.sum()}, re-ranking lost {lost.sum()}, never first {never_first.sum()}")
 
     out.mkdir(parents=True, exist_ok=True)
-    queries = pipeline.open_side(dataset.queries, settings, run / "features" / "queries")
-    database = pipeline.open_side(dataset.database, settings, run / "features" / "database")
+    queries = sides.open_side(dataset.queries, settings, run / "features" / "queries")
+    database = sides.open_side(dataset.database, settings, run / "features" / "database")
     reranker = pipeline.build_reranker(settings)
     for query in np.flatnonzero(missed | lost | never_first)[:most]:
         wrong = predictions.rows[query, 0]

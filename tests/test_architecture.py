@@ -30,6 +30,7 @@ ORDER = (
     "report",
     "clock",
     "settings",
+    "sides",
     "pipeline",
     "benchmark",
     "training",

@@ -51,6 +51,17 @@ def test_run_places_every_query(small_city: Folders, tmp_path: Path, capsys: pyt
     assert "Re-ranking" in (out / "report.html").read_text()
 
 
+@pytest.mark.parametrize("method", ["vlad", "thumbnail"])
+def test_what_a_single_query_takes_is_kept_for_every_stage(method: str, small_city: Folders, tmp_path: Path) -> None:
+    run_on(small_city, tmp_path / "out", "--set", f"global_descriptor.method={method}")
+    timings = {each["stage"]: each for each in json.loads((tmp_path / "out" / "run.json").read_text())["timings"]}
+    single = ["extract, queries", "shortlist", *(["describe"] if method == "vlad" else [])]
+    assert all(0 < timings[stage]["median_ms"] <= timings[stage]["slow_ms"] for stage in single)
+    assert timings["extract, database"]["median_ms"] is None
+    kept = [line["elapsed_ms"] for line in lines(tmp_path / "out" / "predictions.jsonl") if line["rank"] == 1]
+    assert len(kept) == 5 and all(kept)  # of re-ranking, query by query
+
+
 def test_run_again_computes_nothing_and_writes_the_same(small_city: Folders, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_on(small_city, out)

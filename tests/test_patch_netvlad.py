@@ -15,7 +15,7 @@ from netvlad_weights import CPU, compare, full_size, golden, made, random_state,
 from torch import Tensor
 from torch.nn import functional
 
-from vpr import pipeline
+from vpr import pipeline, sides
 from vpr.cli.match_two import match_two
 from vpr.config import load
 from vpr.core import ConfigError, Dataset, ImageSet, Origin, Ranking
@@ -395,7 +395,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def test_a_run_reranks_by_patches(dataset: Dataset, overrides: list[str], tmp_path: Path) -> None:
     settings, out = load(Settings, None, overrides), tmp_path / "run"
-    assert pipeline.compares_patches(settings) and not pipeline.needs_local(settings)
+    assert sides.compares_patches(settings) and not sides.needs_local(settings)
     summary = pipeline.run(dataset, settings, out, {})
     assert summary is not None
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]

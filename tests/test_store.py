@@ -27,8 +27,8 @@ from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
 from vpr.global_descriptors.thumbnail import Thumbnail
 from vpr.local_features.rootsift import RootSift
 from vpr.local_features.rootsift import Settings as RootSiftSettings
-from vpr.pipeline import extract
 from vpr.settings import Settings
+from vpr.sides import extract
 
 ORIGIN = Origin("local features", "abc", "names", settings={"local_features": {"longest_side": 640}})
 HOW = Extraction(batch_size=3, shard_size=5)
@@ -209,7 +209,7 @@ import sys
 from pathlib import Path
 from vpr.config import load
 from vpr.datasets.folders import read_image_folder
-from vpr.pipeline import extract
+from vpr.sides import extract
 from vpr.settings import Settings
 settings = load(Settings, None, ["store.shard_size=4", "store.batch_size=2", "machine.threads=2"])
 print("ready", flush=True)

@@ -6,7 +6,7 @@ from published import CPU, randomise
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from vpr import pipeline
+from vpr import sides
 from vpr.config import parse
 from vpr.core import DataError, Origin
 from vpr.features.extraction import Extraction, extract_global, extract_local, extract_together
@@ -236,7 +236,7 @@ def test_the_pipeline_goes_through_a_shared_trunk_once(image_set, tmp_path, monk
         count, plain = [], FastTrunk.__call__
         with monkeypatch.context() as patch:
             patch.setattr(FastTrunk, "__call__", lambda self, x: count.append(len(x)) or plain(self, x))
-            side = pipeline.extract(image_set, settings, tmp_path / f"features {longest_side}")
+            side = sides.extract(image_set, settings, tmp_path / f"features {longest_side}")
         assert len(side.local) == 12 and side.described.matrix().shape == (12, 10)
         return sum(count)
 

@@ -465,8 +465,24 @@ def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:
 def test_strangers_are_of_different_places(photos: Path) -> None:
     source = pairs.StrangerPairs(pairs.StrangersSettings(manifests=(manifest(photos),), held_out=0.4), SIZE)
     for seed in range(20):
-        one, other = source._draw(randomness(seed).numpy, source.rows[False])
+        one, other = source._draw(randomness(seed).numpy, held=False)
         assert source.places.labels[one] != source.places.labels[other]
+
+
+def test_strangers_that_look_alike_are_of_groups_of_one_pattern(photos: Path) -> None:
+    names = sorted(path.name for path in photos.iterdir())
+    listed = photos.parent / "groups.csv"
+    groups = ["streets a", "streets b", "gardens", "frames"]
+    lines = [f"database/{name},,{groups[row % 4]}" for row, name in enumerate(names)]
+    listed.write_text("\n".join(["image,place,group", *lines]) + "\n")
+    settings = pairs.StrangersSettings(manifests=(listed,), held_out=0.1, alike=("streets *", "gardens"), alike_share=1)
+    source = pairs.StrangerPairs(settings, SIZE)
+    drawn = {source._draw(randomness(seed).numpy, held=False) for seed in range(40)}
+    kinds = {tuple(sorted(source.places.group_names[row].split()[0] for row in pair)) for pair in drawn}
+    assert kinds == {("streets", "streets"), ("gardens", "gardens")}
+    assert all(one != other for one, other in drawn)
+    with pytest.raises(DataError, match="no group of the manifests matches towers"):
+        pairs.StrangerPairs(settings.model_copy(update={"alike": ("towers", "gardens")}), SIZE)
 
 
 def test_settings_that_cannot_work_are_told(photos: Path) -> None:

@@ -23,6 +23,7 @@ from vpr.files import read_json, write_json
 from vpr.report.benchmark_rows import Row, rows_of
 from vpr.report.outputs import REPORT
 from vpr.settings import Settings
+from vpr.sides import Places, extract_both
 
 logger = logging.getLogger(__name__)
 
@@ -124,11 +125,11 @@ def _run_one(dataset: Dataset, settings: Settings, place: Path, about: Mapping[s
     place.mkdir(parents=True, exist_ok=True)
     (place / DONE).unlink(missing_ok=True)
     clock, shared = Clock(), place.parent
-    sides = []
-    for role, images in (("database", dataset.database), ("queries", dataset.queries)):
-        with clock.stage(f"extract, {role}", len(images), "image"):
-            places = pipeline.Places.shared(shared / "features", role, settings)
-            sides.append(pipeline.extract(images, settings, places))
+
+    def where(role: str) -> Places:
+        return Places.shared(shared / "features", role, settings)
+
+    sides = extract_both(dataset, settings, where, clock)
     outcome = pipeline.match(dataset, *sides, settings=settings, work=shared / "work", clock=clock)
     pipeline.report(dataset, outcome, settings, place, about=about, clock=clock)
 

@@ -29,7 +29,9 @@ class Clock:
 
     def alone(self, work: Callable[[int], object], count: int) -> None:
         """Time single items of the stage that ended last: all of them, some evenly spread, or the first of those."""
-        times = []
+        if count:
+            work(0)  # what the first call alone takes is not counted
+        times: list[float] = []
         for row in np.unique(np.linspace(0, count - 1, min(count, ALONE)).round().astype(int)).tolist():
             started = time.perf_counter()
             work(row)

@@ -6,31 +6,22 @@ Every stage leaves its result in a folder, and picks it up there when it is run 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpr.clock import Clock
-from vpr.config import digest_of_names, dump, fingerprint, lookup, plain
-from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, ImageSet, Origin, Ranking, usable_name
+from vpr.config import dump, fingerprint, lookup
+from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Origin, Ranking
 from vpr.evaluation.comparison import Summary
 from vpr.features.extraction import (
-    Extraction,
     aggregate,
-    extract_global,
-    extract_local,
-    extract_patches,
-    extract_together,
 )
-from vpr.features.store import GlobalStore, LocalStore, PatchStore
-from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
-from vpr.global_descriptors.patch_netvlad import PatchNetVlad
-from vpr.global_descriptors.superpoint_global import SuperPointGlobal
+from vpr.features.store import GlobalStore
+from vpr.global_descriptors import LOCAL_AGGREGATORS
 from vpr.images import read_image, resize
 from vpr.index import build_index, shortlist
-from vpr.local_features import LOCAL_EXTRACTORS
-from vpr.local_features.superpoint import SuperPoint
 from vpr.machine import device_of, threads_of
 from vpr.matchers import MATCHERS, nearest
 from vpr.report.drawing import Correspondences
@@ -40,49 +31,13 @@ from vpr.rerank import VERIFIERS, LocalReranker, PairReranker, PatchReranker, re
 from vpr.rerank import patch_netvlad as patches
 from vpr.rerank import reranker as local_features
 from vpr.settings import Settings
+from vpr.sides import Side, digest_of, extract_both, origin_of
 from vpr.weights import find, sha256_of
 
 logger = logging.getLogger(__name__)
 
 LOCAL, GLOBAL = "local", "global"  # the stores in a features folder
 NOWHERE = Origin("", "", "")  # of features that the settings do not need
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The features of the database or of the queries; a store that the settings do not need is None."""
-
-    images: ImageSet
-    local: LocalStore | None
-    described: GlobalStore | None  # global descriptors of methods that look at the image
-
-    @property
-    def compared(self) -> LocalStore | PatchStore | None:
-        """What the second stage compares."""
-        return self.described if isinstance(self.described, PatchStore) else self.local
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the stores of an image set lie."""
-
-    local: Path
-    described: Path
-
-    @staticmethod
-    def under(folder: Path) -> Places:
-        """Both in one folder, as a single run has them."""
-        return Places(folder / LOCAL, folder / GLOBAL)
-
-    @staticmethod
-    def shared(folder: Path, role: str, settings: Settings) -> Places:
-        """By what makes them, so that methods that differ elsewhere find the features of each other."""
-        how = {"images": settings.images, "dtype": settings.store.dtype, "shard_size": settings.store.shard_size}
-        described = {"global_descriptor": settings.global_descriptor, "patches": compares_patches(settings)}
-        local = fingerprint({**how, "local_features": settings.local_features})
-        return Places(
-            folder / f"{LOCAL}-{local}" / role, folder / f"{GLOBAL}-{fingerprint({**how, **described})}" / role
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,66 +53,9 @@ class Outcome:
 def run(dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str]) -> Summary | None:
     """Everything, from pictures to report, in one folder; returns recall where there is ground truth."""
     clock = Clock()
-    with clock.stage("extract, database", len(dataset.database), "image"):
-        database = extract(dataset.database, settings, out / "features" / "database")
-    with clock.stage("extract, queries", len(dataset.queries), "image"):
-        queries = extract(dataset.queries, settings, out / "features" / "queries")
+    database, queries = extract_both(dataset, settings, (out / "features").joinpath, clock)
     outcome = match(dataset, database, queries, settings=settings, work=out / "work", clock=clock)
     return report(dataset, outcome, settings, out, about=about, clock=clock)
-
-
-def extract(images: ImageSet, settings: Settings, folder: Path | Places) -> Side:
-    """All features of an image set that the settings need, into the folder; continues where it was interrupted.
-
-    Raises DataError if the folder holds features of other settings or other images.
-    """
-    places = folder if isinstance(folder, Places) else Places.under(folder)
-    device = device_of(settings.machine.device)
-    how = Extraction(
-        batch_size=settings.store.batch_size,
-        shard_size=settings.store.shard_size,
-        threads=threads_of(settings.machine.threads),
-        on_bad_image=settings.images.on_bad_image,
-        max_megapixels=settings.images.max_megapixels,
-        dtype=settings.store.dtype,
-    )
-    extractor, descriptor, made_local, made_global = None, None, NOWHERE, NOWHERE
-    if needs_local(settings):
-        chosen = settings.local_features
-        extractor = lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, device)
-        parts = {"local_features": chosen, "weights": extractor.weights, "dtype": how.dtype}
-        made_local = _origin(LocalStore.kind, images, parts)
-    if looks_at_image(settings):
-        chosen = settings.global_descriptor
-        descriptor = GLOBAL_DESCRIPTORS[chosen.method].build(chosen, device)
-        parts = {"global_descriptor": chosen, "weights": descriptor.weights, "dtype": how.dtype}
-        made_global = _origin((PatchStore if compares_patches(settings) else GlobalStore).kind, images, parts)
-    if isinstance(extractor, SuperPoint) and isinstance(descriptor, SuperPointGlobal):
-        if descriptor.shares_trunk_with(extractor):  # what follows then finds nothing left to do
-            folders = places.local, places.described
-            extract_together(images, extractor, descriptor, folders=folders, origins=(made_local, made_global), how=how)
-    if extractor is not None:
-        extract_local(images, extractor, places.local, made_local, how)
-    if compares_patches(settings) and isinstance(descriptor, PatchNetVlad):
-        extract_patches(images, descriptor, places.described, made_global, how)
-    elif descriptor is not None:
-        extract_global(images, descriptor, places.described, made_global, how)
-    return open_side(images, settings, places)
-
-
-def open_side(images: ImageSet, settings: Settings, folder: Path | Places) -> Side:
-    """The features that ``extract`` left in a folder; raises DataError if there are none, or of other images."""
-    places = folder if isinstance(folder, Places) else Places.under(folder)
-    local = LocalStore(places.local) if needs_local(settings) else None
-    kind = PatchStore if compares_patches(settings) else GlobalStore
-    described = kind(places.described) if looks_at_image(settings) else None
-    for store in (local, described):
-        if store is not None and store.origin["images"] != _digest(images):
-            raise DataError(
-                f"{store.folder}: made from another list of {len(store)} images, this list has {len(images)}; "
-                "extract the features of this list"
-            )
-    return Side(images, local, described)
 
 
 def match(dataset: Dataset, database: Side, queries: Side, *, settings: Settings, work: Path, clock: Clock) -> Outcome:
@@ -168,7 +66,9 @@ def match(dataset: Dataset, database: Side, queries: Side, *, settings: Settings
     _require_one_origin(database, queries)
     output = settings.output
     with clock.stage("describe", len(dataset.database) + len(dataset.queries), "image"):
-        vectors, query_vectors, made_by = _global_descriptors(database, queries, settings, work)
+        vectors, query_vectors, made_by, aggregate_one = _global_descriptors(database, queries, settings, work)
+    if aggregate_one is not None:
+        clock.alone(aggregate_one, len(dataset.queries))
     with clock.stage("index", len(dataset.database), "image"):
         index = build_index(vectors, settings.index.factory, settings.index.gpu)
         index.save(work / "index", {"descriptors": made_by})
@@ -193,12 +93,12 @@ def match(dataset: Dataset, database: Side, queries: Side, *, settings: Settings
             "rerank": settings.rerank,
             "cost": settings.cost,
             "features": database.compared.origin["fingerprint"],
-            "database": _digest(dataset.database),
+            "database": digest_of(dataset.database),
         }
         with clock.stage(output.predictions_name, len(dataset.queries), "query"):
             stages[output.predictions_name] = rerank_into(
                 work / f"{output.predictions_name}-{fingerprint(parts)}",
-                _origin("re-ranked shortlist", dataset.queries, parts),
+                origin_of("re-ranked shortlist", dataset.queries, parts),
                 reranker=reranker,
                 shortlist=candidates,
                 queries=queries.compared,
@@ -261,24 +161,15 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
     )
 
 
-def needs_local(settings: Settings) -> bool:
-    return (settings.rerank.k > 0 and not compares_patches(settings)) or not looks_at_image(settings)
+def _global_descriptors(
+    database: Side, queries: Side, settings: Settings, work: Path
+) -> tuple[Floats, Floats, str, Callable[[int], Floats] | None]:
+    """Descriptors of both sides, a fingerprint of what made them, and what makes that of a query of its local features.
 
-
-def compares_patches(settings: Settings) -> bool:
-    """Whether the second stage compares patches of the global descriptor's features, not local features."""
-    return settings.rerank.k > 0 and settings.rerank.method == "patch_netvlad"
-
-
-def looks_at_image(settings: Settings) -> bool:
-    """Whether the global descriptor is made from the picture, not from its local features."""
-    return settings.global_descriptor.method in GLOBAL_DESCRIPTORS
-
-
-def _global_descriptors(database: Side, queries: Side, settings: Settings, work: Path) -> tuple[Floats, Floats, str]:
-    """Descriptors of both sides, and a fingerprint of what made them."""
+    The last is None for descriptors of the picture itself, which are made where features are extracted.
+    """
     if database.described is not None and queries.described is not None:
-        return database.described.matrix(), queries.described.matrix(), database.described.origin["fingerprint"]
+        return database.described.matrix(), queries.described.matrix(), database.described.origin["fingerprint"], None
     if database.local is None or queries.local is None:
         raise AssertionError("a method that aggregates local features was chosen, but they were not opened")
     chosen = settings.global_descriptor
@@ -301,9 +192,10 @@ def _global_descriptors(database: Side, queries: Side, settings: Settings, work:
     threads = threads_of(settings.machine.threads)
     matrices = []
     for role, side, local in (("database", database, database.local), ("queries", queries, queries.local)):
-        origin = _origin(GlobalStore.kind, side.images, parts)
+        origin = origin_of(GlobalStore.kind, side.images, parts)
         matrices.append(aggregate(side.images, local, aggregator, folder / role, origin, threads=threads).matrix())
-    return matrices[0], matrices[1], fingerprint(parts)
+    of_queries = queries.local
+    return matrices[0], matrices[1], fingerprint(parts), lambda row: aggregator.aggregate(of_queries[row])
 
 
 def _require_one_origin(database: Side, queries: Side) -> None:
@@ -364,11 +256,3 @@ def _correspondences(outcome: Outcome, query: int, candidate: int) -> Correspond
     return Correspondences(
         of_query.points.numpy()[rows[:, 0]], of_candidate.points.numpy()[rows[:, 1]], pair.verified.inliers
     )
-
-
-def _origin(kind: str, images: ImageSet, parts: Mapping[str, Any]) -> Origin:
-    return Origin(kind, fingerprint(parts), _digest(images), str(parts.get("weights", "")), plain(parts))
-
-
-def _digest(images: ImageSet) -> str:
-    return digest_of_names(usable_name(name) for name in images.names)

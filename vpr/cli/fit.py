@@ -22,7 +22,7 @@ def fit(
 
     Use it elsewhere with --set global_descriptor.weights=FILE.
     """
-    from vpr import pipeline
+    from vpr import sides
     from vpr.datasets.folders import read_image_folder
     from vpr.global_descriptors import LOCAL_AGGREGATORS
 
@@ -30,7 +30,7 @@ def fit(
     chosen = settings.global_descriptor
     if chosen.method not in LOCAL_AGGREGATORS:
         raise ConfigError(f"global_descriptor.method = {chosen.method!r} has nothing to fit; choose vlad")
-    side = pipeline.extract(read_image_folder(images), settings, features)
+    side = sides.extract(read_image_folder(images), settings, features)
     assert side.local is not None
     model = LOCAL_AGGREGATORS[chosen.method].build(side.local, chosen)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -39,13 +39,13 @@ def feature_extract(
 
     Started again after an interruption, it continues; a folder made with other settings is refused.
     """
-    from vpr import pipeline
+    from vpr import sides
     from vpr.core import ImageSet
     from vpr.datasets.image_lists import read_image_list
 
     settings = _settings(config_path, overrides, nocuda)
     images = ImageSet(dataset_root_dir, read_image_list(dataset_file_path))
-    pipeline.extract(images, settings, output_features_dir)
+    sides.extract(images, settings, output_features_dir)
     say(f"Features of {len(images)} images: {output_features_dir}")
 
 
@@ -79,7 +79,7 @@ def feature_match(
     overrides: SetOption = None,
 ) -> None:
     """Shortlist and re-rank the queries of a list against the database of another, and measure recall."""
-    from vpr import machine, pipeline
+    from vpr import machine, pipeline, sides
     from vpr.clock import Clock
     from vpr.datasets.image_lists import read_image_lists
 
@@ -92,8 +92,8 @@ def feature_match(
     clock = Clock()
     outcome = pipeline.match(
         dataset,
-        pipeline.open_side(dataset.database, settings, index_input_features_dir),
-        pipeline.open_side(dataset.queries, settings, query_input_features_dir),
+        sides.open_side(dataset.database, settings, index_input_features_dir),
+        sides.open_side(dataset.queries, settings, query_input_features_dir),
         settings=settings,
         work=result_save_folder / "work",
         clock=clock,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +88,9 @@ class StrangersSettings(Section):
 
     share: float = Field(0.2, ge=0)
     manifests: tuple[Path, ...]
+    # Patterns of groups whose pictures look alike and show different places, but for those with the same place.
+    alike: tuple[str, ...] = ()
+    alike_share: float = Field(0.5, ge=0, le=1)  # of these pairs; both pictures are of groups of one such pattern
     held_out: float = Field(0.1, gt=0, lt=1)
 
 
@@ -257,16 +261,31 @@ class StrangerPairs(Source):
         held = np.concatenate([self.places.held_single, *self.places.held_places]).astype(np.int64)
         seen = np.concatenate([self.places.single, *self.places.places]).astype(np.int64)
         self.rows = {True: np.sort(held), False: np.sort(seen)}
+        self.alike = {held: self._alike(settings.alike, rows) for held, rows in self.rows.items()}
+        self.alike_share = settings.alike_share if settings.alike else 0.0
 
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
-        pairs: Rows = np.array([self._draw(random.numpy, self.rows[held]) for _ in range(count)], np.int64)
+        pairs: Rows = np.array([self._draw(random.numpy, held) for _ in range(count)], np.int64)
         one, other = (torch.from_numpy(self.places.stack(pairs[:, side])) for side in (0, 1))
         return Part(one, other, Strangers(torch.ones(count)))
 
-    def _draw(self, random: np.random.Generator, rows: Rows) -> tuple[int, int]:
-        places = self.places
+    def _draw(self, random: np.random.Generator, held: bool) -> tuple[int, int]:
+        places, rows, known = self.places, self.rows[held], False
+        if self.alike_share and random.random() < self.alike_share:
+            rows, known = self.alike[held][random.integers(len(self.alike[held]))], True
         for _ in range(TRIES):
             one, other = (int(row) for row in random.choice(rows, 2))
-            if places.labels[one] != places.labels[other] and places.groups[one] != places.groups[other]:
+            if places.labels[one] != places.labels[other] and (known or places.groups[one] != places.groups[other]):
                 return one, other
         raise DataError("the manifests list too few places to draw pictures of different ones")
+
+    def _alike(self, patterns: Sequence[str], rows: Rows) -> list[Rows]:
+        """Of the rows, those of each pattern's groups; patterns of which these are one place only are left out."""
+        labels, names = self.places.labels, self.places.group_names
+        unknown = [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]
+        if unknown:
+            raise DataError(f"task.strangers.alike: no group of the manifests matches {', '.join(unknown)}")
+        chosen: list[Rows] = [
+            np.array([row for row in rows if fnmatch(names[row], each)], np.int64) for each in patterns
+        ]
+        return [each for each in chosen if len(np.unique(labels[each])) > 1]

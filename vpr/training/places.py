@@ -30,12 +30,14 @@ class Places:
         self.paths: list[Path] = []
         self.labels: Rows  # (N,) the place of each picture; a single picture has a number of its own
         self.groups: Rows  # (N,) single pictures that may show the same have one number, all others their own
+        self.group_names: list[str] = []  # as the csv files have them
         found: dict[tuple[object, ...], int] = {}
         labels, groups, alone = [], [], []
         for number, path in enumerate(manifests):
             for image, place, group in _rows(read_table(path)):
                 row = len(self.paths)
                 self.paths.append(path.parent / image)
+                self.group_names.append(group)
                 labels.append(found.setdefault((number, "place", place) if place else (row,), len(found)))
                 groups.append(
                     found.setdefault((number, "group", group) if group and not place else (row, 0), len(found))
