@@ -382,6 +382,25 @@ def test_all_points_are_kept_without_a_cap_and_thresholds_bound_them():
     assert len(extractor(small(), keypoint_threshold=0.99).extract([picture])[0]) == 0
 
 
+@pytest.mark.parametrize("cap", [25, 0])
+def test_a_pyramid_keeps_the_strongest_points_of_all_scales(cap):
+    method = extractor(small(), pyramid=[0.5, 0.1], max_keypoints=cap)
+    pictures = [image(96, 120, 0), image(96, 120, 1), image(64, 64)]
+    for picture, found in zip(pictures, method.extract(pictures), strict=True):
+        height, width = picture.shape[1:]
+        half = functional.interpolate(unit(picture[None]), (height // 2, width // 2), mode="bilinear", antialias=True)
+        (whole,), (coarse,) = (extractor(small(), max_keypoints=0).extract([each]) for each in (picture, half[0]))
+        scores = torch.cat([whole.scores, coarse.scores]).sort(descending=True, stable=True)
+        kept = scores.indices[: cap or None]
+        points = torch.cat(
+            [whole.points, 2 * coarse.points + 0.5]
+        )  # the pixels' centres stand still, not their corners
+        assert found.image_size == (width, height) and len(found) == len(kept) > 20
+        torch.testing.assert_close(found.scores, scores.values[: cap or None])
+        torch.testing.assert_close(found.points, points[kept])
+        torch.testing.assert_close(found.descriptors, torch.cat([whole.descriptors, coarse.descriptors])[kept])
+
+
 def test_images_are_brought_to_size():
     picture = image(300, 1000)[0].numpy()
     assert extractor(small()).preprocess(picture).shape == (1, 192, 640)
@@ -431,11 +450,12 @@ def test_how_a_gpu_rounds_is_set_for_a_while_only(precision):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("pyramid", [(), (0.5,)])
 @pytest.mark.parametrize("layout", ["v1", "open"])
-def test_a_gpu_gives_what_the_cpu_gives(layout):
+def test_a_gpu_gives_what_the_cpu_gives(layout, pyramid):
     pictures = [image(64, 80, 0), image(48, 48, 1), image(64, 80, 2)]
-    expected = extractor(small(layout)).extract(pictures)
-    on_gpu = extractor(small(layout), torch.device("cuda"))
+    expected = extractor(small(layout), pyramid=pyramid).extract(pictures)
+    on_gpu = extractor(small(layout), torch.device("cuda"), pyramid=pyramid)
     for ours, theirs in zip(on_gpu.extract(pictures), expected, strict=True):
         assert set(map(tuple, ours.points.tolist())) == set(map(tuple, theirs.points.tolist()))
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-3, atol=1e-5)

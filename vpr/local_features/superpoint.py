@@ -8,7 +8,7 @@ those of pytorch-superpoint, which become "v1". A matcher works only with the we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -42,10 +42,22 @@ class Settings(MethodSettings):
     nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
     border: int = Field(4, ge=0)  # pixels along the edges without points
     max_keypoints: int = Field(1024, ge=0)  # the strongest are kept; 0 for all
+    # Points are also looked for in the image scaled by these factors, as in R2D2 (Revaud et al., NeurIPS 2019): against
+    # large changes of scale, at the cost of as many more pixels. The strongest of all scales are kept.
+    pyramid: tuple[Annotated[float, Field(gt=0, le=4)], ...] = ()
     subpixel: bool = True  # points between pixels, as pytorch-superpoint evaluates; published matchers know none
     # Of descriptors: as the first weights were published, or without their shift; "auto" as the weights were trained.
     sampling: Sampling | Literal["auto"] = "auto"
     precision: Precision = "fp32"
+
+
+class _Found(NamedTuple):
+    """Points of a batch of images, each image's strongest first; after the first ``counts`` comes padding."""
+
+    points: Tensor  # (B, N, 2)
+    scores: Tensor  # (B, N), 0 for padding
+    descriptors: Tensor  # (B, N, D)
+    counts: Tensor  # (B,)
 
 
 class SuperPoint:
@@ -117,9 +129,23 @@ class SuperPoint:
             if look is not None:
                 look(torch.zeros(len(images), self.network.trunk.channels, 0, 0, device=self.device))
             return [LocalFeatures.empty(self.dim, (width, height))] * len(images)
-        settings = self.settings
         images = images.to(self.device, non_blocking=True)
         grey = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        found = [self._points(grey, look)]
+        for scale in self.settings.pyramid:
+            size = round(scale * height), round(scale * width)
+            if min(size) >= CELL:
+                scaled = functional.interpolate(grey, size, mode="bilinear", antialias=True)
+                points, *rest = self._points(scaled)
+                found.append(
+                    _Found((points + 0.5) * points.new_tensor([width / size[1], height / size[0]]) - 0.5, *rest)
+                )
+        best = _Found(*(each.cpu() for each in _strongest_of(found, self.settings.max_keypoints)))
+        return [LocalFeatures(p[:n], s[:n], d[:n], (width, height)) for p, s, d, n in zip(*best, strict=True)]
+
+    def _points(self, grey: Tensor, look: Callable[[Tensor], None] | None = None) -> _Found:
+        """Of images (B, 1, H, W) with values in [0, 1]."""
+        settings = self.settings
         with arithmetic(settings.precision, self.device):
             logits, coarse = self.network(grey) if look is None else self.network(grey, look)
         dense = score_map(logits)
@@ -129,9 +155,19 @@ class SuperPoint:
         if settings.subpixel:
             points = refine(points, dense)
         unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
-        descriptors = sample(unit, points, CELL, self.sampling)
-        rows = zip(*(each.cpu() for each in (points, found, descriptors, counts)), strict=True)
-        return [LocalFeatures(p[:n], s[:n], d[:n], (width, height)) for p, s, d, n in rows]
+        return _Found(points, found, sample(unit, points, CELL, self.sampling), counts)
+
+
+def _strongest_of(found: Sequence[_Found], most: int) -> _Found:
+    """The strongest points of all; 0 for all of them."""
+    if len(found) == 1:
+        return found[0]
+    points, scores, descriptors = (torch.cat(each, dim=1) for each in list(zip(*found, strict=True))[:3])
+    counts = torch.stack([each.counts for each in found]).sum(0)
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, : most or None, None]
+    best = (each.gather(1, order.expand(-1, -1, each.shape[2])) for each in (points, scores[..., None], descriptors))
+    points, scores, descriptors = best
+    return _Found(points, scores[..., 0], descriptors, counts.clamp_max(order.shape[1]))
 
 
 def _sampling(settings: Settings, network: SuperPointNetwork) -> Sampling:
