@@ -20,7 +20,7 @@ class Settings(MethodSettings):
     """Settings of nearest-neighbour matching."""
 
     method: Literal["nearest"] = "nearest"
-    ratio: float = Field(0.9, gt=0, le=1)  # nearest distance over second nearest; 1 switches the test off
+    ratio: float = Field(0.88, gt=0, le=1)  # nearest distance over second nearest; 1 switches the test off
     min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which two points never match
 
 
