@@ -404,6 +404,8 @@ def test_a_run_reranks_by_patches(dataset: Dataset, overrides: list[str], tmp_pa
     assert all(row["inliers"] >= 8 for row in first.values())
     assert not (out / "features" / "database" / "local").exists()
     assert (out / "report.html").stat().st_size > 10_000
+    timings = {each["stage"]: each for each in json.loads((out / "run.json").read_text())["timings"]}
+    assert timings["extract, queries"]["median_ms"] > 0
     before = (out / "predictions.jsonl").read_text()
     pipeline.run(dataset, settings, out, {})  # everything is there already
     assert (out / "predictions.jsonl").read_text() == before

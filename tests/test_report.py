@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vpr.clock import Clock
 from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
 from vpr.evaluation.comparison import summarise
 from vpr.report.drawing import GAP, INLIER_RGB, REJECTED_RGB, Correspondences, draw_matches, jpeg_uri, thumbnail
@@ -287,6 +289,27 @@ def test_headline_keeps_small_differences_apart():
     rows[0] = [1, 0, 2, 3]
     truth = (np.array([0]),) * 3000
     assert "from 100.00\u00a0% to 99.97\u00a0%" in headline(summary(before, ranking(rows), truth))[0]
+
+
+def test_memory_has_a_column_where_it_is_known():
+    assert "until then" not in check(render(report(), picture, matches)).text
+    timings = [Timing("describe", 2.0, 11, "image", memory=3 << 30), Timing("SuperGlue", 2.1, 6, "query")]
+    page = check(render(report(timings=timings), picture, matches)).text
+    assert "peak memory until then, MiB" in page and "3,072" in page and "GPU memory" not in page
+
+
+def test_the_clock_notes_time_and_memory():
+    clock = Clock()
+    with clock.stage("extract", 2, "image"):
+        held = np.ones(30_000_000)
+    (stage,) = clock.timings
+    assert stage.seconds > 0 and stage.memory > held.nbytes and stage.median_ms is None
+    clock.alone(lambda row: time.sleep(0.002 * (1 + row)), 2)
+    assert 2 <= clock.timings[0].median_ms <= clock.timings[0].slow_ms
+    with clock.stage("nothing", 0, "image"):
+        pass
+    clock.alone(lambda row: 1 / 0, 0)
+    assert clock.timings[1].median_ms is None
 
 
 def test_timing_rows_by_hand():

@@ -1,4 +1,4 @@
-"""How long the stages of a run take."""
+"""How long the stages of a run take, and how much memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vpr.machine import peak_gpu_memory, peak_memory
 from vpr.report.page import Timing
 
 ALONE = 100  # items that are timed one by one, at most
@@ -17,7 +18,7 @@ ALONE_MS = 1000.0  # and not for much longer than this: searching a large index 
 
 @dataclass
 class Clock:
-    """Collects how long each stage took, and for how many items."""
+    """Collects how long each stage took, for how many items, and the peak of memory until then."""
 
     timings: list[Timing] = field(default_factory=list)
 
@@ -25,7 +26,8 @@ class Clock:
     def stage(self, name: str, count: int, unit: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.timings.append(Timing(name, time.perf_counter() - started, count, unit))
+        seconds = time.perf_counter() - started
+        self.timings.append(Timing(name, seconds, count, unit, memory=peak_memory(), gpu_memory=peak_gpu_memory()))
 
     def alone(self, work: Callable[[int], object], count: int) -> None:
         """Time single items of the stage that ended last: all of them, some evenly spread, or the first of those."""

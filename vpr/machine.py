@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 
@@ -29,6 +30,21 @@ def device_of(name: str) -> torch.device:
 def threads_of(count: int) -> int:
     """The count, or one per core for 0."""
     return count or os.cpu_count() or 1
+
+
+def peak_memory() -> int | None:
+    """Most bytes of main memory that this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def peak_gpu_memory() -> int | None:
+    """Most bytes of GPU memory that tensors have held so far; None if no GPU is in use."""
+    return torch.cuda.max_memory_allocated() or None
 
 
 def facts(command: str, device: torch.device) -> dict[str, str]:

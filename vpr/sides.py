@@ -113,7 +113,7 @@ class Extractors:
             if self.whole is not None:
                 image = self.whole.preprocess(read_image(path, self.whole.channels, most))
                 if compares_patches(self.settings) and isinstance(self.whole, PatchNetVlad):
-                    self.whole.describe_patches([image])
+                    [vector.cpu() for vector, _ in self.whole.describe_patches([image])]
                 else:
                     self.whole.describe([image]).cpu()
         except ImageError:

@@ -24,6 +24,7 @@ from vpr.report.tables import percent, points, rule_with_hash
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+MEMORY = {"memory": "peak memory", "gpu_memory": "peak GPU memory"}  # fields of a timing, and how the page says it
 MAX_NAMES = 200  # helped or harmed queries listed by name
 
 
@@ -37,6 +38,8 @@ class Timing:
     unit: str  # "image" or "query"
     median_ms: float | None = None  # of single items, where they were measured one by one
     slow_ms: float | None = None  # 95th percentile
+    memory: int | None = None  # bytes that the process had held at most when the stage ended
+    gpu_memory: int | None = None  # the same of tensors on the GPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,11 @@ def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) ->
         "map": position_map(dataset, fates, linked, rankings[-1]),
         "counts": {outcome: fates.count(outcome) for outcome in TITLES if outcome in fates},
         "timings": timing_rows(report.timings, report.stages),
+        "memory_columns": {
+            title: field
+            for field, title in MEMORY.items()
+            if any(getattr(timing, field) is not None for timing in report.timings)
+        },
         "statistics": report.statistics,
         **_confidence(report),
     }
@@ -195,6 +203,8 @@ class TimingRow:
     unit: str  # in the number that count asks for
     median_ms: float | None
     slow_ms: float | None  # 95th percentile
+    memory: int | None = None
+    gpu_memory: int | None = None
 
 
 def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> list[TimingRow]:
@@ -206,7 +216,16 @@ def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> lis
         median, slow = _percentiles(kept[each.stage]) if each.stage in kept else (None, None)
         unit = _plural(each.unit, each.count)
         rows.append(
-            TimingRow(each.stage, each.seconds, each.count, unit, median or each.median_ms, slow or each.slow_ms)
+            TimingRow(
+                each.stage,
+                each.seconds,
+                each.count,
+                unit,
+                median_ms=median or each.median_ms,
+                slow_ms=slow or each.slow_ms,
+                memory=each.memory,
+                gpu_memory=each.gpu_memory,
+            )
         )
     for label, times in unmeasured.items():
         if len(times):
