@@ -481,6 +481,11 @@ def test_strangers_that_look_alike_are_of_groups_of_one_pattern(photos: Path) ->
     kinds = {tuple(sorted(source.places.group_names[row].split()[0] for row in pair)) for pair in drawn}
     assert kinds == {("streets", "streets"), ("gardens", "gardens")}
     assert all(one != other for one, other in drawn)
+    rare = pairs.StrangerPairs(settings.model_copy(update={"alike": ("gardens",), "held_out": 0.4}), SIZE)
+    assert [] in rare.alike.values()  # too few are left on one side, where the others serve
+    for held in (True, False):
+        one, other = rare._draw(randomness(0).numpy, held=held)
+        assert rare.places.labels[one] != rare.places.labels[other]
     with pytest.raises(DataError, match="no group of the manifests matches towers"):
         pairs.StrangerPairs(settings.model_copy(update={"alike": ("towers", "gardens")}), SIZE)
 

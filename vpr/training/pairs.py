@@ -262,7 +262,7 @@ class StrangerPairs(Source):
         seen = np.concatenate([self.places.single, *self.places.places]).astype(np.int64)
         self.rows = {True: np.sort(held), False: np.sort(seen)}
         self.alike = {held: self._alike(settings.alike, rows) for held, rows in self.rows.items()}
-        self.alike_share = settings.alike_share if settings.alike else 0.0
+        self.alike_share = settings.alike_share
 
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
         pairs: Rows = np.array([self._draw(random.numpy, held) for _ in range(count)], np.int64)
@@ -271,8 +271,9 @@ class StrangerPairs(Source):
 
     def _draw(self, random: np.random.Generator, held: bool) -> tuple[int, int]:
         places, rows, known = self.places, self.rows[held], False
-        if self.alike_share and random.random() < self.alike_share:
-            rows, known = self.alike[held][random.integers(len(self.alike[held]))], True
+        alike = self.alike[held]
+        if alike and random.random() < self.alike_share:
+            rows, known = alike[random.integers(len(alike))], True
         for _ in range(TRIES):
             one, other = (int(row) for row in random.choice(rows, 2))
             if places.labels[one] != places.labels[other] and (known or places.groups[one] != places.groups[other]):
