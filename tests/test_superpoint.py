@@ -392,9 +392,8 @@ def test_a_pyramid_keeps_the_strongest_points_of_all_scales(cap):
         (whole,), (coarse,) = (extractor(small(), max_keypoints=0).extract([each]) for each in (picture, half[0]))
         scores = torch.cat([whole.scores, coarse.scores]).sort(descending=True, stable=True)
         kept = scores.indices[: cap or None]
-        points = torch.cat(
-            [whole.points, 2 * coarse.points + 0.5]
-        )  # the pixels' centres stand still, not their corners
+        # Half a pixel more, for it is the pixels' edges that are scaled, not their centres.
+        points = torch.cat([whole.points, 2 * coarse.points + 0.5])
         assert found.image_size == (width, height) and len(found) == len(kept) > 20
         torch.testing.assert_close(found.scores, scores.values[: cap or None])
         torch.testing.assert_close(found.points, points[kept])

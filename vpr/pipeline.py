@@ -13,11 +13,9 @@ from typing import Any
 
 from vpr.clock import Clock
 from vpr.config import dump, fingerprint, lookup
-from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Origin, Ranking
+from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Ranking
 from vpr.evaluation.comparison import Summary
-from vpr.features.extraction import (
-    aggregate,
-)
+from vpr.features.extraction import aggregate
 from vpr.features.store import GlobalStore
 from vpr.global_descriptors import LOCAL_AGGREGATORS
 from vpr.images import read_image, resize
@@ -35,9 +33,6 @@ from vpr.sides import Side, digest_of, extract_both, origin_of
 from vpr.weights import find, sha256_of
 
 logger = logging.getLogger(__name__)
-
-LOCAL, GLOBAL = "local", "global"  # the stores in a features folder
-NOWHERE = Origin("", "", "")  # of features that the settings do not need
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,14 @@ from typing import Any
 from vpr.clock import Clock
 from vpr.config import digest_of_names, fingerprint, lookup, plain
 from vpr.core import DataError, Dataset, GlobalDescriptor, ImageError, ImageSet, LocalExtractor, Origin, usable_name
-from vpr.features.extraction import Extraction, extract_global, extract_local, extract_patches, extract_together
+from vpr.features.extraction import (
+    Extraction,
+    extract_global,
+    extract_local,
+    extract_patches,
+    extract_together,
+    look_once,
+)
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.global_descriptors.patch_netvlad import PatchNetVlad
@@ -78,6 +85,7 @@ class Extractors:
         if looks_at_image(settings):
             chosen = settings.global_descriptor
             self.whole = GLOBAL_DESCRIPTORS[chosen.method].build(chosen, device)
+        self.together = _sharing_trunk(self.local, self.whole)
 
     def extract(self, images: ImageSet, folder: Path | Places) -> Side:
         """All features of an image set, into the folder; continues where it was interrupted.
@@ -86,10 +94,9 @@ class Extractors:
         """
         places = folder if isinstance(folder, Places) else Places.under(folder)
         settings, how = self.settings, self._how()
-        together = self._sharing_trunk()
-        if together is not None:  # what follows then finds nothing left to do
+        if self.together is not None:  # what follows then finds nothing left to do
             origins = self._local_origin(images), self._whole_origin(images)
-            extract_together(images, *together, folders=(places.local, places.described), origins=origins, how=how)
+            extract_together(images, *self.together, folders=(places.local, places.described), origins=origins, how=how)
         if self.local is not None:
             extract_local(images, self.local, places.local, self._local_origin(images), how)
         if compares_patches(settings) and isinstance(self.whole, PatchNetVlad):
@@ -101,12 +108,10 @@ class Extractors:
     def look(self, path: Path) -> None:
         """Read one picture and make all its features, which are kept nowhere; one that cannot be read has none."""
         most = self.settings.images.max_megapixels
-        together = self._sharing_trunk()
         try:
-            if together is not None:
-                local, whole = together
-                image = local.preprocess(read_image(path, local.channels, most))
-                local.extract_and([image], lambda maps: list(whole.of_maps(maps).cpu()))
+            if self.together is not None:
+                local, whole = self.together
+                look_once([local.preprocess(read_image(path, local.channels, most))], local, whole)
                 return
             if self.local is not None:
                 self.local.extract([self.local.preprocess(read_image(path, self.local.channels, most))])
@@ -118,13 +123,6 @@ class Extractors:
                     self.whole.describe([image]).cpu()
         except ImageError:
             return
-
-    def _sharing_trunk(self) -> tuple[SuperPoint, SuperPointGlobal] | None:
-        """Both, if one pass gives what both make."""
-        local, whole = self.local, self.whole
-        if isinstance(local, SuperPoint) and isinstance(whole, SuperPointGlobal) and whole.shares_trunk_with(local):
-            return local, whole
-        return None
 
     def _how(self) -> Extraction:
         settings = self.settings
@@ -153,6 +151,15 @@ class Extractors:
             "dtype": self.settings.store.dtype,
         }
         return origin_of(kind, images, parts)
+
+
+def _sharing_trunk(
+    local: LocalExtractor | None, whole: GlobalDescriptor | None
+) -> tuple[SuperPoint, SuperPointGlobal] | None:
+    """Both, if one pass gives what both make."""
+    if isinstance(local, SuperPoint) and isinstance(whole, SuperPointGlobal) and whole.shares_trunk_with(local):
+        return local, whole
+    return None
 
 
 def extract(images: ImageSet, settings: Settings, folder: Path | Places) -> Side:

@@ -106,7 +106,7 @@ def extract_together(
     """What extract_local and extract_global make, in two folders, from one pass of the trunk that both share."""
 
     def both(batch: Sequence[Tensor]) -> list[tuple[LocalFeatures, Tensor]]:
-        return extractor.extract_and(batch, lambda maps: list(descriptor.of_maps(maps).cpu()))
+        return look_once(batch, extractor, descriptor)
 
     jobs = [
         ShardFolder(folder, origin, len(images), how.shard_size)
@@ -114,6 +114,13 @@ def extract_together(
     ]
     outputs = [_Output(jobs[0], _packs_local(extractor, how)), _Output(jobs[1], _packs_global(descriptor, how))]
     _extract(outputs, images, extractor, both, how=how)
+
+
+def look_once(
+    images: Sequence[Tensor], extractor: SuperPoint, descriptor: SuperPointGlobal
+) -> list[tuple[LocalFeatures, Tensor]]:
+    """Local features and global descriptor of each image, from one pass of the trunk that both share."""
+    return extractor.extract_and(images, lambda maps: list(descriptor.of_maps(maps).cpu()))
 
 
 def extract_patches(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,10 @@ MAX_NAMES = 200  # helped or harmed queries listed by name
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a stage took for all its images or queries."""
+    """How long a stage took for all its images or queries, and the memory that was needed; None is not known."""
 
     stage: str
-    seconds: float
+    seconds: float | None
     count: int
     unit: str  # "image" or "query"
     median_ms: float | None = None  # of single items, where they were measured one by one
@@ -193,43 +193,18 @@ def _changed(summary: Summary | None, dataset: Dataset) -> list[Changed]:
     ]
 
 
-@dataclass(frozen=True)
-class TimingRow:
-    """A line of the table of times; None is not known."""
-
-    stage: str
-    seconds: float | None
-    count: int
-    unit: str  # in the number that count asks for
-    median_ms: float | None
-    slow_ms: float | None  # 95th percentile
-    memory: int | None = None
-    gpu_memory: int | None = None
-
-
-def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> list[TimingRow]:
-    """Totals as measured; where single queries were timed, also the median and the 95th percentile."""
+def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> list[Timing]:
+    """As measured, units in the number that their counts ask for; where every query was timed, by these times."""
     kept = {label: query_times_ms(ranking) for label, ranking in stages.items()}
     unmeasured = {label: times for label, times in kept.items() if label not in {t.stage for t in timings}}
     rows = []
     for each in timings:
         median, slow = _percentiles(kept[each.stage]) if each.stage in kept else (None, None)
         unit = _plural(each.unit, each.count)
-        rows.append(
-            TimingRow(
-                each.stage,
-                each.seconds,
-                each.count,
-                unit,
-                median_ms=median or each.median_ms,
-                slow_ms=slow or each.slow_ms,
-                memory=each.memory,
-                gpu_memory=each.gpu_memory,
-            )
-        )
+        rows.append(replace(each, unit=unit, median_ms=median or each.median_ms, slow_ms=slow or each.slow_ms))
     for label, times in unmeasured.items():
         if len(times):
-            rows.append(TimingRow(label, None, len(times), _plural("query", len(times)), *_percentiles(times)))
+            rows.append(Timing(label, None, len(times), _plural("query", len(times)), *_percentiles(times)))
     return rows
 
 
