@@ -5,6 +5,7 @@ from published import CPU, alike, check_picked, golden, plain, random_features, 
 
 from vpr.core import DataError, LocalFeatures
 from vpr.matchers import superglue
+from vpr.matchers.attention import look
 from vpr.matchers.one_to_many import mutual_best
 from vpr.matchers.points import stack
 from vpr.matchers.superglue_fast import FastSuperGlue
@@ -74,7 +75,7 @@ def run_and_check_layers(recorded, name, network, sides):
         hook.remove()
     for i, both in given.items():
         for side, x in enumerate(both):
-            check_picked(recorded, f"{name}/gnn_input_layer{i}_{side}", x, 1e-5)
+            check_picked(recorded, f"{name}/gnn_input_layer{i}_{side}", x.mT, 1e-5)
     return assignment
 
 
@@ -116,6 +117,21 @@ def test_equals_the_plain_procedure():
     assert len(found) > 10
     assert found.pairs.tolist() == [[i, j] for i, j in enumerate(partner.tolist()) if j >= 0]
     torch.testing.assert_close(found.scores, scores[partner >= 0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_learns_in_half_precision_what_it_learns_in_full(padded):
+    random = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 4, count, 8, generator=random) for count in (5, 9, 9)]
+    mask = torch.arange(9).expand(2, 9) < torch.tensor([[9], [6]]) if padded else None
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (each.to(dtype, copy=True).requires_grad_() for each in inputs)
+        message = look(q, k, v, mask)
+        message.float().square().sum().backward()
+        found.append([message, q.grad, k.grad, v.grad])
+    for full, half in zip(*found, strict=True):
+        assert (full - half.float()).norm() < 0.02 * full.norm()
 
 
 @torch.inference_mode()

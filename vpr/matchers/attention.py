@@ -18,9 +18,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
 def attend_by_head(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same for (B, heads, N, C / heads) inputs."""
+    return look(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+def look(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The message of each head to each point, (B, heads, M, C / heads)."""
     keys = None if mask is None else mask[:, None, None, :]
-    message = functional.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-    return message.transpose(1, 2).flatten(2)
+    if not (q.requires_grad and q.dtype is torch.bfloat16 and q.device.type == "cpu"):
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+    # There, the gradient of torch's own takes six times as long as the function, and 2.3 times as long as this one's.
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.mT
+    if keys is not None:
+        scores = scores.masked_fill(~keys, -torch.inf)
+    return scores.softmax(-1) @ v
 
 
 def two_inputs(x: Tensor, message: Tensor, own: Tensor, sent: Tensor, bias: Tensor) -> Tensor:

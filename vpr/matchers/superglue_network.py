@@ -14,10 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vpr.matchers.attention import look
 from vpr.matchers.points import PointBatch
 from vpr.matchers.sinkhorn import log_assignment
 
 HEADS = 4
+
+
+class PointLinear(nn.Conv1d):
+    """A linear layer on points (B, N, C), whose weight is kept as that of a convolution, as published."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, kernel_size=1)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return functional.linear(points, self.weight[:, :, 0], self.bias)
+
+
+class PointNorm(nn.BatchNorm1d):
+    """BatchNorm on points (B, N, C)."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return super().forward(points.flatten(0, 1)).view_as(points)
 
 
 class KeypointEncoder(nn.Module):
@@ -28,9 +46,8 @@ class KeypointEncoder(nn.Module):
         self.encoder = _perceptron([3, *widths])
 
     def forward(self, batch: PointBatch) -> Tensor:
-        """(B, D, N)"""
-        inputs = torch.cat([batch.points, batch.scores[..., None]], dim=2)
-        encoded: Tensor = self.encoder(inputs.transpose(1, 2))
+        """(B, N, D)"""
+        encoded: Tensor = self.encoder(torch.cat([batch.points, batch.scores[..., None]], dim=2))
         return encoded
 
 
@@ -39,15 +56,14 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.ModuleList(nn.Conv1d(dim, dim, 1) for _ in "qkv")
-        self.merge = nn.Conv1d(dim, dim, 1)
+        self.proj = nn.ModuleList(PointLinear(dim, dim) for _ in "qkv")
+        self.merge = PointLinear(dim, dim)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         inputs = zip(self.proj, (x, source, source), strict=True)
-        q, k, v = (project(each).unflatten(1, (-1, HEADS)).permute(0, 2, 3, 1).contiguous() for project, each in inputs)
-        keys = None if mask is None else mask[:, None, None, :]
-        message = functional.scaled_dot_product_attention(q, k, v, attn_mask=keys)  # (B, heads, N, D / heads)
-        merged: Tensor = self.merge(message.permute(0, 3, 1, 2).flatten(1, 2))
+        q, k, v = (project(each).unflatten(2, (-1, HEADS)).permute(0, 3, 1, 2).contiguous() for project, each in inputs)
+        message = look(q, k, v, mask)  # (B, heads, N, D / heads)
+        merged: Tensor = self.merge(message.permute(0, 2, 3, 1).flatten(2))
         return merged
 
 
@@ -60,7 +76,7 @@ class Layer(nn.Module):
         self.mlp = _perceptron([2 * dim, 2 * dim, dim])
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
-        delta: Tensor = self.mlp(torch.cat([x, self.attn(x, source, mask)], dim=1))
+        delta: Tensor = self.mlp(torch.cat([x, self.attn(x, source, mask)], dim=2))
         return delta
 
 
@@ -103,7 +119,7 @@ class SuperGlueNetwork(nn.Module):
         self.dim = encoder[-1]
         self.kenc = KeypointEncoder(encoder)
         self.gnn = Graph(self.dim, layers)
-        self.final_proj = nn.Conv1d(self.dim, self.dim, 1)
+        self.final_proj = PointLinear(self.dim, self.dim)
         self.bin_score = nn.Parameter(torch.tensor(1.0))
 
     def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -118,10 +134,10 @@ class SuperGlueNetwork(nn.Module):
 
     def forward(self, first: PointBatch, second: PointBatch) -> Tensor:
         """Log assignment (B, M + 1, N + 1): see vpr.matchers.sinkhorn.log_assignment."""
-        x0 = first.descriptors.transpose(1, 2) + self.kenc(first)
-        x1 = second.descriptors.transpose(1, 2) + self.kenc(second)
+        x0 = first.descriptors + self.kenc(first)
+        x1 = second.descriptors + self.kenc(second)
         x0, x1 = self.gnn(x0, x1, first.mask, second.mask)
-        similarity = self.final_proj(x0).transpose(1, 2) @ self.final_proj(x1) / self.dim**0.5
+        similarity = self.final_proj(x0) @ self.final_proj(x1).mT / self.dim**0.5
         return log_assignment(similarity, self.bin_score, self.sinkhorn_iterations, first.mask, second.mask)
 
 
@@ -129,9 +145,9 @@ def _perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers on every point, with BatchNorm and ReLU between them; the last one starts without bias."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Conv1d(before, after, 1), nn.BatchNorm1d(after), nn.ReLU()]
+        layers += [PointLinear(before, after), PointNorm(after), nn.ReLU()]
     last = layers[-3]
-    assert isinstance(last, nn.Conv1d) and last.bias is not None
+    assert isinstance(last, PointLinear) and last.bias is not None
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers[:-2])
 
