@@ -149,6 +149,8 @@ def test_an_estimated_matrix_gives_partners_only_where_all_agree() -> None:
     truth = Epipolar(sideways).truth(points, others, similarity, Settings())
     assert truth.first.tolist() == [[0, 1, UNKNOWN, UNKNOWN]]
     assert truth.second.tolist() == [[0, 1, UNKNOWN, UNKNOWN, UNKNOWN]]
+    possible = ~truth.impossible[0]
+    assert possible.nonzero().tolist() == [[0, 0], [1, 1], [3, 3], [3, 4]]
 
 
 def test_strangers_have_no_partners() -> None:
@@ -163,25 +165,40 @@ def test_strangers_have_no_partners() -> None:
 def test_the_assignment_loss_by_hand() -> None:
     scores = torch.full((2, 3, 4), 0.25).log()
     scores[0, 0, 1] = torch.tensor(0.5).log()
+    impossible = torch.zeros(2, 2, 3, dtype=torch.bool)
+    impossible[1, 0, :2] = True  # half of the first point; a quarter of the first and of the second of the other side
     truth = Truth(
-        torch.tensor([[1, UNMATCHED], [UNKNOWN, UNKNOWN]]), torch.tensor([[UNMATCHED, 0, UNKNOWN], [UNKNOWN] * 3])
+        torch.tensor([[1, UNMATCHED], [UNKNOWN, UNKNOWN]]),
+        torch.tensor([[UNMATCHED, 0, UNKNOWN], [UNKNOWN] * 3]),
+        impossible,
     )
-    matched, unmatched = assignment_loss(scores, truth)
-    assert float(matched) == pytest.approx(np.log(2)) and float(unmatched) == pytest.approx(np.log(4))
-    certain = torch.full((1, 2, 2), -torch.inf)
-    assert all(
-        torch.isfinite(each) for each in assignment_loss(certain, Truth(torch.tensor([[0]]), torch.tensor([[0]])))
-    )
+    found = assignment_loss(scores, truth)
+    assert float(found.matched) == pytest.approx(np.log(2)) and float(found.unmatched) == pytest.approx(np.log(4))
+    by_hand = (np.log(2) / 2 + 2 * np.log(4 / 3) / 3) / 2
+    assert float(found.misplaced) == pytest.approx(by_hand)
+    assert float(found.total) == pytest.approx((np.log(2) + np.log(4) + by_hand) / 2)
+
+
+@pytest.mark.parametrize("certain", [0.0, -torch.inf])
+def test_the_assignment_loss_and_its_gradient_are_finite(certain: float) -> None:
+    scores = torch.full((1, 2, 2), certain, requires_grad=True)
+    truth = Truth(torch.tensor([[0]]), torch.tensor([[0]]), torch.ones(1, 1, 1, dtype=torch.bool))
+    total = assignment_loss(scores, truth).total
+    total.backward()
+    assert torch.isfinite(total) and scores.grad is not None and torch.isfinite(scores.grad).all()
 
 
 def test_matches_are_judged_against_what_is_known() -> None:
     scores = torch.full((1, 5, 5), -9.0)
     for row, column in ((0, 0), (1, 2), (2, 1), (3, 3)):
         scores[0, row, column] = np.log(0.9)
-    truth = Truth(torch.tensor([[0, 1, UNMATCHED, UNKNOWN]]), torch.tensor([[0, 1, UNKNOWN, UNKNOWN]]))
+    impossible = torch.zeros(1, 4, 4, dtype=torch.bool)
+    truth = Truth(torch.tensor([[0, 1, UNMATCHED, UNKNOWN]]), torch.tensor([[0, 1, UNKNOWN, UNKNOWN]]), impossible)
     counts = {key: int(value) for key, value in judge(scores, truth, 0.2).items()}
     assert counts == {"found": 4, "right": 1, "wrong": 2, "wanted": 2}
     assert int(judge(scores, truth, 0.95)["found"]) == 0
+    impossible[0, 3, 3] = True
+    assert int(judge(scores, truth, 0.2)["wrong"]) == 3
 
 
 # --- sources

@@ -25,14 +25,16 @@ class Settings(Section):
     same: float = Field(3.0, gt=0)  # they are each other's nearest, and nearer than this in both pictures
     apart: float = Field(5.0, gt=0)  # nothing nearer than this: no partner; between the two nothing is known
     epipolar: float = Field(2.0, gt=0)  # with a fundamental matrix: largest distance of partners from their lines
+    impossible: float = Field(8.0, gt=0)  # and the distance from which two points cannot be partners
     occlusion: float = Field(0.05, gt=0)  # with depth: a point is hidden if it lies behind by this share of its depth
 
 
 class Truth(NamedTuple):
-    """For each point its partner's row, UNMATCHED, or UNKNOWN."""
+    """For each point its partner's row, UNMATCHED, or UNKNOWN; and, for the UNKNOWN, which cannot be partners."""
 
     first: Tensor  # (B, M) int64
     second: Tensor  # (B, N) int64
+    impossible: Tensor  # (B, M, N) bool; does not repeat what the rows say
 
 
 class Geometry(Protocol):
@@ -102,7 +104,7 @@ class Depth(NamedTuple):
 
 
 class Epipolar(NamedTuple):
-    """Two pictures with an estimated fundamental matrix: partners are likely, the lack of one is not known."""
+    """Two pictures with an estimated fundamental matrix: partners are likely, points far from their lines are none."""
 
     fundamental: Tensor  # (B, 3, 3): second' F first = 0
 
@@ -113,7 +115,8 @@ class Epipolar(NamedTuple):
         second_best = similarity.scatter(2, forward[..., None], -1).amax(2)
         mutual = allowed.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
         clear = (2 - 2 * best).clamp_min(0) < 0.81 * (2 - 2 * second_best).clamp_min(0)  # ratio 0.9 of the distances
-        return _pairs(forward, mutual & clear & (best > 0), similarity.shape[2])
+        first, second = _pairs(forward, mutual & clear & (best > 0), similarity.shape[2])
+        return Truth(first, second, apart > settings.impossible)
 
 
 class Strangers(NamedTuple):
@@ -122,9 +125,8 @@ class Strangers(NamedTuple):
     pairs: Tensor  # (B,) of any content
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
-        return Truth(
-            torch.full_like(similarity[:, :, 0], UNMATCHED).long(), torch.full_like(similarity[:, 0], UNMATCHED).long()
-        )
+        first, second = (torch.full_like(similarity.select(axis, 0), UNMATCHED).long() for axis in (2, 1))
+        return Truth(first, second, torch.zeros_like(similarity, dtype=torch.bool))
 
 
 def by_reprojection(
@@ -146,9 +148,10 @@ def by_reprojection(
     apart = torch.maximum(there, here)
     nearest, forward = apart.min(2)
     mutual = apart.argmin(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
-    truth = _pairs(forward, mutual & (nearest < settings.same), others.shape[1])
+    partners = _pairs(forward, mutual & (nearest < settings.same), others.shape[1])
     alone = (there.amin(2) > settings.apart) & known[0], (here.amin(1) > settings.apart) & known[1]
-    return Truth(*(side.where(~lonely | (side >= 0), UNMATCHED) for side, lonely in zip(truth, alone, strict=True)))
+    first, second = (side.where(~lonely | (side >= 0), UNMATCHED) for side, lonely in zip(partners, alone, strict=True))
+    return Truth(first, second, torch.zeros_like(apart, dtype=torch.bool))
 
 
 class Reprojection(NamedTuple):
@@ -205,13 +208,13 @@ def _seen(moved: Reprojection, occlusion: float) -> tuple[Tensor, Tensor]:
     return shown, moved.finite & (outside | measured)
 
 
-def _pairs(forward: Tensor, chosen: Tensor, columns: int) -> Truth:
-    """UNKNOWN but for the chosen rows and their partners."""
+def _pairs(forward: Tensor, chosen: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """The rows of both sides: UNKNOWN but for the chosen ones and their partners."""
     first = torch.where(chosen, forward, UNKNOWN)
     second = torch.full((len(forward), columns + 1), UNKNOWN, device=forward.device)
     rows = torch.arange(forward.shape[1], device=forward.device).expand_as(forward)
     second = second.scatter(1, torch.where(chosen, forward, columns), rows)[:, :columns]
-    return Truth(first, second)
+    return first, second
 
 
 def _homogeneous(points: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from vpr.training import correspondence, pairs, photometric
 from vpr.training.correspondence import Truth
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
-from vpr.training.matching_losses import assignment_loss, confidence_loss, judge
+from vpr.training.matching_losses import AssignmentLoss, assignment_loss, confidence_loss, judge
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
 from vpr.weights import load_published
@@ -86,12 +86,9 @@ class Matcher:
     def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         first, second, truth = self._see(batch.parts, random, next(model.parameters()).device)
         output = model(first, second)
-        layers = _assignments(output)
-        found = [assignment_loss(each, truth) for each in layers]
-        matched = torch.stack([one for one, _ in found]).mean()
-        unmatched = torch.stack([other for _, other in found]).mean()
-        loss = (matched + unmatched) / 2
-        losses = {"matched": matched, "unmatched": unmatched}
+        of_layers = [assignment_loss(each, truth) for each in _assignments(output)]
+        mean = AssignmentLoss(*(torch.stack(parts).mean() for parts in zip(*of_layers, strict=True)))
+        loss, losses = mean.total, mean._asdict()
         if isinstance(output, list):
             losses["confidence"] = confidence_loss(output)
             loss = loss + losses["confidence"]

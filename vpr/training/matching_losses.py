@@ -1,4 +1,4 @@
-"""How wrong a matcher is: the negative log-likelihood of the true partners, and of having none.
+"""How wrong a matcher is: the negative log-likelihood of the true partners, of having none, and of no impossible one.
 
 SuperGlue (Sarlin et al., CVPR 2020); for LightGlue (Lindenberger et al., ICCV 2023) the mean over its layers, and the
 confidence with which a point says that further layers would change nothing.
@@ -7,6 +7,7 @@ confidence with which a point says that further layers would change nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +18,26 @@ from vpr.matchers.one_to_many import mutual_best
 from vpr.training.correspondence import UNKNOWN, UNMATCHED, Truth
 
 LEAST = -30.0  # log of a probability; a point that is given up for good still teaches
+MOST = 0.999  # probability of what is wrong; one that is sure of it does not outweigh all others
 
 
-def assignment_loss(log_assignment: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
-    """Mean over pairs of -log P of the partners, and of -log P of the dustbin for points without one.
+class AssignmentLoss(NamedTuple):
+    """Means over the pairs of which anything of the kind is known."""
 
-    ``log_assignment`` is (B, M + 1, N + 1). A pair without points of a kind does not count for it.
+    matched: Tensor  # -log P of the partners
+    unmatched: Tensor  # -log P of the dustbin for points without one
+    misplaced: Tensor  # -log (1 - P) of all partners together that a point cannot have
+
+    @property
+    def total(self) -> Tensor:
+        return (self.matched + self.unmatched + self.misplaced) / 2
+
+
+def assignment_loss(log_assignment: Tensor, truth: Truth) -> AssignmentLoss:
+    """How wrong an assignment (B, M + 1, N + 1) is.
+
+    The third part is for pictures of which only the epipolar lines are known, where SuperGlue's two say nothing of
+    points without a partner.
     """
     scores = log_assignment.float().clamp_min(LEAST)
     partner = scores[:, :-1].gather(2, truth.first.clamp_min(0)[..., None])[..., 0]
@@ -32,7 +47,10 @@ def assignment_loss(log_assignment: Tensor, truth: Truth) -> tuple[Tensor, Tenso
     for side, dustbin in ((truth.first, scores[:, :-1, -1]), (truth.second, scores[:, -1, :-1])):
         alone = side == UNMATCHED
         lonely.append(_mean(-(dustbin * alone).sum(1) / alone.sum(1).clamp_min(1), alone.any(1)))
-    return matches, (lonely[0] + lonely[1]) / 2
+    wrong = scores[:, :-1, :-1].exp() * truth.impossible
+    given = truth.impossible.flatten(1).any(1)
+    misplaced = [_mean(-torch.log1p(-wrong.sum(axis).clamp_max(MOST)).mean(1), given) for axis in (1, 2)]
+    return AssignmentLoss(matches, (lonely[0] + lonely[1]) / 2, (misplaced[0] + misplaced[1]) / 2)
 
 
 def confidence_loss(results: Sequence[LayerResult]) -> Tensor:
@@ -52,15 +70,17 @@ def confidence_loss(results: Sequence[LayerResult]) -> Tensor:
 def judge(log_assignment: Tensor, truth: Truth, threshold: float) -> dict[str, Tensor]:
     """Counts over pairs (B,): matches above the threshold, those that are right or wrong, and true partners.
 
-    A match of a point of which nothing is known counts as neither right nor wrong.
+    A match of a point of which nothing is known, not even that this partner is impossible, counts as neither right
+    nor wrong.
     """
     partner, scores = mutual_best(log_assignment[:, :-1, :-1])
     found = (partner >= 0) & (scores > threshold)
     right = found & (partner == truth.first)
+    impossible = truth.impossible.gather(2, partner.clamp_min(0)[..., None])[..., 0]
     return {
         "found": found.sum(1),
         "right": right.sum(1),
-        "wrong": (found & ~right & (truth.first != UNKNOWN)).sum(1),
+        "wrong": (found & ~right & ((truth.first != UNKNOWN) | impossible)).sum(1),
         "wanted": (truth.first >= 0).sum(1),
     }
 
