@@ -8,7 +8,8 @@ from torch import nn
 from vpr.matchers.superglue_network import Layer, SuperGlueNetwork
 
 SHARPNESS = 14.0  # score of equal descriptors
-BELIEVED = 0.5  # cosine from which two points are rather partners than not
+# Cosine from which two points are rather partners than not; low, since that each has one partner at most sorts them
+BELIEVED = 0.2
 
 
 def keep_variance(network: nn.Module) -> None:
