@@ -8,11 +8,12 @@ from published import CPU, alike, random_features, same_matches
 
 from vpr.config import lookup
 from vpr.core import LocalFeatures
-from vpr.matchers import MATCHERS, one_to_many
+from vpr.matchers import MATCHERS, one_to_many, similarity
 
 DIM = 32
 WEIGHTS = {"superglue": test_superglue.small, "lightglue": test_lightglue.small}
 EXTRAS = {
+    "adalam": {"search_expansion": 16.0, "min_inliers": 4},
     "superglue": {"match_threshold": 0.1},
     "lightglue": {"depth_confidence": 0.6, "width_confidence": 0.9},
     "nearest": {"ratio": 0.95},
@@ -73,7 +74,8 @@ def test_a_point_is_matched_once_at_most(matcher):
 @pytest.mark.parametrize("batch_bytes", [1, 4 * 40 * 40 * 3, 1 << 30])
 def test_many_candidates_give_what_each_gives_alone(matcher, monkeypatch, batch_bytes):
     """In batches of one, of a few, and of all; padded to the longest and not."""
-    monkeypatch.setitem(one_to_many.BATCH_BYTES, "cpu", batch_bytes)
+    for module in (one_to_many, similarity):
+        monkeypatch.setitem(module.BATCH_BYTES, "cpu", batch_bytes)
     query = features(30)
     candidates = [alike(query, count, seed=count) for count in (40, 12, 40, 25, 3, 1)]
     candidates += [features(count, seed=count) for count in (31, 5)]

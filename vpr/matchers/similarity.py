@@ -1,0 +1,58 @@
+"""Cosines of a query's descriptors with those of its candidates, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vpr.core import LocalFeatures
+
+# Memory for the similarity matrices of one batch. On a CPU 8 MB stay in its cache: 3 times as fast as 64 MB.
+BATCH_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}
+
+
+def batches(points: int, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
+    """Candidates that have points, in batches whose similarity matrices with so many ``points`` fit the budget."""
+    most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // 4
+    batch: list[int] = []
+    width = 0
+    for i, candidate in enumerate(candidates):
+        if not len(candidate):
+            continue
+        width = max(width, len(candidate))
+        if batch and (len(batch) + 1) * points * width > most:
+            yield batch
+            batch, width = [], len(candidate)
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def similarities(query: Tensor, candidates: Sequence[LocalFeatures], device: torch.device) -> Tensor:
+    """(K, N, M) cosines of descriptors (N, D) with those of K candidates, -inf where one has fewer than M."""
+    padded = pad_sequence([each.descriptors for each in candidates], batch_first=True).to(device, non_blocking=True)
+    counts = torch.tensor([len(each) for each in candidates]).to(device, non_blocking=True)
+    similarity = torch.matmul(query, padded.transpose(1, 2))
+    valid = torch.arange(padded.shape[1], device=device) < counts[:, None]
+    return similarity.masked_fill_(~valid[:, None, :], -torch.inf)
+
+
+def nearest_along(similarity: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Index of the largest similarity along ``dim``, and nearest over second nearest distance; 0 without a second."""
+    best, index = similarity.max(dim)
+    if similarity.shape[dim] == 1:
+        return index, torch.zeros_like(best)
+    # Twice a maximum is four times as fast as topk(2) on a CPU. The first place is blanked out and then restored.
+    place = index.unsqueeze(dim)
+    similarity.scatter_(dim, place, -torch.inf)
+    second = similarity.amax(dim)
+    similarity.scatter_(dim, place, best.unsqueeze(dim))
+    return index, torch.where(second.isneginf(), 0.0, _distance(best) / _distance(second))
+
+
+def _distance(similarity: Tensor) -> Tensor:
+    """Euclidean distance of unit vectors, never below 0.003: nearer ones differ by the rounding of float32 alone."""
+    return ((2 - 2 * similarity).clamp_min(0) + 1e-5).sqrt()
