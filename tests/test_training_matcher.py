@@ -146,7 +146,7 @@ def test_an_estimated_matrix_gives_partners_only_where_all_agree() -> None:
     similarity = torch.full((1, 4, 5), 0.1)
     similarity[0, 0, 0] = similarity[0, 1, 1] = similarity[0, 2, 2] = 0.9  # the third pair is 10 pixels off its line
     similarity[0, 3, 3], similarity[0, 3, 4] = 0.9, 0.89  # and the fourth cannot decide
-    truth = Epipolar(sideways).truth(points, others, similarity, Settings())
+    truth = Epipolar(sideways, torch.tensor([[320, 240]])).truth(points, others, similarity, Settings())
     assert truth.first.tolist() == [[0, 1, UNKNOWN, UNKNOWN]]
     assert truth.second.tolist() == [[0, 1, UNKNOWN, UNKNOWN, UNKNOWN]]
     possible = ~truth.impossible[0]

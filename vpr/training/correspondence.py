@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vpr.config import Section
+from vpr.matchers import adalam
 from vpr.training.homographies import inside, invert, warp_points
 
 UNMATCHED, UNKNOWN = -1, -2
@@ -104,19 +105,36 @@ class Depth(NamedTuple):
 
 
 class Epipolar(NamedTuple):
-    """Two pictures with an estimated fundamental matrix: partners are likely, points far from their lines are none."""
+    """Two pictures with an estimated fundamental matrix: partners are likely, points far from their lines are none.
+
+    Partners are what lies on the line and either is clearly the nearest there, or is where the matches nearby put the
+    point, whatever it looks like. A point has none if it is put where nothing is.
+    """
 
     fundamental: Tensor  # (B, 3, 3): second' F first = 0
+    size: Tensor  # (B, 2) width, height of both
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         apart = epipolar_distance(points, others, self.fundamental)
-        allowed = similarity.masked_fill(apart > settings.epipolar, -1)
-        best, forward = allowed.max(2)
-        second_best = similarity.scatter(2, forward[..., None], -1).amax(2)
-        mutual = allowed.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
-        clear = (2 - 2 * best).clamp_min(0) < 0.81 * (2 - 2 * second_best).clamp_min(0)  # ratio 0.9 of the distances
-        first, second = _pairs(forward, mutual & clear & (best > 0), similarity.shape[2])
-        return Truth(first, second, apart > settings.impossible)
+        area = self.size.prod(1)
+        found = adalam.affinities(points, others, similarity, (area, area), adalam.Settings())
+        on_line = apart <= settings.epipolar
+        allowed = on_line & (adalam.explained(points, others, found, settings.same) | _clear(similarity, on_line))
+        likely = similarity.masked_fill(~allowed, -1)
+        best, forward = likely.max(2)
+        mutual = likely.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
+        partners = _pairs(forward, mutual & (best > 0), similarity.shape[2])
+        near = adalam.explained(points, others, found, settings.impossible)
+        alone = adalam.covered(points, found) & ~near.any(2), adalam.covered(others, found.inverse()) & ~near.any(1)
+        return Truth(*_or_unmatched(partners, alone), apart > settings.impossible)
+
+
+def _clear(similarity: Tensor, allowed: Tensor) -> Tensor:
+    """(B, M, N) of what is allowed to each point, the most similar, if it is so by far: a ratio of 0.9."""
+    best, forward = similarity.masked_fill(~allowed, -1).max(2)
+    second_best = similarity.scatter(2, forward[..., None], -1).amax(2)
+    clear = (2 - 2 * best).clamp_min(0) < 0.81 * (2 - 2 * second_best).clamp_min(0)
+    return torch.zeros_like(allowed).scatter(2, forward[..., None], clear[..., None])
 
 
 class Strangers(NamedTuple):
@@ -150,8 +168,13 @@ def by_reprojection(
     mutual = apart.argmin(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
     partners = _pairs(forward, mutual & (nearest < settings.same), others.shape[1])
     alone = (there.amin(2) > settings.apart) & known[0], (here.amin(1) > settings.apart) & known[1]
+    return Truth(*_or_unmatched(partners, alone), torch.zeros_like(apart, dtype=torch.bool))
+
+
+def _or_unmatched(partners: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The rows of both sides, UNMATCHED for points that are ``alone`` and have no partner."""
     first, second = (side.where(~lonely | (side >= 0), UNMATCHED) for side, lonely in zip(partners, alone, strict=True))
-    return Truth(first, second, torch.zeros_like(apart, dtype=torch.bool))
+    return first, second
 
 
 class Reprojection(NamedTuple):

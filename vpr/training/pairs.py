@@ -244,7 +244,7 @@ class TwoViewPairs(Source):
         ]
         one, other = (torch.from_numpy(np.stack([image for image, _ in side]))[:, None] for side in (first, second))
         normalised = np.stack([matrix / np.linalg.norm(matrix) for matrix in matrices])
-        return Part(one, other, Epipolar(torch.from_numpy(normalised).float()))
+        return Part(one, other, Epipolar(torch.from_numpy(normalised).float(), torch.tensor([self.size] * count)))
 
     def _read(self, name: str) -> tuple[Image, Doubles]:
         image = read_image(self.settings.folder / name, "grey")
