@@ -16,6 +16,7 @@ from vpr.core import ConfigError, DataError
 from vpr.datasets.demo_city import depth_path, read_shots, write_demo_city
 from vpr.datasets.posed_views import read_city, read_megadepth, read_millimetres, read_scannet
 from vpr.local_features import rootsift
+from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.points import PointBatch
 from vpr.matchers.sinkhorn import log_assignment
 from vpr.matchers.superglue_network import SuperGlueNetwork
@@ -151,6 +152,30 @@ def test_an_estimated_matrix_gives_partners_only_where_all_agree() -> None:
     assert truth.second.tolist() == [[0, 1, UNKNOWN, UNKNOWN, UNKNOWN]]
     possible = ~truth.impossible[0]
     assert possible.nonzero().tolist() == [[0, 0], [1, 1], [3, 3], [3, 4]]
+
+
+def test_the_matches_nearby_tell_who_is_a_partner_and_who_has_none() -> None:
+    """All moves six pixels to the right, along the lines; one point changed its looks, and one is gone, one is new."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.meshgrid(torch.arange(16) * 18.0 + 12, torch.arange(12) * 18.0 + 12, indexing="xy")
+    points = torch.stack([x.flatten(), y.flatten()], dim=1)
+    descriptors = functional.normalize(torch.randn(len(points), 32, generator=generator), dim=1)
+    changed, gone = 85, 120
+    others, seen = points + torch.tensor([6.0, 0.0]), descriptors.clone()
+    seen[changed] = -seen[changed] + 0.2 * seen[changed + 1]
+    others[gone] += torch.tensor([9.0, 9.0])  # it is nothing's partner, and nothing is where the gone one would be
+    seen[gone] = -seen[gone]
+    sideways = torch.tensor([[[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]])
+    similarity = descriptors @ seen.T
+    similarity[changed, changed] = 0.01  # unlike, but not opposite
+    truth = Epipolar(sideways, torch.tensor([[320, 240]])).truth(
+        points[None], others[None], similarity[None], Settings()
+    )
+    assert int(truth.first[0, changed]) == changed
+    assert int(truth.first[0, gone]) == UNMATCHED and int(truth.second[0, gone]) == UNMATCHED
+    same = torch.arange(len(points))
+    known = truth.first[0] >= 0
+    assert known.sum() == len(points) - 1 and torch.equal(truth.first[0, known], same[known])
 
 
 def test_strangers_have_no_partners() -> None:
@@ -426,7 +451,7 @@ def last(folder: Path, name: str = "loss") -> float:
 def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = matcher.build(settings(photos, network=network))
-    steps = {"superglue": 120, "lightglue": 60}[network]
+    steps = {"superglue": 120, "lightglue": 200}[network]
     best = loop.train(task, fast(steps=steps, overfit=1), tmp_path, CPU)
     assert last(tmp_path, "matched") < 0.3 and last(tmp_path, "unmatched") < 0.3
     header = (tmp_path / "validation.csv").read_text().splitlines()[0]
@@ -456,6 +481,50 @@ def test_superglue_begins_as_transport_on_cosines() -> None:
         cosines = first.descriptors @ second.descriptors.mT
         expected = log_assignment(SHARPNESS * cosines, network.bin_score, 20)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_lightglue_begins_with_a_softmax_on_cosines_in_every_layer() -> None:
+    torch.manual_seed(0)
+    network = LightGlueNetwork(32, 32, layers=2, heads=4)
+    start_as_nearest(network)
+    first, second = (
+        PointBatch(torch.rand(2, n, 2), torch.rand(2, n), functional.normalize(torch.randn(2, n, 32), dim=-1))
+        for n in (20, 25)
+    )
+    with torch.inference_mode():
+        found = network(first, second)
+    similarity = SHARPNESS * first.descriptors @ second.descriptors.mT
+    expected = similarity.log_softmax(1) + similarity.log_softmax(2) + 2 * functional.logsigmoid(torch.tensor(1.0))
+    for layer in found:
+        torch.testing.assert_close(layer.log_assignment[:, :-1, :-1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_lightglue_of_another_width_begins_with_nearly_the_cosines() -> None:
+    torch.manual_seed(0)
+    network = LightGlueNetwork(32, 64, layers=2, heads=4)
+    start_as_nearest(network)
+    rows = torch.randn(5, 32)
+    torch.testing.assert_close(network.input_proj(rows) @ network.input_proj(rows).T, rows @ rows.T)
+
+
+def test_a_pool_holds_the_same_pairs_for_ever(photos: Path) -> None:
+    torch.manual_seed(0)
+    task = matcher.build(settings(photos, pool=5, points=32))
+    batch = task.batch(6, randomness(0, 0, 3))
+    assert len(batch.places) == 6 and set(batch.places) <= set(range(5)) and not batch.parts
+    one, other = (task.losses(task.model, batch, randomness(0, step)) for step in (0, 1))
+    assert one["loss"] == other["loss"]
+    again = matcher.build(settings(photos, pool=5, points=32))
+    again.model.load_state_dict(task.model.state_dict())
+    assert again.losses(again.model, batch, randomness(7))["loss"] == one["loss"]
+    alone = [task.losses(task.model.eval(), matcher.Batch(places=(place,)), randomness(0)) for place in (0, 1)]
+    assert alone[0]["loss"] != alone[1]["loss"]
+
+
+def test_a_pool_of_pictures_without_points_enough_is_refused(photos: Path) -> None:
+    task = matcher.build(settings(photos, pool=2, points=1000))
+    with pytest.raises(ConfigError, match=r"lower task\.points"):
+        task.losses(task.model, matcher.Batch(places=(0,)), randomness(0))
 
 
 def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:

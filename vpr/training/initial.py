@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import cast
+
 import torch
 from torch import nn
+from torch.nn import functional
 
-from vpr.matchers.superglue_network import Layer, SuperGlueNetwork
+from vpr.matchers.lightglue_network import LightGlueNetwork
+from vpr.matchers.superglue_network import Layer, PointLinear, SuperGlueNetwork
 
 SHARPNESS = 14.0  # score of equal descriptors
 # Cosine from which two points are rather partners than not; low, since that each has one partner at most sorts them
 BELIEVED = 0.2
+FINEST = 32.0  # radians by which the fastest angle of LightGlue's places turns over half a picture
 
 
 def keep_variance(network: nn.Module) -> None:
@@ -22,13 +28,33 @@ def keep_variance(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_as_nearest(network: SuperGlueNetwork) -> None:
-    """First weights with which SuperGlue is optimal transport on cosines, and its layers learn what to add to that."""
-    graph = [layer.mlp for layer in network.gnn.layers if isinstance(layer, Layer)]
-    for perceptron in (network.kenc.encoder, *graph):
-        for parameter in perceptron[-1].parameters():
-            nn.init.zeros_(parameter)
-    for parameter in network.final_proj.parameters():
+def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork) -> None:
+    """First weights with which a network matches by cosines alone, and its layers learn what to add to that.
+
+    SuperGlue is optimal transport then, and LightGlue a softmax over both sides, in which each point rather has a
+    partner than not; LightGlue's points differ by their places at once, over lengths from the whole picture's down.
+    """
+    if isinstance(network, SuperGlueNetwork):
+        last = [network.kenc.encoder[-1], *(cast(Layer, layer).mlp[-1] for layer in network.gnn.layers)]
+        projections: list[nn.Linear | PointLinear] = [network.final_proj]
+        network.bin_score.fill_(SHARPNESS * BELIEVED)
+    else:
+        layers = [layer for layer, _, _ in network.parts()]
+        last = [block.ffn[-1] for layer in layers for block in (layer.self_attn, layer.cross_attn)]
+        assignments = [assign for _, assign, _ in network.parts()]
+        projections = [assign.final_proj for assign in assignments]
+        for assign in assignments:
+            nn.init.zeros_(assign.matchability.weight)
+            nn.init.ones_(assign.matchability.bias)
+        if isinstance(network.input_proj, nn.Linear):
+            nn.init.orthogonal_(network.input_proj.weight)
+            nn.init.zeros_(network.input_proj.bias)
+        spread = torch.logspace(0, math.log10(FINEST), len(network.posenc.Wr.weight))[:, None]
+        network.posenc.Wr.weight.copy_(spread * functional.normalize(torch.randn(len(spread), 2), dim=1))
+    for parameter in (parameter for linear in last for parameter in linear.parameters()):
         nn.init.zeros_(parameter)
-    network.final_proj.weight += (SHARPNESS * network.dim**0.5) ** 0.5 * torch.eye(network.dim)[..., None]
-    network.bin_score.fill_(SHARPNESS * BELIEVED)
+    for projection in projections:
+        identity = (SHARPNESS * network.dim**0.5) ** 0.5 * torch.eye(network.dim)
+        projection.weight.copy_(identity.view_as(projection.weight))
+        assert projection.bias is not None
+        nn.init.zeros_(projection.bias)

@@ -21,7 +21,7 @@ from vpr.local_features import LOCAL_EXTRACTORS, superpoint
 from vpr.matchers.lightglue_network import LayerResult, LightGlueNetwork
 from vpr.matchers.points import PointBatch, stack
 from vpr.matchers.superglue_network import SuperGlueNetwork
-from vpr.training import correspondence, pairs, photometric
+from vpr.training import correspondence, distributed, pairs, photometric
 from vpr.training.correspondence import Truth
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
@@ -58,13 +58,23 @@ class Settings(MethodSettings):
     scenes: tuple[pairs.ScenesSettings, ...] = ()
     two_views: pairs.TwoViewSettings | None = None
     strangers: pairs.StrangersSettings | None = None
+    pool: int = Field(0, ge=0)  # pairs of each process whose features are kept in memory; 0: every pair is a new one
     validation_pairs: int = Field(64, ge=1)  # of each source
 
 
 class Batch(NamedTuple):
-    """Pairs of some sources."""
+    """Pairs of some sources, or the places of pairs in the pool."""
 
-    parts: tuple[pairs.Part, ...]
+    parts: tuple[pairs.Part, ...] = ()
+    places: tuple[int, ...] = ()
+
+
+class Seen(NamedTuple):
+    """Features of pairs, equally many points of each picture, and their partners."""
+
+    first: PointBatch
+    second: PointBatch
+    truth: Truth
 
 
 class Matcher:
@@ -75,16 +85,26 @@ class Matcher:
         self.sources = sources
         self.shares = _shares(settings)
         self.extractor = lru_cache(self._extractor)  # one per device
+        self._pooled = lru_cache(maxsize=None)(self._look)
         self.model: nn.Module = _network(settings, self.extractor(torch.device("cpu")).dim)
         self.reach = LightGlueNetwork.reach if settings.network == "lightglue" else SuperGlueNetwork.reach
 
     def batch(self, size: int, random: Randomness) -> Batch:
+        if self.settings.pool:
+            return Batch(places=tuple(random.numpy.integers(self.settings.pool, size=size).tolist()))
+        return Batch(self._draw(size, random))
+
+    def _draw(self, size: int, random: Randomness) -> tuple[pairs.Part, ...]:
         counts = random.numpy.multinomial(size, self.shares)
         drawn = zip(self.sources, counts.tolist(), strict=True)
-        return Batch(tuple(source.draw(count, random, held=False) for source, count in drawn if count))
+        return tuple(source.draw(count, random, held=False) for source, count in drawn if count)
 
     def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        first, second, truth = self._see(batch.parts, random, next(model.parameters()).device)
+        device = next(model.parameters()).device
+        if batch.places:
+            first, second, truth = _together([self._pooled(place, device) for place in batch.places])
+        else:
+            first, second, truth = self._see(batch.parts, random, device)
         output = model(first, second)
         of_layers = [assignment_loss(each, truth) for each in _assignments(output)]
         mean = AssignmentLoss(*(torch.stack(parts).mean() for parts in zip(*of_layers, strict=True)))
@@ -120,11 +140,24 @@ class Matcher:
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, model)
 
+    def _look(self, place: int, device: torch.device) -> Seen:
+        """A pair of the pool, a pure function of its place and the process; it has all the points that are wanted."""
+        for attempt in range(pairs.TRIES):
+            random = randomness(2, distributed.rank(), place, attempt)
+            seen = self._features_of(self._draw(1, random), random, device)
+            if seen is not None and seen.first.points.shape[1] == self.settings.points:
+                return seen
+        raise ConfigError(f"pictures with {self.settings.points} points are rare; lower task.points")
+
+    def _see(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen:
+        seen = self._features_of(parts, random, device)
+        if seen is None:
+            raise ConfigError("no pair of a batch has points enough; lower task.features.keypoint_threshold")
+        return seen
+
     @torch.no_grad()
-    def _see(
-        self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device
-    ) -> tuple[PointBatch, PointBatch, Truth]:
-        """Features of all pairs that have enough points, equally many of each picture, and their partners."""
+    def _features_of(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen | None:
+        """All pairs that have enough points, cut to equally many; None if there is no such pair."""
         kept: list[tuple[pairs.Part, list[int], list[LocalFeatures], list[LocalFeatures]]] = []
         for part in parts:
             one, other = (self._features(images, random, device) for images in (part.first, part.second))
@@ -145,10 +178,7 @@ class Matcher:
             places = torch.tensor(rows, device=device)
             geometry = on_tensors(part.geometry, partial(torch.index_select, dim=0, index=places))
             truths.append(geometry.truth(points, others, similarity, self.settings.truth))
-        if not truths:
-            raise ConfigError("no pair of a batch has points enough; lower task.features.keypoint_threshold")
-        sides = (torch.cat(side) for side in zip(*truths, strict=True))
-        return _joined(firsts), _joined(seconds), Truth(*sides)
+        return None if not truths else _together([Seen(*each) for each in zip(firsts, seconds, truths, strict=True)])
 
     def _features(self, images: Tensor, random: Randomness, device: torch.device) -> list[LocalFeatures]:
         changed = photometric.augment(images.float() / 255, self.settings.light, random.torch)
@@ -209,7 +239,7 @@ def _network(settings: Settings, dim: int) -> nn.Module:
         network = LightGlueNetwork(dim, dim, settings.layers, settings.heads)
     else:
         network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
-        start_as_nearest(network)
+    start_as_nearest(network)
     if settings.start is not None:
         load_published(network, str(settings.start), network.adopt)
     return network
@@ -230,6 +260,16 @@ def _cosines(first: PointBatch, second: PointBatch) -> Tensor:
     """Log of descriptors' similarity, with dustbins of nothing, for ``judge``."""
     similarity = (first.descriptors @ second.descriptors.mT).clamp_min(1e-6).log()
     return torch.nn.functional.pad(similarity, (0, 1, 0, 1), value=-torch.inf)
+
+
+def _together(seen: Sequence[Seen]) -> Seen:
+    """All pairs as one batch."""
+    sides = zip(*(each.truth for each in seen), strict=True)
+    return Seen(
+        _joined([each.first for each in seen]),
+        _joined([each.second for each in seen]),
+        Truth(*(torch.cat(side) for side in sides)),
+    )
 
 
 def _joined(batches: Sequence[PointBatch]) -> PointBatch:
