@@ -74,17 +74,22 @@ def strongest(scores: Tensor, threshold: float, border: int, most: int) -> tuple
     return places, found, counts.clamp_max(most)
 
 
-def refine(points: Tensor, scores: Tensor, reach: int = 2) -> Tensor:
+def refine(points: Tensor, scores: Tensor, reach: int = 2, spread: float = torch.inf) -> Tensor:
     """Points (B, N, 2) moved to the centroid of the scores of the square around them, by at most ``reach`` pixels.
 
-    The scores (B, H, W) are those before suppression. This is the soft-argmax of pytorch-superpoint, of 5 x 5 pixels.
+    The square is that around the nearest pixel; what lies ``spread`` pixels from the point itself counts as by a
+    Gaussian of that width. With scores before suppression, and points on pixels, this is the soft-argmax of
+    pytorch-superpoint, of 5 x 5 pixels. A point without scores around it stays.
     """
     height, width = scores.shape[1:]
     steps = torch.arange(-reach, reach + 1, device=points.device)
     around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).view(-1, 2)
-    x, y = (points.long()[:, :, None] + around).unbind(-1)  # (B, N, 25)
+    places = points.round()[:, :, None] + around  # (B, N, 25, 2)
+    x, y = places.long().unbind(-1)
     inner = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    weights = scores.flatten(1).gather(1, places.flatten(1)).view_as(places) * inner
-    moved: Tensor = (weights[..., None] * around).sum(2) / weights.sum(2).clamp_min(1e-12)[..., None]
+    rows = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    weights = scores.flatten(1).gather(1, rows.flatten(1)).view_as(rows) * inner
+    offsets = places - points[:, :, None]
+    weights = weights * torch.exp(-0.5 * (offsets / spread).square().sum(-1))
+    moved: Tensor = (weights[..., None] * offsets).sum(2) / weights.sum(2).clamp_min(1e-12)[..., None]
     return points + moved

@@ -18,6 +18,7 @@ from torch.nn import functional
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import fitted_size, resize
+from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
@@ -45,7 +46,9 @@ class Settings(MethodSettings):
     # Points are also looked for in the image scaled by these factors, as in R2D2 (Revaud et al., NeurIPS 2019): against
     # large changes of scale, at the cost of as many more pixels. The strongest of all scales are kept.
     pyramid: tuple[Annotated[float, Field(gt=0, le=4)], ...] = ()
-    subpixel: bool = True  # points between pixels, as pytorch-superpoint evaluates; published matchers know none
+    # Points between pixels: at the centroid of the scores, as pytorch-superpoint evaluates (true), or from there at the
+    # corner nearby; the published matchers know none (false).
+    subpixel: bool | Literal["corners"] = "corners"
     # Of descriptors: as the first weights were published, or without their shift; "auto" as the weights were trained.
     sampling: Sampling | Literal["auto"] = "auto"
     precision: Precision = "fp32"
@@ -154,6 +157,8 @@ class SuperPoint:
         points = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
         if settings.subpixel:
             points = refine(points, dense)
+        if settings.subpixel == "corners":
+            points = to_corners(points, grey)
         unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
         return _Found(points, found, sample(unit, points, CELL, self.sampling), counts)
 
