@@ -89,6 +89,11 @@ def test_two_surfaces_each_have_their_own_affinity(scene: LocalFeatures) -> None
     assert len(found) > 0.97 * len(scene) and all(row == partner for row, partner in found.items())
 
 
+def test_pictures_of_unknown_size_are_as_large_as_their_points_reach(scene: LocalFeatures) -> None:
+    unknown = LocalFeatures(scene.points, scene.scores, scene.descriptors, (0, 0))
+    assert len(matched(unknown, unknown)) > 0.97 * len(scene)
+
+
 def test_fewer_matches_than_the_minimum_are_not_believed() -> None:
     points = grid(3, 3)
     few = features(points, noise(9))

@@ -9,6 +9,7 @@ that were not nearest neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
+from vpr.matchers.points import size_of
 from vpr.matchers.similarity import batches, nearest_along, similarities
 
 FIRST = 16  # matches of a neighbourhood, the clearest, whose pairs are the hypotheses
@@ -71,12 +73,12 @@ class AdaLAM:
         if not len(query):
             return matches
         descriptors, points = query.descriptors.to(self.device), query.points.to(self.device)
-        area = torch.tensor([_area(query)], device=self.device)
+        area = torch.tensor([math.prod(size_of(query))], device=self.device)
         for batch in batches(len(query), candidates, self.device):
             chosen = [candidates[i] for i in batch]
             similarity = similarities(descriptors, chosen, self.device)
             others = pad_sequence([each.points for each in chosen], batch_first=True).to(self.device)
-            areas = torch.tensor([_area(each) for each in chosen], device=self.device)
+            areas = torch.tensor([math.prod(size_of(each)) for each in chosen], device=self.device)
             found = affinities(points[None], others, similarity, (area, areas), self.settings)
             for i, each in zip(batch, self._within(points[None], others, similarity, found), strict=True):
                 matches[i] = each
@@ -108,7 +110,7 @@ def affinities(
     count = points.shape[1]
     partners = others.gather(1, forward[..., None].expand(-1, -1, 2))  # (K, N, 2)
     # How clear each match is, as its place in the order of all; a place is no other match's.
-    place = ratio.sort(dim=1, stable=True).indices.argsort(dim=1)  # (K, N)
+    place = ratio.sort(dim=1, stable=True).indices.argsort(dim=1).int()  # (K, N)
     mutual = similarity.argmax(1).gather(1, forward) == torch.arange(count, device=points.device)
     within = torch.cdist(points, points) < radius[:, None, None]
     clearest = torch.where(within, place[:, None, :], count).amin(2)
@@ -241,11 +243,6 @@ def _scale(matrix: Tensor) -> Tensor:
 
 def _determinant(matrix: Tensor) -> Tensor:
     return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
-
-
-def _area(features: LocalFeatures) -> float:
-    width, height = features.image_size
-    return float(width * height)
 
 
 def build(settings: Settings, device: torch.device) -> AdaLAM:

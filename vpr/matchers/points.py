@@ -31,7 +31,7 @@ def stack(features: Sequence[LocalFeatures], reach: float, device: torch.device)
         pad_sequence([each.to(device, non_blocking=True).float() for each in column], batch_first=True)
         for column in zip(*((each.points, each.scores, each.descriptors) for each in features), strict=True)
     )
-    sizes = torch.tensor([_size(each) for each in features]).to(device, non_blocking=True)[:, None]
+    sizes = torch.tensor([size_of(each) for each in features]).to(device, non_blocking=True)[:, None]
     normalised = (points - sizes / 2) / (reach * sizes.amax(2, keepdim=True))
     counts = [len(each) for each in features]
     mask = None
@@ -40,7 +40,8 @@ def stack(features: Sequence[LocalFeatures], reach: float, device: torch.device)
     return PointBatch(normalised, scores, descriptors, mask)
 
 
-def _size(features: LocalFeatures) -> list[float]:
+def size_of(features: LocalFeatures) -> list[float]:
+    """Width and height of the image."""
     if all(features.image_size):
         return [float(side) for side in features.image_size]
     # Unknown: like the published LightGlue, take the extent of the points.
