@@ -157,10 +157,11 @@ class SuperPoint:
         points = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
         if settings.subpixel:
             points = refine(points, dense)
+        unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
+        descriptors = sample(unit, points, CELL, self.sampling)  # where the network sees the point
         if settings.subpixel == "corners":
             points = to_corners(points, grey)
-        unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
-        return _Found(points, found, sample(unit, points, CELL, self.sampling), counts)
+        return _Found(points, found, descriptors, counts)
 
 
 def _strongest_of(found: Sequence[_Found], most: int) -> _Found:
