@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
 from vpr.matchers.points import size_of
-from vpr.matchers.similarity import batches, nearest_along, similarities
+from vpr.matchers.similarity import match_in_batches, nearest_along
 
 FIRST = 16  # matches of a neighbourhood, the clearest, whose pairs are the hypotheses
 TOLERANCE = 0.06  # of a hypothesis, as a fraction of a neighbourhood's radius
@@ -69,23 +70,17 @@ class AdaLAM:
 
     @torch.inference_mode()
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        matches = [Matches.empty()] * len(candidates)
-        if not len(query):
-            return matches
-        descriptors, points = query.descriptors.to(self.device), query.points.to(self.device)
-        area = torch.tensor([math.prod(size_of(query))], device=self.device)
-        for batch in batches(len(query), candidates, self.device):
-            chosen = [candidates[i] for i in batch]
-            similarity = similarities(descriptors, chosen, self.device)
-            others = pad_sequence([each.points for each in chosen], batch_first=True).to(self.device)
-            areas = torch.tensor([math.prod(size_of(each)) for each in chosen], device=self.device)
-            found = affinities(points[None], others, similarity, (area, areas), self.settings)
-            for i, each in zip(batch, self._within(points[None], others, similarity, found), strict=True):
-                matches[i] = each
-        return matches
+        return match_in_batches(query, candidates, self.device, partial(self._of, query))
 
-    def _within(self, points: Tensor, others: Tensor, similarity: Tensor, found: Affinities) -> list[Matches]:
+    def _of(self, query: LocalFeatures, similarity: Tensor, candidates: Sequence[LocalFeatures]) -> list[Matches]:
         """Mutual nearest neighbours among the partners that the affinities allow."""
+        points = query.points.to(self.device)[None]
+        others = pad_sequence([each.points for each in candidates], batch_first=True).to(self.device)
+        area, areas = (
+            torch.tensor([math.prod(size_of(each)) for each in side], device=self.device)
+            for side in ([query], candidates)
+        )
+        found = affinities(points, others, similarity, (area, areas), self.settings)
         allowed = explained(points, others, found, self.settings.tolerance)
         masked = similarity.masked_fill(~allowed | (similarity < self.settings.min_similarity), -torch.inf)
         best, forward = masked.max(2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
-from vpr.matchers.similarity import batches, nearest_along, similarities
+from vpr.matchers.similarity import match_in_batches, nearest_along
 
 
 class Settings(MethodSettings):
@@ -36,18 +36,9 @@ class Nearest:
 
     @torch.inference_mode()
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        matches = [Matches.empty()] * len(candidates)
-        if not len(query):
-            return matches
-        descriptors = query.descriptors.to(self.device)
-        for batch in batches(len(query), candidates, self.device):
-            similarity = similarities(descriptors, [candidates[i] for i in batch], self.device)
-            for i, found in zip(batch, self._of(similarity), strict=True):
-                matches[i] = found
-        return matches
+        return match_in_batches(query, candidates, self.device, self._of)
 
-    def _of(self, similarity: Tensor) -> list[Matches]:
-        """Of cosines (K, N, M), -inf where a candidate has fewer points."""
+    def _of(self, similarity: Tensor, _: Sequence[LocalFeatures]) -> list[Matches]:
         forward, forward_ratio = nearest_along(similarity, dim=2)  # (K, N): for each point of the query
         backward, backward_ratio = nearest_along(similarity, dim=1)  # (K, M)
         ratio = torch.maximum(forward_ratio, backward_ratio.gather(1, forward))

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vpr.core import LocalFeatures
+from vpr.core import LocalFeatures, Matches
 
 # Memory for the similarity matrices of one batch. On a CPU 8 MB stay in its cache: 3 times as fast as 64 MB.
 BATCH_BYTES = {"cpu": 8 << 20, "cuda": 4 << 30}
 
 
-def batches(points: int, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
+def match_in_batches(
+    query: LocalFeatures,
+    candidates: Sequence[LocalFeatures],
+    device: torch.device,
+    match: Callable[[Tensor, Sequence[LocalFeatures]], list[Matches]],
+) -> list[Matches]:
+    """What ``match`` says of the cosines (K, N, M) of some candidates; images without points have no matches.
+
+    The cosines are -inf where a candidate has fewer than M points, and may be written to.
+    """
+    matches = [Matches.empty()] * len(candidates)
+    if not len(query):
+        return matches
+    descriptors = query.descriptors.to(device)
+    for batch in _batches(len(query), candidates, device):
+        some = [candidates[i] for i in batch]
+        for i, found in zip(batch, match(_similarities(descriptors, some, device), some), strict=True):
+            matches[i] = found
+    return matches
+
+
+def _batches(points: int, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
     """Candidates that have points, in batches whose similarity matrices with so many ``points`` fit the budget."""
     most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // 4
     batch: list[int] = []
@@ -31,8 +52,7 @@ def batches(points: int, candidates: Sequence[LocalFeatures], device: torch.devi
         yield batch
 
 
-def similarities(query: Tensor, candidates: Sequence[LocalFeatures], device: torch.device) -> Tensor:
-    """(K, N, M) cosines of descriptors (N, D) with those of K candidates, -inf where one has fewer than M."""
+def _similarities(query: Tensor, candidates: Sequence[LocalFeatures], device: torch.device) -> Tensor:
     padded = pad_sequence([each.descriptors for each in candidates], batch_first=True).to(device, non_blocking=True)
     counts = torch.tensor([len(each) for each in candidates]).to(device, non_blocking=True)
     similarity = torch.matmul(query, padded.transpose(1, 2))
