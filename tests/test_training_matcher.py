@@ -468,14 +468,16 @@ def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_
     assert len(built.match(one, [other])) == 1
 
 
+def random_points(count: int) -> PointBatch:
+    descriptors = functional.normalize(torch.randn(2, count, 32), dim=-1)
+    return PointBatch(torch.rand(2, count, 2), torch.rand(2, count), descriptors)
+
+
 def test_superglue_begins_as_transport_on_cosines() -> None:
     torch.manual_seed(0)
     network = SuperGlueNetwork((16, 32), layers=4, sinkhorn_iterations=20)
     start_as_nearest(network)
-    first, second = (
-        PointBatch(torch.rand(2, n, 2), torch.rand(2, n), functional.normalize(torch.randn(2, n, 32), dim=-1))
-        for n in (20, 25)
-    )
+    first, second = (random_points(n) for n in (20, 25))
     with torch.inference_mode():
         found = network(first, second)
         cosines = first.descriptors @ second.descriptors.mT
@@ -487,10 +489,7 @@ def test_lightglue_begins_with_a_softmax_on_cosines_in_every_layer() -> None:
     torch.manual_seed(0)
     network = LightGlueNetwork(32, 32, layers=2, heads=4)
     start_as_nearest(network)
-    first, second = (
-        PointBatch(torch.rand(2, n, 2), torch.rand(2, n), functional.normalize(torch.randn(2, n, 32), dim=-1))
-        for n in (20, 25)
-    )
+    first, second = (random_points(n) for n in (20, 25))
     with torch.inference_mode():
         found = network(first, second)
     similarity = SHARPNESS * first.descriptors @ second.descriptors.mT
