@@ -75,11 +75,11 @@ def strongest(scores: Tensor, threshold: float, border: int, most: int) -> tuple
 
 
 def refine(points: Tensor, scores: Tensor, reach: int = 2, spread: float = torch.inf) -> Tensor:
-    """Points (B, N, 2) moved to the centroid of the scores of the square around them, by at most ``reach`` pixels.
+    """Points (B, N, 2) moved to the centroid of the scores of the square around them.
 
-    The square is that around the nearest pixel; what lies ``spread`` pixels from the point itself counts as by a
-    Gaussian of that width. With scores before suppression, and points on pixels, this is the soft-argmax of
-    pytorch-superpoint, of 5 x 5 pixels. A point without scores around it stays.
+    The square is what lies up to ``reach`` pixels from the nearest pixel; what lies ``spread`` pixels from the point
+    itself counts as by a Gaussian of that width. With scores before suppression, and points on pixels, this is the
+    soft-argmax of pytorch-superpoint, of 5 x 5 pixels. A point without scores around it stays.
     """
     height, width = scores.shape[1:]
     steps = torch.arange(-reach, reach + 1, device=points.device)

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
+from vpr.matchers.one_to_many import mutual_partners, to_matches
 from vpr.matchers.points import size_of
 from vpr.matchers.similarity import match_in_batches, nearest_along
 
@@ -84,13 +85,9 @@ class AdaLAM:
         found = affinities(points, others, similarity, (area, areas), self.settings)
         allowed = explained(points, others, found, self.settings.tolerance)
         masked = similarity.masked_fill(~allowed | (similarity < self.settings.min_similarity), -torch.inf)
-        best, forward = masked.max(2)
-        rows = torch.arange(points.shape[1], device=self.device)
-        kept = (masked.argmax(1).gather(1, forward) == rows) & ~best.isneginf()
-        return [
-            Matches(torch.stack([own := each.nonzero()[:, 0], partner[own]], dim=1), score[own].clamp(0, 1))
-            for each, partner, score in zip(kept.cpu(), forward.cpu(), best.cpu(), strict=True)
-        ]
+        partners, scores = (each.cpu() for each in mutual_partners(masked))
+        found_in = zip(partners, scores.clamp(0, 1), strict=True)
+        return [to_matches(partner, score, -1.0) for partner, score in found_in]
 
 
 def affinities(

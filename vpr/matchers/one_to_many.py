@@ -47,15 +47,21 @@ def match_one_to_many(
 
 
 def mutual_best(log_scores: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row of (B, M, N) the column that is its best and whose best it is, else -1; and its exp(score), else 0.
+    """The partners of mutual_partners for scores (B, M, N), and exp(score) where there is one, else 0."""
+    partner, best = mutual_partners(log_scores)
+    return partner, torch.where(partner >= 0, best.exp(), 0)
+
+
+def mutual_partners(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row of (B, M, N) the column that is its best and whose best it is, else -1; and the row's best score.
 
     -inf marks padded rows and columns, which never match.
     """
-    best, forward = log_scores.max(2)
-    backward = log_scores.argmax(1)
-    mutual = backward.gather(1, forward) == torch.arange(log_scores.shape[1], device=log_scores.device)
+    best, forward = scores.max(2)
+    backward = scores.argmax(1)
+    mutual = backward.gather(1, forward) == torch.arange(scores.shape[1], device=scores.device)
     mutual &= best > -torch.inf
-    return torch.where(mutual, forward, -1), torch.where(mutual, best.exp(), 0)
+    return torch.where(mutual, forward, -1), best
 
 
 def to_matches(partner: Tensor, scores: Tensor, threshold: float) -> Matches:

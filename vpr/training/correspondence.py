@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vpr.config import Section
 from vpr.matchers import adalam
+from vpr.matchers.one_to_many import mutual_partners
 from vpr.training.homographies import inside, invert, warp_points
 
 UNMATCHED, UNKNOWN = -1, -2
@@ -120,10 +121,8 @@ class Epipolar(NamedTuple):
         found = adalam.affinities(points, others, similarity, (area, area), adalam.Settings())
         on_line = apart <= settings.epipolar
         allowed = on_line & (adalam.explained(points, others, found, settings.same) | _clear(similarity, on_line))
-        likely = similarity.masked_fill(~allowed, -1)
-        best, forward = likely.max(2)
-        mutual = likely.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
-        partners = _pairs(forward, mutual & (best > 0), similarity.shape[2])
+        partner, best = mutual_partners(similarity.masked_fill(~allowed, -torch.inf))
+        partners = _pairs(partner.clamp_min(0), (partner >= 0) & (best > 0), similarity.shape[2])
         near = adalam.explained(points, others, found, settings.impossible)
         alone = adalam.covered(points, found) & ~near.any(2), adalam.covered(others, found.inverse()) & ~near.any(1)
         return Truth(*_or_unmatched(partners, alone), apart > settings.impossible)
