@@ -252,6 +252,23 @@ def test_adaptation_finds_the_dots_through_all_warps(tmp_path: Path) -> None:
         adaptation.read_labels(tmp_path / "labels", 4)
 
 
+def test_labels_move_to_the_corner_between_pixels(tmp_path: Path) -> None:
+    dot = np.array([40.4, 30.7])
+    y, x = np.mgrid[:64, :96]
+    spot = np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 0.9**2))
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "0.png"), (255 * spot).astype(np.uint8))
+    photographs = Photographs(tmp_path / "photos", SIZE)
+    errors = []
+    for corners in (False, True):
+        folder = tmp_path / f"labels-{corners}"
+        settings = adaptation.Settings(warps=1, most=1, corners=corners)
+        origin = Origin(adaptation.KIND, "f", "i", "", {})
+        adaptation.label(photographs, Bright(), folder, origin, settings=settings, device=CPU)
+        errors.append(np.linalg.norm(adaptation.read_labels(folder, 1)[0][0] - dot))
+    assert errors[1] < 0.2 < 0.4 < errors[0]
+
+
 def test_interrupted_labels_end_with_the_same_bytes(tmp_path: Path) -> None:
     with_dots(tmp_path / "photos", 70)
     photographs = Photographs(tmp_path / "photos", SIZE)

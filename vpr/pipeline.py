@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vpr.clock import Clock
 from vpr.config import dump, fingerprint, lookup
@@ -61,25 +61,25 @@ def match(dataset: Dataset, database: Side, queries: Side, *, settings: Settings
     _require_one_origin(database, queries)
     output = settings.output
     with clock.stage("describe", len(dataset.database) + len(dataset.queries), "image"):
-        vectors, query_vectors, made_by, aggregate_one = _global_descriptors(database, queries, settings, work)
-    if aggregate_one is not None:
-        clock.alone(aggregate_one, len(dataset.queries))
+        described = _global_descriptors(database, queries, settings, work)
+    if described.aggregate_one is not None:
+        clock.alone(described.aggregate_one, len(dataset.queries))
     with clock.stage("index", len(dataset.database), "image"):
-        index = build_index(vectors, settings.index.factory, settings.index.gpu)
-        index.save(work / "index", {"descriptors": made_by})
+        index = build_index(described.database, settings.index.factory, settings.index.gpu)
+        index.save(work / "index", {"descriptors": described.made_by})
     groups = _groups(dataset, settings)
 
     def search(asked: Floats) -> Ranking:
         return shortlist(index, asked, settings.shortlist.k, groups, settings.index.search)
 
     with clock.stage(output.shortlist_name, len(dataset.queries), "query"):
-        candidates = search(query_vectors)
-    clock.alone(lambda row: search(query_vectors[row : row + 1]), len(query_vectors))
+        candidates = search(described.queries)
+    clock.alone(lambda row: search(described.queries[row : row + 1]), len(dataset.queries))
     stages = {output.shortlist_name: candidates}
     reranker = build_reranker(settings)
     if settings.rerank.k > 0 and database.compared is not None and queries.compared is not None:
         parts = {
-            "descriptors": made_by,
+            "descriptors": described.made_by,
             "index": settings.index,
             "shortlist": settings.shortlist,
             "matcher": settings.matcher,
@@ -156,15 +156,20 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
     )
 
 
-def _global_descriptors(
-    database: Side, queries: Side, settings: Settings, work: Path
-) -> tuple[Floats, Floats, str, Callable[[int], Floats] | None]:
-    """Descriptors of both sides, a fingerprint of what made them, and what makes that of a query of its local features.
+class _Described(NamedTuple):
+    """Global descriptors of both sides."""
 
-    The last is None for descriptors of the picture itself, which are made where features are extracted.
-    """
+    database: Floats  # (N, D)
+    queries: Floats
+    made_by: str  # fingerprint
+    # Descriptor of one query from its local features; None where features are extracted with those of the picture.
+    aggregate_one: Callable[[int], Floats] | None
+
+
+def _global_descriptors(database: Side, queries: Side, settings: Settings, work: Path) -> _Described:
     if database.described is not None and queries.described is not None:
-        return database.described.matrix(), queries.described.matrix(), database.described.origin["fingerprint"], None
+        made_by = database.described.origin["fingerprint"]
+        return _Described(database.described.matrix(), queries.described.matrix(), made_by, None)
     if database.local is None or queries.local is None:
         raise AssertionError("a method that aggregates local features was chosen, but they were not opened")
     chosen = settings.global_descriptor
@@ -190,7 +195,7 @@ def _global_descriptors(
         origin = origin_of(GlobalStore.kind, side.images, parts)
         matrices.append(aggregate(side.images, local, aggregator, folder / role, origin, threads=threads).matrix())
     of_queries = queries.local
-    return matrices[0], matrices[1], fingerprint(parts), lambda row: aggregator.aggregate(of_queries[row])
+    return _Described(matrices[0], matrices[1], fingerprint(parts), lambda row: aggregator.aggregate(of_queries[row]))
 
 
 def _require_one_origin(database: Side, queries: Side) -> None:

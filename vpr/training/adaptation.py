@@ -21,6 +21,7 @@ from tqdm import tqdm
 from vpr.config import Section
 from vpr.core import DataError, Doubles, Floats, Origin
 from vpr.features.shards import ShardFolder
+from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
 from vpr.precision import InPrecision, Precision
 from vpr.training import homographies
@@ -40,6 +41,7 @@ class Settings(Section):
     threshold: float = Field(0.015, gt=0, lt=1)
     nms_radius: int = Field(4, ge=0)
     most: int = Field(600, ge=1)
+    corners: bool = False  # move each point to the corner nearby, more exact than what is averaged over warps
     precision: Precision = "fp32"  # of the network
     seed: int = 0
 
@@ -114,7 +116,9 @@ def _points(image: Any, network: nn.Module, settings: Settings, row: int, device
     places, _, counts = strongest(suppress(scores, settings.nms_radius), settings.threshold, 4, settings.most)
     places = places[0, : int(counts[0])].cpu()
     width = scores.shape[2]
-    points = torch.stack([places % width, places // width], dim=1)
+    points = torch.stack([places % width, places // width], dim=1).float()
+    if settings.corners:
+        points = to_corners(points[None], grey[None])[0]
     return points.numpy().astype(np.float32)
 
 
