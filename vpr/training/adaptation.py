@@ -19,7 +19,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from vpr.config import Section
-from vpr.core import DataError, Doubles, Floats, Origin
+from vpr.core import DataError, Floats, Origin
 from vpr.features.shards import ShardFolder
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
@@ -107,7 +107,7 @@ def adapted_scores(image: Tensor, network: nn.Module, settings: Settings, seed: 
     return total / counts.clamp_min(1)
 
 
-def _points(image: Any, network: nn.Module, settings: Settings, row: int, device: torch.device) -> Doubles:
+def _points(image: Any, network: nn.Module, settings: Settings, row: int, device: torch.device) -> Floats:
     grey = torch.from_numpy(image)[None].float() / 255
     pad = [(-side) % 8 for side in grey.shape[:0:-1]]
     if any(pad):
@@ -119,7 +119,7 @@ def _points(image: Any, network: nn.Module, settings: Settings, row: int, device
     points = torch.stack([places % width, places // width], dim=1).float()
     if settings.corners:
         points = to_corners(points[None], grey[None])[0]
-    return points.numpy().astype(np.float32)
+    return points.numpy()
 
 
 def _arrays(found: list[Any]) -> Mapping[str, Any]:
