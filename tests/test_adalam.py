@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from vpr.core import LocalFeatures
-from vpr.matchers import adalam
-from vpr.matchers.adalam import Affinities, Settings, affinities, covered, explained
+from vpr.matchers import adalam, affinities
+from vpr.matchers.adalam import Settings
+from vpr.matchers.affinities import Affinities, Nearest, Places, covered, explained, find_affinities
+from vpr.matchers.one_to_many import Agreement, match_one_to_many
+from vpr.matchers.similarity import nearest_along
 
 DIM = 64
 TURN = torch.tensor([[0.0, -1.5], [1.5, 0.0]])  # a quarter turn, half as large again
@@ -113,10 +116,10 @@ def test_chance_decides_how_near_is_near_enough() -> None:
     end = start.clone()
     end[0, 8:, 0] += 60.0
     end[0, :8, 0] += 9.99
-    around = adalam._Around(start, end, torch.ones(1, 40, dtype=torch.bool), torch.tensor([100.0]))
+    around = affinities._Around(start, end, torch.ones(1, 40, dtype=torch.bool), torch.tensor([100.0]))
     identity = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-    assert adalam._agree(identity, around, confidence=20.0).sum() == 8
-    assert adalam._agree(identity, around, confidence=20.1).sum() == 0
+    assert affinities._agree(identity, around, confidence=20.0).sum() == 8
+    assert affinities._agree(identity, around, confidence=20.1).sum() == 0
 
 
 def test_the_inverse_leads_back() -> None:
@@ -141,11 +144,67 @@ def test_pairs_do_not_see_each_other(scene: LocalFeatures) -> None:
     others = torch.stack([scene.points @ TURN.T, scene.points.flip(0), scene.points + 5])
     similarity = (scene.descriptors @ scene.descriptors.T).expand(3, -1, -1).clone()
     area = torch.tensor([640.0 * 480])
-    together = affinities(scene.points[None], others, similarity.clone(), (area, area), Settings())
+    nearest = Nearest(*nearest_along(similarity, dim=2))
+
+    def found_in(rows: slice) -> Affinities:
+        places = Places(scene.points[None], area), Places(others[rows], area)
+        return find_affinities(*places, similarity[rows], Nearest(*(n[rows] for n in nearest)), affinities.Settings())
+
+    together = found_in(slice(None))
     for pair in range(3):
-        alone = affinities(
-            scene.points[None], others[pair : pair + 1], similarity[pair : pair + 1].clone(), (area, area), Settings()
-        )
+        alone = found_in(slice(pair, pair + 1))
         chosen = together.pair == pair
         assert int(chosen.sum()) == len(alone.pair)
         torch.testing.assert_close(together.matrix[chosen], alone.matrix, rtol=0, atol=1e-4)
+
+
+# ---- on top of a learned matcher
+
+
+def probabilities() -> Tensor:
+    """(300, 300) of points that are most probably themselves, the one clearer than the other."""
+    clear = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    return torch.full((300, 300), 0.001) + torch.diag(0.25 + 0.05 * clear)
+
+
+def learned(
+    one: LocalFeatures, other: LocalFeatures, log_scores: Tensor, threshold: float, **agreement: float
+) -> dict[tuple[int, int], float]:
+    """Matches of what a network is supposed to have said."""
+    (found,) = match_one_to_many(
+        one,
+        [other],
+        begin=lambda batch: batch,
+        compare=lambda *_: log_scores[None],
+        reach=1.0,
+        threshold=threshold,
+        agreement=Agreement(**agreement),
+        device=CPU,
+    )
+    return dict(zip(map(tuple, found.pairs.tolist()), found.scores.tolist(), strict=True))
+
+
+def test_agreement_finds_partners_that_a_network_ranks_second(scene: LocalFeatures) -> None:
+    """And takes away what nothing nearby agrees with, unless the network is sure of it."""
+    probable = probabilities()
+    expected = float(probable[63, 63])
+    probable[63, 213], probable[130, 280] = 0.4, 0.8  # far from where those nearby go
+    found = learned(scene, scene, probable.log(), threshold=0.1)
+    assert found[63, 63] == pytest.approx(expected) and (130, 130) in found
+    assert len(found) > 0.95 * len(scene) and all(row == partner for row, partner in found)
+    found = learned(scene, scene, probable.log(), threshold=0.1, sure=0.6)
+    assert found[130, 280] == pytest.approx(0.8) and found[63, 63] == pytest.approx(expected)
+
+
+def test_agreement_does_not_lower_the_threshold(scene: LocalFeatures) -> None:
+    assert not learned(scene, scene, probabilities().log(), threshold=0.35)
+
+
+def test_points_that_a_network_left_out_are_no_neighbours(scene: LocalFeatures) -> None:
+    """Their rows and columns are -inf."""
+    log_scores = probabilities().log()
+    left_out = torch.arange(300) % 3 == 0
+    log_scores[left_out] = -torch.inf
+    log_scores[:, left_out] = -torch.inf
+    found = learned(scene, scene, log_scores, threshold=0.1)
+    assert len(found) > 0.9 * 200 and all(row == partner and row % 3 for row, partner in found)

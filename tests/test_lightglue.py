@@ -11,6 +11,7 @@ from vpr.matchers import lightglue
 from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
 from vpr.matchers.lightglue_fast import FastLightGlue
 from vpr.matchers.lightglue_network import LightGlueNetwork
+from vpr.matchers.one_to_many import mutual_best
 from vpr.matchers.points import stack
 from vpr.weights import WeightsError
 
@@ -65,7 +66,7 @@ def test_published(tmp_path, monkeypatch):
         sides = [method.network.begin(stack([each], REACH, CPU)) for each in (query, candidate)]
         outcome = match_adaptively(method.network, *sides, method.adaptivity)
         assert outcome.stop.item() == arrays[f"{name}/stop"]
-        scores = outcome.scores[:, :-1].numpy()
+        scores = best_of(outcome)[1].numpy()
         np.testing.assert_allclose(scores, arrays[f"{name}/matching_scores0"], rtol=0, atol=5e-5)
         if conf["width_confidence"] > 0:
             for side, survived in enumerate((outcome.survived0, outcome.survived1)):
@@ -267,6 +268,11 @@ def test_training_reaches_every_parameter():
 # ---- adaptive depth and width
 
 
+def best_of(found):
+    """Partners and scores (B, M) of the first picture's points."""
+    return mutual_best(found.log_scores[:, :-1, :-1])
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "how", [OFF, Adaptivity(0.6, -1), Adaptivity(-1, 0.9), Adaptivity(0.8, 0.9), Adaptivity(0.8, 0.9, 20)]
@@ -281,8 +287,10 @@ def test_every_pair_of_a_batch_does_what_it_does_alone(how):
     for row, candidate in enumerate(candidates):
         alone = match_adaptively(fast, mine, fast.begin(stack([candidate], REACH, CPU)), how)
         assert together.stop[row] == alone.stop[0]
-        assert torch.equal(together.partner[row, :-1], alone.partner[0, :-1])
-        torch.testing.assert_close(together.scores[row, :-1], alone.scores[0, :-1], rtol=0, atol=1e-5)
+        mine_alone = best_of(alone)
+        mine_together = [each[row] for each in best_of(together)]
+        assert torch.equal(mine_together[0], mine_alone[0][0])
+        torch.testing.assert_close(mine_together[1], mine_alone[1][0], rtol=0, atol=1e-5)
         assert torch.equal(together.survived0[row, :-1], alone.survived0[0, :-1])
         assert torch.equal(together.survived1[row, : len(candidate)], alone.survived1[0, :-1])
     if how.depth_confidence > 0:
@@ -301,7 +309,7 @@ def test_a_pair_that_loses_all_points_ends_without_matches():
     sides = [fast.begin(stack(each, REACH, CPU)) for each in ([query], [alike(query, 10, seed=1), query])]
     found = match_adaptively(fast, *sides, Adaptivity(-1, 0.9))
     assert found.stop.tolist() == [2, 2]
-    assert (found.partner == -1).all()
+    assert (best_of(found)[0] == -1).all()
     kept = match_adaptively(fast, *sides, Adaptivity(-1, 0.9, prune_above=10))
     assert kept.stop.tolist() == [4, 4]
 
@@ -319,10 +327,10 @@ def test_a_stopped_pair_is_matched_by_the_head_of_its_layer():
     found = match_adaptively(fast, *map(fast.begin, sides), Adaptivity())
     assert found.stop.tolist() == [1]
     first = network(*sides)[0].log_assignment[0, :-1, :-1]
-    rows = (found.partner[0, :-1] >= 0).nonzero()[:, 0]
+    partner, scores = (each[0] for each in best_of(found))
+    rows = (partner >= 0).nonzero()[:, 0]
     assert len(rows)
-    expected = first[rows, found.partner[0, rows]].exp()
-    torch.testing.assert_close(found.scores[0, rows], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores[rows], first[rows, partner[rows]].exp(), rtol=0, atol=1e-5)
 
 
 # ---- the method
@@ -366,5 +374,5 @@ def test_half_precision_stays_near():
     scores = []
     for dtype in (torch.float32, torch.bfloat16):
         fast = FastLightGlue(network, CPU, dtype)
-        scores.append(match_adaptively(fast, *map(fast.begin, sides), OFF).scores)
+        scores.append(best_of(match_adaptively(fast, *map(fast.begin, sides), OFF))[1])
     assert (scores[0] - scores[1]).abs().max() < 0.1

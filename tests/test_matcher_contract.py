@@ -12,27 +12,32 @@ from vpr.matchers import MATCHERS, one_to_many, similarity
 
 DIM = 32
 WEIGHTS = {"superglue": test_superglue.small, "lightglue": test_lightglue.small}
-EXTRAS = {
-    "adalam": {"search_expansion": 16.0, "min_inliers": 4},
-    "superglue": {"match_threshold": 0.1},
-    "lightglue": {"depth_confidence": 0.6, "width_confidence": 0.9},
-    "nearest": {"ratio": 0.95},
-}
+AFFINITIES = {"search_expansion": 16.0, "min_inliers": 4}  # for a few dozen points
+ADAPTIVE = {"depth_confidence": 0.6, "width_confidence": 0.9}
+CASES = [
+    ("adalam", AFFINITIES),
+    ("superglue", {"match_threshold": 0.1}),
+    ("superglue", {"match_threshold": 0.0, "agreement": AFFINITIES}),
+    ("lightglue", ADAPTIVE),
+    ("lightglue", {**ADAPTIVE, "agreement": {**AFFINITIES, "sure": 0.9}}),
+    ("nearest", {"ratio": 0.95}),
+]
 
 
 def test_every_matcher_of_the_table_is_tested():
-    assert EXTRAS.keys() == MATCHERS.keys()
+    assert {name for name, _ in CASES} == MATCHERS.keys()
 
 
-@pytest.fixture(params=sorted(MATCHERS))
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}{'-agreement' * ('agreement' in case[1])}")
 def build(request, tmp_path):
     """Builds one matcher of the table for a device."""
-    method = lookup(MATCHERS, request.param, "matcher")
-    settings = dict(EXTRAS[request.param])
-    if request.param in WEIGHTS:
+    name, settings = request.param
+    method = lookup(MATCHERS, name, "matcher")
+    settings = {"method": name, **settings}
+    if name in WEIGHTS:
         settings["weights"] = str(tmp_path / "weights.pth")
-        torch.save(WEIGHTS[request.param]().state_dict(), settings["weights"])
-    return lambda device: method.build(method.settings(method=request.param, **settings), device)
+        torch.save(WEIGHTS[name]().state_dict(), settings["weights"])
+    return lambda device: method.build(method.settings.model_validate(settings), device)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from vpr.core import LocalFeatures, Matches
 from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
 from vpr.matchers.lightglue_fast import FastLightGlue, Side
 from vpr.matchers.lightglue_network import LightGlueNetwork
-from vpr.matchers.one_to_many import match_one_to_many, require_dim
+from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
 from vpr.precision import Precision, arithmetic, dtype_of
 from vpr.weights import load_published
 
@@ -28,6 +28,7 @@ class Settings(MethodSettings):
     method: Literal["lightglue"] = "lightglue"
     weights: str = "superpoint_lightglue"  # name or path of weights in the published layout, of any size
     filter_threshold: float = Field(0.1, ge=0, le=1)  # matches are more confident than this
+    agreement: Agreement | None = None  # with this section, matches must agree with those nearby
     depth_confidence: float = Field(0.95, le=1)  # stop when more than this share of the points is sure; -1 never
     width_confidence: float = Field(0.99, le=1)  # leave out points this sure to have no match; -1 none
     prune_above: int = Field(0, ge=0)  # leave out points only of larger images; the published code has 1024 on a GPU
@@ -55,12 +56,12 @@ class LightGlue:
                 self._compare,
                 reach=LightGlueNetwork.reach,
                 threshold=self.settings.filter_threshold,
+                agreement=self.settings.agreement,
                 device=self.device,
             )
 
-    def _compare(self, query: Side, candidates: Side) -> tuple[Tensor, Tensor]:
-        found = match_adaptively(self.network, query, candidates, self.adaptivity)
-        return found.partner[:, :-1], found.scores[:, :-1]
+    def _compare(self, query: Side, candidates: Side) -> Tensor:
+        return match_adaptively(self.network, query, candidates, self.adaptivity).log_scores[:, :-1, :-1]
 
 
 def build(settings: Settings, device: torch.device) -> LightGlue:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from vpr.matchers.lightglue_fast import FastLightGlue, Side
-from vpr.matchers.one_to_many import mutual_best
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,9 @@ class Adaptivity:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Results for B pairs, written as pairs finish. One more column takes what is written for padded points."""
+    """Results for B pairs, written as pairs finish. One more row and column take what is written for padded points."""
 
-    partner: Tensor  # (B, M + 1) point of the second image, or -1
-    scores: Tensor  # (B, M + 1) its probability, or 0
+    log_scores: Tensor  # (B, M + 1, N + 1) log-probability of a match; -inf for points that were left out
     stop: Tensor  # (B,) number of layers it took
     survived0: Tensor  # (B, M + 1) how many times points were left out, and not this one
     survived1: Tensor  # (B, N + 1)
@@ -38,9 +36,9 @@ class Found:
     @staticmethod
     def nothing(side0: Side, side1: Side) -> Found:
         (pairs, width0), width1 = side0.index.shape, side1.index.shape[1]
-        partner = side0.index.new_full((pairs, width0 + 1), -1)
-        survived0, survived1 = torch.zeros_like(partner), partner.new_zeros(pairs, width1 + 1)
-        return Found(partner, side0.x.new_zeros(partner.shape), partner.new_zeros(pairs), survived0, survived1)
+        log_scores = side0.x.new_full((pairs, width0 + 1, width1 + 1), -torch.inf)
+        survived0, survived1 = (side0.index.new_zeros(pairs, width + 1) for width in (width0, width1))
+        return Found(log_scores, side0.index.new_zeros(pairs), survived0, survived1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +95,8 @@ def _adapt(network: FastLightGlue, i: int, running: _Running, found: Found, how:
 def _finish(network: FastLightGlue, i: int, running: _Running, found: Found) -> None:
     """Match the pairs by the head of layer i."""
     side0, side1 = running.side0, running.side1
-    partner, scores = mutual_best(network.log_assignment(i, side0, side1))
-    places = running.rows[:, None], side0.index
-    found.partner[places] = torch.where(partner >= 0, side1.index.gather(1, partner.clamp_min(0)), -1)
-    found.scores[places] = scores
+    places = running.rows[:, None, None], side0.index[:, :, None], side1.index[:, None, :]
+    found.log_scores[places] = network.log_assignment(i, side0, side1)
     found.stop[running.rows] = i + 1
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vpr.core import DataError, LocalFeatures, Matches
+from vpr.matchers import affinities
+from vpr.matchers.affinities import Nearest, keep_explained
 from vpr.matchers.points import PointBatch, stack
 
 # Memory for the (M, N) scores of one batch; a network needs about 10 times as much. On a CPU two pairs of 1024 points
@@ -19,27 +23,43 @@ BATCH_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 T = TypeVar("T")
 
 
+class Agreement(affinities.Settings):
+    """Settings of local affinities on top of a learned matcher's probabilities."""
+
+    sure: float = Field(1.0, gt=0, le=1)  # a match more probable than this needs no agreement with those nearby
+
+
 def match_one_to_many(
     query: LocalFeatures,
     candidates: Sequence[LocalFeatures],
     begin: Callable[[PointBatch], T],
-    compare: Callable[[T, T], tuple[Tensor, Tensor]],
+    compare: Callable[[T, T], Tensor],
     *,
     reach: float,
     threshold: float,
+    agreement: Agreement | None,
     device: torch.device,
 ) -> list[Matches]:
     """Matches with each candidate whose score is above the threshold; images without points have none.
 
     ``begin`` is what a network does with images before they meet their partners; ``compare`` takes the query and a
-    batch of candidates so begun and returns what mutual_best does. The host waits for the device once.
+    batch of B candidates so begun and returns log-probabilities (B, M, N). With ``agreement`` only matches that agree
+    with those nearby are taken. Without it the host waits for the device once.
     """
     matches = [Matches.empty()] * len(candidates)
     plan = list(_batches(query, candidates, device)) if len(query) else []
     if not plan:
         return matches
     mine = begin(stack([query], reach, device))
-    found = [compare(mine, begin(stack([candidates[i] for i in batch], reach, device))) for batch in plan]
+    found = []
+    for batch in plan:
+        some = [candidates[i] for i in batch]
+        log_scores = compare(mine, begin(stack(some, reach, device)))
+        if agreement is not None:
+            best, partner = log_scores.max(2)
+            sure = math.log(agreement.sure)
+            log_scores = keep_explained(query, some, log_scores, Nearest(partner, -best), agreement, sure=sure)
+        found.append(mutual_best(log_scores))
     partners, scores = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     for i, partner, score in zip(chain.from_iterable(plan), partners, scores, strict=True):
         matches[i] = to_matches(partner, score, threshold)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
-from vpr.matchers.one_to_many import match_one_to_many, mutual_best, require_dim
+from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
 from vpr.matchers.superglue_fast import Begun, FastSuperGlue
 from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.precision import Precision, arithmetic, dtype_of
@@ -28,6 +28,7 @@ class Settings(MethodSettings):
     weights: str = "superglue_outdoor"  # name or path of weights in the published layout, of any size
     sinkhorn_iterations: int = Field(20, ge=1)
     match_threshold: float = Field(0.2, ge=0, le=1)  # matches are more confident than this
+    agreement: Agreement | None = None  # with this section, matches must agree with those nearby
     precision: Precision = "fp32"
 
 
@@ -51,11 +52,12 @@ class SuperGlue:
                 self._compare,
                 reach=SuperGlueNetwork.reach,
                 threshold=self.settings.match_threshold,
+                agreement=self.settings.agreement,
                 device=self.device,
             )
 
-    def _compare(self, query: Begun, candidates: Begun) -> tuple[Tensor, Tensor]:
-        return mutual_best(self.network.log_assignment(query, candidates)[:, :-1, :-1])
+    def _compare(self, query: Begun, candidates: Begun) -> Tensor:
+        return self.network.log_assignment(query, candidates)[:, :-1, :-1]
 
 
 def build(settings: Settings, device: torch.device) -> SuperGlue:

@@ -14,8 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vpr.config import Section
-from vpr.matchers import adalam
+from vpr.matchers import affinities
+from vpr.matchers.affinities import Nearest, Places, covered, explained, find_affinities
 from vpr.matchers.one_to_many import mutual_partners
+from vpr.matchers.similarity import nearest_along
 from vpr.training.homographies import inside, invert, warp_points
 
 UNMATCHED, UNKNOWN = -1, -2
@@ -118,13 +120,14 @@ class Epipolar(NamedTuple):
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         apart = epipolar_distance(points, others, self.fundamental)
         area = self.size.prod(1)
-        found = adalam.affinities(points, others, similarity, (area, area), adalam.Settings())
+        nearest = Nearest(*nearest_along(similarity, dim=2))
+        found = find_affinities(Places(points, area), Places(others, area), similarity, nearest, affinities.Settings())
         on_line = apart <= settings.epipolar
-        allowed = on_line & (adalam.explained(points, others, found, settings.same) | _clear(similarity, on_line))
+        allowed = on_line & (explained(points, others, found, settings.same) | _clear(similarity, on_line))
         partner, best = mutual_partners(similarity.masked_fill(~allowed, -torch.inf))
         partners = _pairs(partner.clamp_min(0), (partner >= 0) & (best > 0), similarity.shape[2])
-        near = adalam.explained(points, others, found, settings.impossible)
-        alone = adalam.covered(points, found) & ~near.any(2), adalam.covered(others, found.inverse()) & ~near.any(1)
+        near = explained(points, others, found, settings.impossible)
+        alone = covered(points, found) & ~near.any(2), covered(others, found.inverse()) & ~near.any(1)
         return Truth(*_or_unmatched(partners, alone), apart > settings.impossible)
 
 
