@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from vpr.core import LocalFeatures
-from vpr.matchers import adalam, affinities
+from vpr.matchers import adalam, affinities, nearest
 from vpr.matchers.adalam import Settings
-from vpr.matchers.affinities import Affinities, Nearest, Places, covered, explained, find_affinities
+from vpr.matchers.affinities import Affinities, covered, explained, find_affinities, tentative
 from vpr.matchers.one_to_many import Agreement, match_one_to_many
-from vpr.matchers.similarity import nearest_along
 
 DIM = 64
 TURN = torch.tensor([[0.0, -1.5], [1.5, 0.0]])  # a quarter turn, half as large again
@@ -144,11 +143,13 @@ def test_pairs_do_not_see_each_other(scene: LocalFeatures) -> None:
     others = torch.stack([scene.points @ TURN.T, scene.points.flip(0), scene.points + 5])
     similarity = (scene.descriptors @ scene.descriptors.T).expand(3, -1, -1).clone()
     area = torch.tensor([640.0 * 480])
-    nearest = Nearest(*nearest_along(similarity, dim=2))
 
     def found_in(rows: slice) -> Affinities:
-        places = Places(scene.points[None], area), Places(others[rows], area)
-        return find_affinities(*places, similarity[rows], Nearest(*(n[rows] for n in nearest)), affinities.Settings())
+        doubt = 1 - similarity[rows].amax(2)
+        matches = tentative(
+            scene.points.expand(len(doubt), -1, -1), others[rows], similarity[rows], doubt, (area, area)
+        )
+        return find_affinities(matches, affinities.Settings())
 
     together = found_in(slice(None))
     for pair in range(3):
@@ -156,6 +157,43 @@ def test_pairs_do_not_see_each_other(scene: LocalFeatures) -> None:
         chosen = together.pair == pair
         assert int(chosen.sum()) == len(alone.pair)
         torch.testing.assert_close(together.matrix[chosen], alone.matrix, rtol=0, atol=1e-4)
+
+
+# ---- on top of the ratio test
+
+
+def clear_by(scene: LocalFeatures, unclear: slice, likeness: float) -> LocalFeatures:
+    """The scene, in which some points look nearly as much like a point far away."""
+    descriptors = scene.descriptors.clone()
+    rows = torch.arange(300)[unclear]
+    descriptors[rows] += likeness * scene.descriptors[(rows + 151) % 300]
+    return features(scene.points, descriptors)
+
+
+def test_unclear_matches_are_taken_where_they_agree_with_those_nearby(scene: LocalFeatures) -> None:
+    other = clear_by(scene, slice(0, 300, 2), 0.97)
+    alone, agreeing = (
+        nearest.build(nearest.Settings.model_validate(settings), CPU).match(scene, [other])[0]
+        for settings in ({"ratio": 0.8}, {"ratio": 0.8, "agreement": {"ratio": 0.999}})
+    )
+    assert len(alone) == 150
+    assert len(agreeing) > 290 and torch.equal(agreeing.pairs[:, 0], agreeing.pairs[:, 1])
+    assert float(agreeing.scores.min()) < 0.2 <= float(alone.scores.min())  # their score is still that of the test
+
+
+def test_unclear_matches_that_agree_with_nothing_are_not_taken(scene: LocalFeatures) -> None:
+    other = clear_by(scene, slice(0, 300, 2), 0.97)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    elsewhere = features(scene.points[order], other.descriptors)
+    method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.Agreement(ratio=0.999)), CPU)
+    (found,) = method.match(scene, [elsewhere])
+    assert len(found) == 150
+
+
+def test_agreement_looks_at_no_match_above_its_ratio(scene: LocalFeatures) -> None:
+    other = clear_by(scene, slice(0, 300, 2), 0.97)
+    method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.Agreement(ratio=0.8)), CPU)
+    assert len(method.match(scene, [other])[0]) == 150
 
 
 # ---- on top of a learned matcher

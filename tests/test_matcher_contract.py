@@ -21,6 +21,7 @@ CASES = [
     ("lightglue", ADAPTIVE),
     ("lightglue", {**ADAPTIVE, "agreement": {**AFFINITIES, "sure": 0.9}}),
     ("nearest", {"ratio": 0.95}),
+    ("nearest", {"ratio": 0.5, "agreement": {**AFFINITIES, "ratio": 0.95}}),
 ]
 
 

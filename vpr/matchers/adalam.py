@@ -18,7 +18,7 @@ from torch import Tensor
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
 from vpr.matchers import affinities
-from vpr.matchers.affinities import Nearest, keep_explained
+from vpr.matchers.affinities import keep_explained
 from vpr.matchers.one_to_many import mutual_partners, to_matches
 from vpr.matchers.similarity import match_in_batches, nearest_along
 
@@ -45,8 +45,8 @@ class AdaLAM:
 
     def _of(self, query: LocalFeatures, similarity: Tensor, candidates: Sequence[LocalFeatures]) -> list[Matches]:
         """Mutual nearest neighbours among the partners that the affinities allow."""
-        nearest = Nearest(*nearest_along(similarity, dim=2))
-        allowed = keep_explained(query, candidates, similarity, nearest, self.settings)
+        _, ratio = nearest_along(similarity, dim=2)
+        allowed = keep_explained(query, candidates, similarity, ratio, self.settings)
         masked = allowed.masked_fill_(allowed < self.settings.min_similarity, -torch.inf)
         partners, scores = (each.cpu() for each in mutual_partners(masked))
         found_in = zip(partners, scores.clamp(0, 1), strict=True)

@@ -55,65 +55,70 @@ class Affinities(NamedTuple):
         return Affinities(self.pair, self.partner, self.seed, back, self.reach * _scale(self.matrix))
 
 
-class Places(NamedTuple):
-    """Where the points of K pictures are; one picture stands for K times the same."""
+class Tentative(NamedTuple):
+    """Partners of the points of K pairs, before anything is known of their surroundings; pixels."""
 
-    points: Tensor  # (K, N, 2) pixels
-    area: Tensor  # (K,) of the pictures, square pixels
-
-
-class Nearest(NamedTuple):
-    """The best partner of each point before anything is known of its surroundings."""
-
-    partner: Tensor  # (K, N) column of the other picture
-    doubt: Tensor  # (K, N) the lower, the clearer; only the order counts, and inf is no match at all
+    points: Tensor  # (K, N, 2)
+    partners: Tensor  # (K, N, 2) in the other picture
+    doubt: Tensor  # (K, N) the lower, the clearer; only the order counts, and inf is no partner at all
+    mutual: Tensor  # (K, N) which are their partners' partners too: only these are seeds
+    areas: tuple[Tensor, Tensor]  # (K,) of both pictures, square pixels; (1,) is the same for all
 
 
 def keep_explained(
-    query: LocalFeatures,
-    candidates: Sequence[LocalFeatures],
-    scores: Tensor,
-    nearest: Nearest,
-    settings: Settings,
-    *,
-    sure: float = math.inf,
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], scores: Tensor, doubt: Tensor, settings: Settings
 ) -> Tensor:
     """The scores (K, N, M) of a query's points against its candidates', -inf where no local affinity allows a match.
 
-    A score above ``sure`` needs none. Padded columns of the scores are -inf. On one core 1,000 points against 1,000
-    take 15 ms, and 40 where most match.
+    ``doubt`` (K, N) is of each point's best partner. Padded columns of the scores are -inf. On one core 1,000 points
+    against 1,000 take 15 ms, and 40 where most match.
     """
-    one, other = (_places(side, scores.device) for side in ([query], candidates))
-    found = find_affinities(one, other, scores, nearest, settings)
-    allowed = explained(one.points, other.points, found, settings.tolerance) | (scores > sure)
-    return scores.masked_fill(~allowed, -torch.inf)
+    points, others, areas = places_of(query, candidates, scores.device)
+    found = find_affinities(tentative(points, others, scores, doubt, areas), settings)
+    return scores.masked_fill(~explained(points, others, found, settings.tolerance), -torch.inf)
 
 
-def find_affinities(one: Places, other: Places, scores: Tensor, nearest: Nearest, settings: Settings) -> Affinities:
-    """Those that are believed, of points with scores (K, N, M) of their likeness; padded columns are -inf."""
-    points, others = one.points, other.points
-    radius, radius_there = (
-        (each.area / (settings.area_ratio * torch.pi)).sqrt().expand(len(others)) for each in (one, other)
+def places_of(
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], device: torch.device
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Points (K, N, 2) of the query, K times, and (K, M, 2) of its candidates; the areas (1,) and (K,) of both."""
+    others = pad_sequence([each.points for each in candidates], batch_first=True).to(device)
+    area, areas = (
+        torch.tensor([math.prod(size_of(each)) for each in side], device=device) for side in ([query], candidates)
     )
+    return query.points.to(device).expand(len(others), -1, -1), others, (area, areas)
+
+
+def tentative(points: Tensor, others: Tensor, scores: Tensor, doubt: Tensor, areas: tuple[Tensor, Tensor]) -> Tentative:
+    """The best partner of each of (K, N, 2) points among (K, M, 2) others by their scores (K, N, M)."""
+    forward = scores.argmax(2)
+    mutual = scores.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
+    return Tentative(points, rows_of(others, forward), doubt, mutual, areas)
+
+
+def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
+    """Those that are believed."""
+    points, partners, doubt, mutual, areas = matches
+    known = int(doubt.isfinite().sum(1).amax())
+    if known < points.shape[1]:
+        rows = doubt.argsort(dim=1)[:, : max(known, 1)]
+        points, partners = rows_of(points, rows), rows_of(partners, rows)
+        doubt, mutual = doubt.gather(1, rows), mutual.gather(1, rows)
+    radius, radius_there = ((each / (settings.area_ratio * torch.pi)).sqrt().expand(len(points)) for each in areas)
     count = points.shape[1]
-    partners = others.gather(1, nearest.partner[..., None].expand(-1, -1, 2))  # (K, N, 2)
     # How clear each match is, as its place in the order of all; a place is no other match's.
-    place = nearest.doubt.sort(dim=1, stable=True).indices.argsort(dim=1).int()  # (K, N)
-    mutual = scores.argmax(1).gather(1, nearest.partner) == torch.arange(count, device=points.device)
+    place = doubt.sort(dim=1, stable=True).indices.argsort(dim=1).int()  # (K, N)
     within = torch.cdist(points, points) < radius[:, None, None]
     clearest = torch.where(within, place[:, None, :], count).amin(2)
-    pair, row = (mutual & (clearest == place)).nonzero().unbind(1)
+    pair, row = (mutual & doubt.isfinite() & (clearest == place)).nonzero().unbind(1)
 
-    points = points.expand(len(others), -1, -1)
     seed, partner = points[pair, row], partners[pair, row]
     start, end = points[pair] - seed[:, None], partners[pair] - partner[:, None]  # (S, N, 2)
     reach, reach_there = (settings.search_expansion * each[pair] for each in (radius, radius_there))
-    near = (start.norm(dim=2) < reach[:, None]) & (end.norm(dim=2) < reach_there[:, None])
-    near &= nearest.doubt[pair].isfinite()
+    near = (start.norm(dim=2) < reach[:, None]) & (end.norm(dim=2) < reach_there[:, None]) & doubt[pair].isfinite()
     near[torch.arange(len(pair)), row] = False
     order = torch.where(near, place[pair], count).sort(dim=1).indices[:, : settings.neighbours]
-    start, end = (each.gather(1, order[..., None].expand(-1, -1, 2)) for each in (start, end))
-    around = _Around(start, end, near.gather(1, order), reach_there)
+    around = _Around(rows_of(start, order), rows_of(end, order), near.gather(1, order), reach_there)
 
     several = around.valid.sum(1) >= settings.min_inliers
     pair, seed, partner = pair[several], seed[several], partner[several]
@@ -126,14 +131,24 @@ def find_affinities(one: Places, other: Places, scores: Tensor, nearest: Nearest
 
 def explained(points: Tensor, others: Tensor, found: Affinities, tolerance: float) -> Tensor:
     """(K, N, M) which partners some affinity allows: near to a seed, and to where its affinity puts the point."""
-    allowed = torch.zeros(len(others), points.shape[1], others.shape[1], dtype=torch.bool, device=points.device)
-    which, row, moved = _moved(points.expand(len(others), -1, -1), found)
+    allowed = torch.zeros(*points.shape[:2], others.shape[1], dtype=torch.bool, device=points.device)
+    which, row, moved = _moved(points, found)
     places = zip(*(torch.split(each, TOGETHER) for each in (found.pair[which], row, moved)), strict=True)
     for pair, points_row, place in places:
         apart = (place[:, None] - others[pair]).norm(dim=2)
         near, column = (apart < tolerance).nonzero().unbind(1)
         allowed[pair[near], points_row[near], column] = True
     return allowed
+
+
+def agrees(matches: Tentative, found: Affinities, tolerance: float) -> Tensor:
+    """(K, N) which partners are where some affinity puts them."""
+    which, row, moved = _moved(matches.points, found)
+    pair = found.pair[which]
+    right = (moved - matches.partners[pair, row]).norm(dim=1) < tolerance
+    agreeing = torch.zeros_like(matches.mutual)
+    agreeing[pair[right], row[right]] = True
+    return agreeing & matches.doubt.isfinite()
 
 
 def covered(points: Tensor, found: Affinities) -> Tensor:
@@ -152,9 +167,9 @@ def _moved(points: Tensor, found: Affinities) -> tuple[Tensor, Tensor, Tensor]:
     return which, row, moved
 
 
-def _places(features: Sequence[LocalFeatures], device: torch.device) -> Places:
-    points = pad_sequence([each.points for each in features], batch_first=True).to(device)
-    return Places(points, torch.tensor([math.prod(size_of(each)) for each in features], device=device))
+def rows_of(places: Tensor, rows: Tensor) -> Tensor:
+    """(K, n, 2) of (K, N, 2), those whose rows are (K, n)."""
+    return places.gather(1, rows[..., None].expand(-1, -1, 2))
 
 
 class _Around(NamedTuple):

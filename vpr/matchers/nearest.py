@@ -1,8 +1,14 @@
-"""Mutual nearest neighbours with Lowe's ratio test: the matcher that needs no weights."""
+"""Mutual nearest neighbours with Lowe's ratio test: the matcher that needs no weights.
+
+Matches that fail the test can be taken all the same where they agree with those nearby. Of photographs of one place by
+day and by night this verifies many more, and of different places hardly any more; it costs next to nothing for pairs
+that show different places, since few of their matches are nearly clear.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,7 +17,15 @@ from torch import Tensor
 
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
+from vpr.matchers import affinities
 from vpr.matchers.similarity import match_in_batches, nearest_along
+
+
+class Agreement(affinities.Settings):
+    """Settings of local affinities, for matches that are not clear by themselves."""
+
+    ratio: float = Field(0.96, gt=0, le=1)  # a match below this is taken if it agrees with those nearby
+    min_confidence: float = Field(50.0, ge=1)  # lower than where all nearest neighbours are looked at
 
 
 class Settings(MethodSettings):
@@ -19,6 +33,7 @@ class Settings(MethodSettings):
 
     method: Literal["nearest"] = "nearest"
     ratio: float = Field(0.88, gt=0, le=1)  # nearest distance over second nearest; 1 switches the test off
+    agreement: Agreement | None = None  # with this section, less clear matches that agree with those nearby are taken
     min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which two points never match
 
 
@@ -36,21 +51,32 @@ class Nearest:
 
     @torch.inference_mode()
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        return match_in_batches(query, candidates, self.device, self._of)
+        return match_in_batches(query, candidates, self.device, partial(self._of, query))
 
-    def _of(self, similarity: Tensor, _: Sequence[LocalFeatures]) -> list[Matches]:
+    def _of(self, query: LocalFeatures, similarity: Tensor, candidates: Sequence[LocalFeatures]) -> list[Matches]:
         forward, forward_ratio = nearest_along(similarity, dim=2)  # (K, N): for each point of the query
         backward, backward_ratio = nearest_along(similarity, dim=1)  # (K, M)
         ratio = torch.maximum(forward_ratio, backward_ratio.gather(1, forward))
         best = similarity.gather(2, forward[..., None])[..., 0]
         mutual = backward.gather(1, forward) == torch.arange(similarity.shape[1], device=self.device)
-        kept = mutual & (ratio < self.settings.ratio) & (best >= self.settings.min_similarity)
-        if self.settings.ratio == 1:
-            kept = mutual & (best >= self.settings.min_similarity)
+        mutual &= best >= self.settings.min_similarity
+        kept = mutual & (ratio < self.settings.ratio) if self.settings.ratio < 1 else mutual
+        if self.settings.agreement is not None:
+            kept |= _agreeing(query, candidates, forward, ratio.where(mutual, torch.inf), self.settings.agreement)
         return [
             Matches(torch.stack([rows := each.nonzero()[:, 0], partner[rows]], dim=1), (1 - quotient[rows]).clamp(0, 1))
             for each, partner, quotient in zip(kept.cpu(), forward.cpu(), ratio.cpu(), strict=True)
         ]
+
+
+def _agreeing(
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], partner: Tensor, ratio: Tensor, settings: Agreement
+) -> Tensor:
+    """(K, N) of partners (K, N), which agree with those nearby; those without one have an infinite ratio."""
+    points, others, areas = affinities.places_of(query, candidates, ratio.device)
+    doubt = ratio.masked_fill(ratio >= settings.ratio, torch.inf)
+    matches = affinities.Tentative(points, affinities.rows_of(others, partner), doubt, doubt.isfinite(), areas)
+    return affinities.agrees(matches, affinities.find_affinities(matches, settings), settings.tolerance)
 
 
 def build(settings: Settings, device: torch.device) -> Nearest:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpr.core import DataError, LocalFeatures, Matches
 from vpr.matchers import affinities
-from vpr.matchers.affinities import Nearest, keep_explained
+from vpr.matchers.affinities import keep_explained
 from vpr.matchers.points import PointBatch, stack
 
 # Memory for the (M, N) scores of one batch; a network needs about 10 times as much. On a CPU two pairs of 1024 points
@@ -56,9 +56,8 @@ def match_one_to_many(
         some = [candidates[i] for i in batch]
         log_scores = compare(mine, begin(stack(some, reach, device)))
         if agreement is not None:
-            best, partner = log_scores.max(2)
-            sure = math.log(agreement.sure)
-            log_scores = keep_explained(query, some, log_scores, Nearest(partner, -best), agreement, sure=sure)
+            agreeing = keep_explained(query, some, log_scores, -log_scores.amax(2), agreement)
+            log_scores = torch.where(log_scores > math.log(agreement.sure), log_scores, agreeing)
         found.append(mutual_best(log_scores))
     partners, scores = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     for i, partner, score in zip(chain.from_iterable(plan), partners, scores, strict=True):

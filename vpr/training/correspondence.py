@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vpr.config import Section
 from vpr.matchers import affinities
-from vpr.matchers.affinities import Nearest, Places, covered, explained, find_affinities
+from vpr.matchers.affinities import covered, explained, find_affinities, tentative
 from vpr.matchers.one_to_many import mutual_partners
 from vpr.matchers.similarity import nearest_along
 from vpr.training.homographies import inside, invert, warp_points
@@ -120,8 +120,8 @@ class Epipolar(NamedTuple):
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         apart = epipolar_distance(points, others, self.fundamental)
         area = self.size.prod(1)
-        nearest = Nearest(*nearest_along(similarity, dim=2))
-        found = find_affinities(Places(points, area), Places(others, area), similarity, nearest, affinities.Settings())
+        _, ratio = nearest_along(similarity, dim=2)
+        found = find_affinities(tentative(points, others, similarity, ratio, (area, area)), affinities.Settings())
         on_line = apart <= settings.epipolar
         allowed = on_line & (explained(points, others, found, settings.same) | _clear(similarity, on_line))
         partner, best = mutual_partners(similarity.masked_fill(~allowed, -torch.inf))
