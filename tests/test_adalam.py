@@ -174,7 +174,7 @@ def test_unclear_matches_are_taken_where_they_agree_with_those_nearby(scene: Loc
     other = clear_by(scene, slice(0, 300, 2), 0.97)
     alone, agreeing = (
         nearest.build(nearest.Settings.model_validate(settings), CPU).match(scene, [other])[0]
-        for settings in ({"ratio": 0.8}, {"ratio": 0.8, "agreement": {"ratio": 0.999}})
+        for settings in ({"ratio": 0.8, "agreement": {"ratio": 0.0}}, {"ratio": 0.8, "agreement": {"ratio": 0.999}})
     )
     assert len(alone) == 150
     assert len(agreeing) > 290 and torch.equal(agreeing.pairs[:, 0], agreeing.pairs[:, 1])

@@ -149,7 +149,7 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
         settings.rerank,
         settings.verification,
         control=settings.cost,
-        scout=nearest.build(nearest.Settings(), device) if settings.cost.order == "nearest" else None,
+        scout=nearest.build(nearest.RATIO_ALONE, device) if settings.cost.order == "nearest" else None,
         threads=threads,
         together=4 if on_cpu else 128,
         reads_ahead=not on_cpu,

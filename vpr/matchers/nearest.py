@@ -24,7 +24,7 @@ from vpr.matchers.similarity import match_in_batches, nearest_along
 class Agreement(affinities.Settings):
     """Settings of local affinities, for matches that are not clear by themselves."""
 
-    ratio: float = Field(0.96, gt=0, le=1)  # a match below this is taken if it agrees with those nearby
+    ratio: float = Field(0.96, ge=0, le=1)  # a match below this is taken if it agrees with those nearby; 0 for none
     min_confidence: float = Field(50.0, ge=1)  # lower than where all nearest neighbours are looked at
 
 
@@ -33,8 +33,11 @@ class Settings(MethodSettings):
 
     method: Literal["nearest"] = "nearest"
     ratio: float = Field(0.88, gt=0, le=1)  # nearest distance over second nearest; 1 switches the test off
-    agreement: Agreement | None = None  # with this section, less clear matches that agree with those nearby are taken
+    agreement: Agreement = Agreement()
     min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which two points never match
+
+
+RATIO_ALONE = Settings(agreement=Agreement(ratio=0.0))  # the cheapest
 
 
 class Nearest:
@@ -61,7 +64,7 @@ class Nearest:
         mutual = backward.gather(1, forward) == torch.arange(similarity.shape[1], device=self.device)
         mutual &= best >= self.settings.min_similarity
         kept = mutual & (ratio < self.settings.ratio) if self.settings.ratio < 1 else mutual
-        if self.settings.agreement is not None:
+        if self.settings.agreement.ratio > self.settings.ratio:
             kept |= _agreeing(query, candidates, forward, ratio.where(mutual, torch.inf), self.settings.agreement)
         return [
             Matches(torch.stack([rows := each.nonzero()[:, 0], partner[rows]], dim=1), (1 - quotient[rows]).clamp(0, 1))
