@@ -101,7 +101,7 @@ def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
     points, partners, doubt, mutual, areas = matches
     known = int(doubt.isfinite().sum(1).amax())
     if known < points.shape[1]:
-        rows = doubt.argsort(dim=1)[:, : max(known, 1)]
+        rows = doubt.argsort(dim=1, stable=True)[:, : max(known, 1)]
         points, partners = rows_of(points, rows), rows_of(partners, rows)
         doubt, mutual = doubt.gather(1, rows), mutual.gather(1, rows)
     radius, radius_there = ((each / (settings.area_ratio * torch.pi)).sqrt().expand(len(points)) for each in areas)
@@ -116,7 +116,7 @@ def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
     start, end = points[pair] - seed[:, None], partners[pair] - partner[:, None]  # (S, N, 2)
     reach, reach_there = (settings.search_expansion * each[pair] for each in (radius, radius_there))
     near = (start.norm(dim=2) < reach[:, None]) & (end.norm(dim=2) < reach_there[:, None]) & doubt[pair].isfinite()
-    near[torch.arange(len(pair)), row] = False
+    near[torch.arange(len(pair), device=row.device), row] = False
     order = torch.where(near, place[pair], count).sort(dim=1).indices[:, : settings.neighbours]
     around = _Around(rows_of(start, order), rows_of(end, order), near.gather(1, order), reach_there)
 
@@ -208,7 +208,7 @@ def _best_of_pairs(around: _Around) -> Tensor:
     tolerance = TOLERANCE * around.reach[:, None, None]
     agreement = (1 - error / tolerance.square()).clamp_min(0) * around.valid[:, None]
     best = torch.where(sound, agreement.sum(2), -1).argmax(1)
-    return torch.nn.functional.pad(matrices[torch.arange(len(best)), best], (0, 1))
+    return torch.nn.functional.pad(matrices[torch.arange(len(best), device=best.device), best], (0, 1))
 
 
 def _agree(matrix: Tensor, around: _Around, confidence: float) -> Tensor:
