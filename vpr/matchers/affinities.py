@@ -98,26 +98,24 @@ def tentative(points: Tensor, others: Tensor, scores: Tensor, doubt: Tensor, are
 
 def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
     """Those that are believed."""
-    points, partners, doubt, mutual, areas = matches
-    known = int(doubt.isfinite().sum(1).amax())
-    if known < points.shape[1]:
-        rows = doubt.argsort(dim=1, stable=True)[:, : max(known, 1)]
-        points, partners = rows_of(points, rows), rows_of(partners, rows)
-        doubt, mutual = doubt.gather(1, rows), mutual.gather(1, rows)
-    radius, radius_there = ((each / (settings.area_ratio * torch.pi)).sqrt().expand(len(points)) for each in areas)
-    count = points.shape[1]
-    # How clear each match is, as its place in the order of all; a place is no other match's.
-    place = doubt.sort(dim=1, stable=True).indices.argsort(dim=1).int()  # (K, N)
+    known = int(matches.doubt.isfinite().sum(1).amax())
+    clearest_first = matches.doubt.argsort(dim=1, stable=True)[:, : max(known, 1)]
+    points, partners = (rows_of(each, clearest_first) for each in (matches.points, matches.partners))
+    mutual, sound = (each.gather(1, clearest_first) for each in (matches.mutual, matches.doubt.isfinite()))
+    radius, radius_there = (
+        (each / (settings.area_ratio * torch.pi)).sqrt().expand(len(points)) for each in matches.areas
+    )
+    place = torch.arange(points.shape[1], device=points.device)
     within = torch.cdist(points, points) < radius[:, None, None]
-    clearest = torch.where(within, place[:, None, :], count).amin(2)
-    pair, row = (mutual & doubt.isfinite() & (clearest == place)).nonzero().unbind(1)
+    first = torch.where(within, place, len(place)).amin(2)
+    pair, row = (mutual & sound & (first == place)).nonzero().unbind(1)
 
     seed, partner = points[pair, row], partners[pair, row]
     start, end = points[pair] - seed[:, None], partners[pair] - partner[:, None]  # (S, N, 2)
     reach, reach_there = (settings.search_expansion * each[pair] for each in (radius, radius_there))
-    near = (start.norm(dim=2) < reach[:, None]) & (end.norm(dim=2) < reach_there[:, None]) & doubt[pair].isfinite()
+    near = (start.norm(dim=2) < reach[:, None]) & (end.norm(dim=2) < reach_there[:, None]) & sound[pair]
     near[torch.arange(len(pair), device=row.device), row] = False
-    order = torch.where(near, place[pair], count).sort(dim=1).indices[:, : settings.neighbours]
+    order = torch.where(near, place, len(place)).sort(dim=1).indices[:, : settings.neighbours]
     around = _Around(rows_of(start, order), rows_of(end, order), near.gather(1, order), reach_there)
 
     several = around.valid.sum(1) >= settings.min_inliers
