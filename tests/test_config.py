@@ -44,6 +44,11 @@ def test_overrides_are_strict(override: str, sentence: str | None) -> None:
     assert sentence in str(caught.value)
 
 
+def test_keys_of_a_section_that_may_be_absent_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"\[matcher.agreement\] unknown key 'shure' \(did you mean 'sure'\?\)"):
+        load(Settings, None, ["matcher.method=superglue", "matcher.agreement.shure=1"])
+
+
 def test_an_override_of_a_value_is_no_section() -> None:
     with pytest.raises(ConfigError, match="is a value, not a section"):
         load(Settings, None, ["shortlist.k=3", "shortlist.k.deeper=4"])

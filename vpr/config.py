@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
@@ -156,9 +156,12 @@ def _explain(error: ValidationError, schema: type[Section], where: str) -> str:
 def _fields_at(schema: type[Section], path: Sequence[str]) -> list[str]:
     for part in path:
         field = schema.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+        # A section that may be absent is declared as Section | None.
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+        if inner is None:
             return []
-        schema = field.annotation
+        schema = inner
     return list(schema.model_fields)
 
 
