@@ -12,7 +12,7 @@ import pytest
 from conftest import textured, write_picture
 
 from vpr.core import ImageError
-from vpr.images import decode, fitted_size, in_order, read_image, resize
+from vpr.images import decode, fitted_size, in_order, read_image, resize, size_between
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:
@@ -91,6 +91,22 @@ def test_sizes_by_hand() -> None:
     assert fitted_size(641, 479, multiple_of=8) == (640, 472)
     assert fitted_size(10000, 1, longest=100) == (100, 1)
     assert fitted_size(3, 3, multiple_of=8) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((320, 240), (320, 240)),
+        ((1280, 960), (640, 480)),
+        ((64, 32), (240, 120)),
+        ((32, 64), (120, 240)),
+        ((160, 119), (161, 120)),
+        ((300, 20), (640, 43)),  # a strip: its shorter side would need 1800 x 120
+        ((1000, 150), (640, 96)),
+    ],
+)
+def test_sides_are_kept_between_two_lengths(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert size_between(*size, shortest=120, longest=640) == expected
 
 
 def test_shrinking_averages_areas() -> None:

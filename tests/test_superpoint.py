@@ -405,6 +405,10 @@ def test_images_are_brought_to_size():
     assert extractor(small()).preprocess(picture).shape == (1, 192, 640)
     assert extractor(small(), longest_side=2000).preprocess(picture).shape == (1, 300, 1000)
     assert extractor(small(), size=(64, 48)).preprocess(picture).shape == (1, 48, 64)
+    thumbnail = image(32, 64)[0].numpy()
+    assert extractor(small()).preprocess(thumbnail).shape == (1, 120, 240)
+    assert extractor(small(), shortest_side=0).preprocess(thumbnail).shape == (1, 32, 64)
+    assert extractor(small(), shortest_side=0, longest_side=48).preprocess(thumbnail).shape == (1, 24, 48)
 
 
 def test_open_weights_are_sampled_as_their_authors_do():

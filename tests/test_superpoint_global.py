@@ -141,6 +141,12 @@ def test_other_weights_are_refused(tmp_path):
         superpoint_global.build(superpoint_global.Settings(weights=str(tmp_path / "superpoint.safetensors")), CPU)
 
 
+def test_images_are_brought_to_size():
+    method = descriptor(network())
+    assert method.preprocess(np.zeros((600, 1280), np.uint8)).shape == (1, 300, 640)
+    assert method.preprocess(np.zeros((32, 64), np.uint8)).shape == (1, 120, 240)
+
+
 # ---- one pass
 
 
@@ -148,6 +154,7 @@ def test_the_trunk_is_shared_only_where_nothing_would_change():
     method = descriptor(network())
     assert method.shares_trunk_with(extractor())
     assert not method.shares_trunk_with(extractor(longest_side=320))
+    assert not method.shares_trunk_with(extractor(shortest_side=0))
     assert not method.shares_trunk_with(extractor(size=(64, 48)))
     assert not method.shares_trunk_with(extractor(precision="tf32"))
     assert not method.shares_trunk_with(object())

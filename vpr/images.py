@@ -89,6 +89,15 @@ def fitted_size(
     return _scaled(width, scale, multiple_of), _scaled(height, scale, multiple_of)
 
 
+def size_between(width: int, height: int, *, shortest: int, longest: int) -> tuple[int, int]:
+    """Width and height with a shorter side of at least, and a longer one of at most so many pixels.
+
+    An image that already has them keeps its size; where both cannot be had, the longer side counts.
+    """
+    scale = min(max(1.0, shortest / min(width, height)), longest / max(width, height))
+    return _scaled(width, scale, 1), _scaled(height, scale, 1)
+
+
 def _scaled(length: int, scale: float, multiple_of: int) -> int:
     scaled = max(1, int(length * scale + 0.5))
     return max(multiple_of, scaled // multiple_of * multiple_of)

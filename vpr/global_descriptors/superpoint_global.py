@@ -21,7 +21,7 @@ from vpr.core import Channels, Image
 from vpr.global_descriptors.aggregation import aggregation_like
 from vpr.global_descriptors.networks import equal_sizes, load_like
 from vpr.global_descriptors.whitening import Whitening
-from vpr.images import fitted_size, resize
+from vpr.images import resize, size_between
 from vpr.local_features.superpoint import SuperPoint
 from vpr.local_features.superpoint_fast import FastTrunk
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
@@ -42,6 +42,7 @@ class Settings(MethodSettings):
     method: Literal["superpoint_global"] = "superpoint_global"
     weights: str  # name or path of weights that `vpr train` made
     longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
+    shortest_side: int = Field(120, ge=0)  # smaller images are enlarged to this, as far as longest_side allows
     size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
     precision: Precision = "fp32"  # of the trunk; what follows is always fp32
 
@@ -137,7 +138,8 @@ class SuperPointGlobal:
 
     def preprocess(self, image: Image) -> Tensor:
         height, width = image.shape
-        size = self.settings.size or fitted_size(width, height, longest=self.settings.longest_side)
+        wanted = self.settings
+        size = wanted.size or size_between(width, height, shortest=wanted.shortest_side, longest=wanted.longest_side)
         return torch.from_numpy(resize(image, size))[None]
 
     @torch.inference_mode()
@@ -163,8 +165,8 @@ class SuperPointGlobal:
             return False
         mine, theirs = self.settings, extractor.settings
         alike = (mine.size, mine.precision) == (theirs.size, theirs.precision)
-        sized = mine.size is not None or mine.longest_side == theirs.longest_side
-        return alike and sized and self.trunk.equals(extractor.network.trunk)
+        sides = (mine.shortest_side, mine.longest_side) == (theirs.shortest_side, theirs.longest_side)
+        return alike and (mine.size is not None or sides) and self.trunk.equals(extractor.network.trunk)
 
 
 def channels_of(encoder: SuperPointNetwork) -> int:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image, LocalFeatures
-from vpr.images import fitted_size, resize
+from vpr.images import resize, size_between
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
@@ -38,6 +38,7 @@ class Settings(MethodSettings):
     method: Literal["superpoint"] = "superpoint"
     weights: str = "vpr-superpoint"  # name or path of weights in a published layout, of any size
     longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
+    shortest_side: int = Field(120, ge=0)  # smaller images are enlarged to this, as far as longest_side allows
     size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
     keypoint_threshold: float = Field(0.001, ge=0, lt=1)  # 0.005 as published
     nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
@@ -78,7 +79,8 @@ class SuperPoint:
 
     def preprocess(self, image: Image) -> Tensor:
         height, width = image.shape
-        size = self.settings.size or fitted_size(width, height, longest=self.settings.longest_side)
+        wanted = self.settings
+        size = wanted.size or size_between(width, height, shortest=wanted.shortest_side, longest=wanted.longest_side)
         return torch.from_numpy(resize(image, size))[None]
 
     def extract(self, images: Sequence[Tensor]) -> list[LocalFeatures]:
