@@ -262,7 +262,7 @@ def test_labels_move_to_the_corner_between_pixels(tmp_path: Path) -> None:
     errors = []
     for corners in (False, True):
         folder = tmp_path / f"labels-{corners}"
-        settings = adaptation.Settings(warps=1, most=1, corners=corners)
+        settings = adaptation.Settings(warps=1, most=1, to_corners=corners)
         origin = Origin(adaptation.KIND, "f", "i", "", {})
         adaptation.label(photographs, Bright(), folder, origin, settings=settings, device=CPU)
         errors.append(np.linalg.norm(adaptation.read_labels(folder, 1)[0][0] - dot))

@@ -41,7 +41,7 @@ class Settings(Section):
     threshold: float = Field(0.015, gt=0, lt=1)
     nms_radius: int = Field(4, ge=0)
     most: int = Field(600, ge=1)
-    corners: bool = False  # move each point to the corner nearby, more exact than what is averaged over warps
+    to_corners: bool = False  # move each point to the corner nearby, more exact than what is averaged over warps
     precision: Precision = "fp32"  # of the network
     seed: int = 0
 
@@ -117,7 +117,7 @@ def _points(image: Any, network: nn.Module, settings: Settings, row: int, device
     places = places[0, : int(counts[0])].cpu()
     width = scores.shape[2]
     points = torch.stack([places % width, places // width], dim=1).float()
-    if settings.corners:
+    if settings.to_corners:
         points = to_corners(points[None], grey[None])[0]
     return points.numpy()
 
