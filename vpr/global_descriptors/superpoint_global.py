@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,18 +20,15 @@ from vpr.core import Channels, Image
 from vpr.global_descriptors.aggregation import aggregation_like
 from vpr.global_descriptors.networks import equal_sizes, load_like
 from vpr.global_descriptors.whitening import Whitening
-from vpr.images import resize, size_between
-from vpr.local_features.superpoint import SuperPoint
+from vpr.local_features.superpoint import SeenSize, SuperPoint
 from vpr.local_features.superpoint_fast import FastTrunk
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.precision import Precision, arithmetic, dtype_of
 
 HALVINGS = 2  # so many of the first convolutions after the trunk halve the map
 
-Side = Annotated[int, Field(ge=CELL)]
 
-
-class Settings(MethodSettings):
+class Settings(SeenSize, MethodSettings):
     """Settings of the global descriptor on SuperPoint's trunk.
 
     With SuperPoint for local features, the same trunk in its weights, and equal sizes and precision here and there, an
@@ -41,9 +37,6 @@ class Settings(MethodSettings):
 
     method: Literal["superpoint_global"] = "superpoint_global"
     weights: str  # name or path of weights that `vpr train` made
-    longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
-    shortest_side: int = Field(120, ge=0)  # smaller images are enlarged to this, as far as longest_side allows
-    size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
     precision: Precision = "fp32"  # of the trunk; what follows is always fp32
 
 
@@ -137,10 +130,7 @@ class SuperPointGlobal:
         self.dim = network.dim
 
     def preprocess(self, image: Image) -> Tensor:
-        height, width = image.shape
-        wanted = self.settings
-        size = wanted.size or size_between(width, height, shortest=wanted.shortest_side, longest=wanted.longest_side)
-        return torch.from_numpy(resize(image, size))[None]
+        return self.settings.applied_to(image)
 
     @torch.inference_mode()
     def describe(self, images: Sequence[Tensor]) -> Tensor:
@@ -164,9 +154,8 @@ class SuperPointGlobal:
         if not isinstance(extractor, SuperPoint):
             return False
         mine, theirs = self.settings, extractor.settings
-        alike = (mine.size, mine.precision) == (theirs.size, theirs.precision)
-        sides = (mine.shortest_side, mine.longest_side) == (theirs.shortest_side, theirs.longest_side)
-        return alike and (mine.size is not None or sides) and self.trunk.equals(extractor.network.trunk)
+        alike = mine.same_as(theirs) and mine.precision == theirs.precision
+        return alike and self.trunk.equals(extractor.network.trunk)
 
 
 def channels_of(encoder: SuperPointNetwork) -> int:

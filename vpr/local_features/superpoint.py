@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from vpr.config import MethodSettings
+from vpr.config import MethodSettings, Section
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import resize, size_between
 from vpr.local_features.corners import to_corners
@@ -32,14 +32,30 @@ Side = Annotated[int, Field(ge=CELL)]
 PIXELS_TOGETHER = 16 * 640 * 480  # on a GPU: the first layers then take 2.5 GB in float32
 
 
-class Settings(MethodSettings):
+class SeenSize(Section):
+    """The size at which SuperPoint's trunk sees an image."""
+
+    longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
+    shortest_side: int = Field(120, ge=0)  # smaller images are enlarged to this, as far as longest_side allows
+    size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
+
+    def applied_to(self, image: Image) -> Tensor:
+        """A grey image (H, W) as (1, H', W') uint8."""
+        height, width = image.shape
+        size = self.size or size_between(width, height, shortest=self.shortest_side, longest=self.longest_side)
+        return torch.from_numpy(resize(image, size))[None]
+
+    def same_as(self, other: SeenSize) -> bool:
+        """Whether every image comes out alike, whatever the sides that ``size`` overrides."""
+        sides = (self.longest_side, self.shortest_side) == (other.longest_side, other.shortest_side)
+        return self.size == other.size and (self.size is not None or sides)
+
+
+class Settings(SeenSize, MethodSettings):
     """Settings of SuperPoint."""
 
     method: Literal["superpoint"] = "superpoint"
     weights: str = "vpr-superpoint"  # name or path of weights in a published layout, of any size
-    longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
-    shortest_side: int = Field(120, ge=0)  # smaller images are enlarged to this, as far as longest_side allows
-    size: tuple[Side, Side] | None = None  # width, height: instead, every image is brought to exactly this
     keypoint_threshold: float = Field(0.001, ge=0, lt=1)  # 0.005 as published
     nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
     border: int = Field(4, ge=0)  # pixels along the edges without points
@@ -78,10 +94,7 @@ class SuperPoint:
         self.sampling = _sampling(settings, network)
 
     def preprocess(self, image: Image) -> Tensor:
-        height, width = image.shape
-        wanted = self.settings
-        size = wanted.size or size_between(width, height, shortest=wanted.shortest_side, longest=wanted.longest_side)
-        return torch.from_numpy(resize(image, size))[None]
+        return self.settings.applied_to(image)
 
     def extract(self, images: Sequence[Tensor]) -> list[LocalFeatures]:
         return self._in_batches(images, self._extract_batch)
