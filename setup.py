@@ -42,7 +42,7 @@ setup(
     package_dir={"vpr.configs": "configs", "vpr.pretrained_models": "pretrained_models"},
     package_data={
         "vpr": ["py.typed", "report/templates/*"],
-        "vpr.configs": ["*.toml"],
+        "vpr.configs": ["*/*.toml"],
         "vpr.pretrained_models": ["*.toml", "*.safetensors"],
     },
     install_requires=[

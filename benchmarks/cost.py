@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vpr import machine, pipeline
+from vpr import pipeline
 from vpr.cli.common import settings_of
-from vpr.clock import Clock
 from vpr.config import dump
 from vpr.core import Dataset, LocalFeatures, Matches, Ranking
 from vpr.datasets import read_pair
 from vpr.evaluation.recall import first_hits
-from vpr.files import write_json
 from vpr.matchers import nearest
 from vpr.rerank import LocalReranker, cost
 from vpr.rerank.reranker import Pair
+from vpr.runtime import device as machine
+from vpr.runtime.files import write_json
+from vpr.runtime.timing import Clock
 from vpr.sides import extract_both
 
 RULES: dict[str, dict[str, Any]] = {

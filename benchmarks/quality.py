@@ -20,17 +20,18 @@ import numpy as np
 from recall import conditions, options
 from tqdm import tqdm
 
-from vpr import machine, pipeline
+from vpr import pipeline
 from vpr.cli.common import settings_of
 from vpr.cli.geometry import Options, run_homographies, run_poses
-from vpr.clock import Clock
 from vpr.config import dump
 from vpr.core import Dataset
 from vpr.datasets import read_pair
 from vpr.datasets.homography_pairs import HomographyPair, read_homography_folder
 from vpr.datasets.pose_pairs import read_pose_folder
-from vpr.files import read_json, write_json
 from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
+from vpr.runtime import device as machine
+from vpr.runtime.files import read_json, write_json
+from vpr.runtime.timing import Clock
 from vpr.settings import Settings
 from vpr.sides import extract_both
 

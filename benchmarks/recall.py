@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from vpr import machine, pipeline
+from vpr import pipeline
 from vpr.cli.common import settings_of
-from vpr.clock import Clock
 from vpr.config import dump
 from vpr.core import Dataset, Evidence, ImageSet, Ranking, Rows
 from vpr.datasets import read_pair
 from vpr.evaluation.comparison import Summary, summarise
-from vpr.files import write_json
+from vpr.runtime import device as machine
+from vpr.runtime.files import write_json
+from vpr.runtime.timing import Clock
 from vpr.sides import extract_both
 
 CONDITION = re.compile(r"^([a-z]+(?:_[a-z]+)*)_\d")

@@ -25,9 +25,7 @@ import plain
 import torch
 from torch import Tensor, nn
 
-from vpr import machine
 from vpr.core import LocalFeatures, Matches
-from vpr.files import write_json
 from vpr.index import build_index
 from vpr.local_features.superpoint import Settings as SuperPointSettings
 from vpr.local_features.superpoint import SuperPoint
@@ -38,7 +36,9 @@ from vpr.matchers.superglue import SuperGlue
 from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.rerank import VERIFIERS
 from vpr.rerank.verification import Settings as Geometry
-from vpr.threads import one_thread_each
+from vpr.runtime import device as machine
+from vpr.runtime.files import write_json
+from vpr.runtime.threads import one_thread_each
 
 POINTS, DIM, SIZE = 1024, 256, (640, 480)
 Variants = dict[str, Callable[[], Any]]

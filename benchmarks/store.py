@@ -20,7 +20,7 @@ import torch
 from vpr.core import LocalFeatures, Origin
 from vpr.features.shards import ShardFolder
 from vpr.features.store import LocalStore, local_arrays, write_index
-from vpr.threads import one_thread
+from vpr.runtime.threads import one_thread
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from vpr import pipeline
-from vpr.clock import Clock
 from vpr.config import load
 from vpr.datasets import read_pair
 from vpr.evaluation.paired import compare_runs
 from vpr.report.differences import comparison_text
+from vpr.runtime.timing import Clock
 from vpr.settings import Settings
 from vpr.sides import extract_both
 

@@ -181,13 +181,13 @@ def test_the_scripts_of_patchnetvlad(patchnetvlad_set: Path) -> None:
     for role in ("index", "query"):
         script(
             "feature_extract.py",
-            *("--config_path", "configs/rootsift_vlad.toml", "--dataset_file_path", f"{root}/{role}.txt"),
+            *("--config_path", "configs/run/rootsift_vlad.toml", "--dataset_file_path", f"{root}/{role}.txt"),
             *("--dataset_root_dir", f"{root}/set", "--output_features_dir", f"{root}/f/{role}", "--nocuda"),
         )
     said = script(
         "feature_match.py",
         *match_arguments(root),
-        *("--config_path", "configs/rootsift_vlad.toml", "--ground_truth_path", f"{root}/gt.npz", "--nocuda"),
+        *("--config_path", "configs/run/rootsift_vlad.toml", "--ground_truth_path", f"{root}/gt.npz", "--nocuda"),
     )
     assert "within 25 m" in said
     text = (root / "results" / "reranked_predictions.txt").read_text()

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from vpr.cli.common import config_path
+from vpr.cli.common import config_path, shipped_configs
 from vpr.config import digest_of_names, dump, fingerprint, load
 from vpr.core import ConfigError
 from vpr.settings import Settings
 from vpr.training.tasks import Settings as TrainingSettings
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+CONFIGS = [("run", name) for name in shipped_configs("run")] + [("train", name) for name in shipped_configs("train")]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +87,17 @@ def test_what_is_dumped_reads_back(tmp_path: Path) -> None:
     assert load(Settings, path) == settings
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_that_ships_loads_and_says_what_it_is(path: Path) -> None:
-    load(TrainingSettings if path.stem.startswith("train_") else Settings, path)
+@pytest.mark.parametrize(("kind", "name"), CONFIGS)
+def test_every_config_that_ships_loads_and_says_what_it_is(kind: Literal["run", "train"], name: str) -> None:
+    path = config_path(name, kind)
+    load(Settings if kind == "run" else TrainingSettings, path)
     assert path.read_text().startswith("# ")
+
+
+def test_a_training_config_is_found_by_its_former_name_too() -> None:
+    assert config_path("train_superglue", "train") == config_path("superglue", "train")
+    with pytest.raises(ConfigError, match="no config 'train_superglue' comes with vpr"):
+        config_path("train_superglue")
 
 
 def test_a_folder_may_have_the_name_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vpr.core import ConfigError, DataError
-from vpr.datasets.demo_city import (
+from vpr.demo_city import (
     LIGHTS,
     Camera,
     City,
@@ -28,9 +28,9 @@ from vpr.datasets.demo_city import (
     write,
     write_demo_city,
 )
-from vpr.datasets.demo_city.streets import inset
-from vpr.datasets.demo_city.surfaces import Builder, Paint
-from vpr.datasets.demo_city.textures import PAINTERS, texture
+from vpr.demo_city.streets import inset
+from vpr.demo_city.surfaces import Builder, Paint
+from vpr.demo_city.textures import PAINTERS, texture
 
 SIZE = (96, 72)
 EAST, NORTH, UP = np.eye(3)

@@ -16,12 +16,12 @@ from conftest import textured, write_picture
 from geometry_sets import pair_list, write_homography_folder, write_hpatches
 from test_hostile import call
 
-from vpr.datasets.demo_city import write_demo_city
 from vpr.datasets.homography_pairs import read_homography_folder
+from vpr.demo_city import write_demo_city
 from vpr.evaluation import homography_benchmark, pose_benchmark, rows
-from vpr.evaluation.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
-from vpr.evaluation.rows import Estimator
-from vpr.evaluation.views import Resize, Views, turn_back
+from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
+from vpr.geometry.rows import Estimator
+from vpr.geometry.views import Resize, Views, turn_back
 from vpr.local_features import rootsift
 
 CPU = torch.device("cpu")
@@ -370,7 +370,7 @@ def test_sizes_at_which_is_measured(tmp_path: Path, how: Resize, expected: tuple
 
 
 def test_views_are_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpr.evaluation.views.KEPT", 2)
+    monkeypatch.setattr("vpr.geometry.views.KEPT", 2)
     paths = [write_picture(tmp_path / f"{i}.png", textured(i, 60, 80)) for i in range(3)]
     source = views(Resize())
     first = source.view(paths[0])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from vpr.evaluation import corners, descriptors, detectors, homography, pose
-from vpr.evaluation.auc import area_under_curve
-from vpr.evaluation.homography_estimators import direct_linear, opencv_ransac
-from vpr.evaluation.pose_estimators import opencv_ransac as opencv_pose
+from vpr.geometry.auc import area_under_curve
+from vpr.geometry.homography_estimators import direct_linear, opencv_ransac
+from vpr.geometry.pose_estimators import opencv_ransac as opencv_pose
 
 SIZE = (320, 240)
 

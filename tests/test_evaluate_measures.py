@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from vpr.evaluation import corners, descriptors, detectors, homography, pose
-from vpr.evaluation.auc import area_under_curve, fraction_within
+from vpr.geometry.auc import area_under_curve, fraction_within
 
 IDENTITY = np.eye(3)
 NONE = np.empty((0, 2))

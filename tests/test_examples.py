@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vpr.datasets.demo_city import write_demo_city
+from vpr.demo_city import write_demo_city
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

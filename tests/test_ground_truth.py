@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from vpr.core import ConfigError, DataError, Dataset, ImageSet
 from vpr.datasets import ground_truth, points, zones
-from vpr.datasets.ground_truth import positives_within
+from vpr.positives import positives_within
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden/metrics_seed1.npz"
 

@@ -8,7 +8,6 @@ import pytest
 
 from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
 from vpr.evaluation.comparison import summarise
-from vpr.files import read_json
 from vpr.report.pairs import (
     hloc_pairs,
     kapture_pairs,
@@ -20,6 +19,7 @@ from vpr.report.pairs import (
 )
 from vpr.report.predictions import prediction_lines, read_predictions, write_predictions
 from vpr.report.tables import markdown_table, recall_lines, text_table, write_recalls, write_recalls_json
+from vpr.runtime.files import read_json
 
 NAN = float("nan")
 

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 
-from vpr.clock import Clock
 from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
 from vpr.evaluation.comparison import summarise
 from vpr.report.drawing import GAP, INLIER_RGB, REJECTED_RGB, Correspondences, draw_matches, jpeg_uri, thumbnail
@@ -22,8 +21,10 @@ from vpr.report.figures import MAX_MARKS, position_map, recall_curves
 from vpr.report.gallery import MAX_LINES, SIDE, Gallery
 from vpr.report.headline import headline
 from vpr.report.outcomes import Outcome, outcomes, shares, spread
-from vpr.report.page import ReportInput, Timing, render, timing_rows, write_report
+from vpr.report.page import render, timing_rows, write_report
 from vpr.report.tables import length_text
+from vpr.results import RunResult
+from vpr.runtime.timing import Clock, Timing
 
 HOSTILE = (
     "<script>alert(1)</script>.jpg",
@@ -120,7 +121,7 @@ def town(names=None, positives=TRUTH, placed=True, count=6):
 
 def report(dataset=None, stages=None, **changes):
     return dataclasses.replace(
-        ReportInput(
+        RunResult(
             dataset or town(),
             stages or {"NetVLAD": BEFORE, "SuperGlue": AFTER},
             (1, 2, 4),
@@ -240,7 +241,7 @@ def test_unreadable_pictures_are_named_as_such():
 
 def test_a_report_of_nothing_is_refused():
     with pytest.raises(DataError, match="at least one ranking"):
-        render(ReportInput(town(), {}, (1,), "", {}), picture, matches)
+        render(RunResult(town(), {}, (1,), "", {}), picture, matches)
     with pytest.raises(DataError, match="recall@5"):
         render(report(recall_at=(5,)), picture, matches)
 

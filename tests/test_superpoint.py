@@ -14,7 +14,7 @@ from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import SuperPointNetwork
-from vpr.precision import arithmetic, dtype_of
+from vpr.runtime.precision import arithmetic, dtype_of
 from vpr.weights import WeightsError
 
 SMALL = {"widths": (8, 8, 12, 16), "head": 16, "dim": 24}

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from vpr.config import parse
 from vpr.core import ConfigError, DataError
-from vpr.datasets.demo_city.places import write_places
+from vpr.demo_city.places import write_places
 from vpr.global_descriptors import superpoint_global
 from vpr.global_descriptors.aggregation import AGGREGATIONS
 from vpr.images import read_image

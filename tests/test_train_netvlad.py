@@ -11,7 +11,7 @@ from scipy.io import savemat
 from test_hostile import call
 
 from vpr.core import DataError, ImageSet
-from vpr.datasets.demo_city import build_city, light_named, plan_shots, render
+from vpr.demo_city import build_city, light_named, plan_shots, render
 from vpr.global_descriptors import netvlad
 from vpr.global_descriptors.netvlad import WIDTH, NetVladNetwork
 from vpr.training import netvlad_recipe

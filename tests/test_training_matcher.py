@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vpr.core import ConfigError, DataError
-from vpr.datasets.demo_city import depth_path, read_shots, write_demo_city
 from vpr.datasets.posed_views import read_city, read_megadepth, read_millimetres, read_scannet
+from vpr.demo_city import depth_path, read_shots, write_demo_city
 from vpr.local_features import rootsift
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.points import PointBatch
@@ -103,8 +103,8 @@ def test_depth_sees_what_is_hidden() -> None:
 
 def test_depth_agrees_with_the_demo_city(city: Path) -> None:
     """The renderer's own reprojection, in float64, is the oracle."""
-    from vpr.datasets.demo_city import read_depth
-    from vpr.datasets.demo_city import reproject as oracle
+    from vpr.demo_city import read_depth
+    from vpr.demo_city import reproject as oracle
 
     shots = [shot for shot in read_shots(city) if shot.place == 0][:2]
     depths = [read_depth(depth_path(city, shot)) for shot in shots]
@@ -303,7 +303,7 @@ def as_megadepth(city: Path, out: Path) -> Path:
     """The city in the folders of Glue Factory's MegaDepth, arrays of paths pickled as they are there."""
     import h5py
 
-    from vpr.datasets.demo_city import read_depth
+    from vpr.demo_city import read_depth
 
     shots = [shot for shot in read_shots(city) if shot.place == 1]
     images = np.array([f"Undistorted/{row}.jpg" for row in range(len(shots))] + [None], dtype=object)
@@ -332,7 +332,7 @@ def as_megadepth(city: Path, out: Path) -> Path:
 
 
 def as_scannet(city: Path, out: Path) -> Path:
-    from vpr.datasets.demo_city import read_depth
+    from vpr.demo_city import read_depth
 
     folder = out / "scene0000_00"
     for name in ("color", "depth", "pose", "intrinsic"):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vpr import config
-from vpr.cli.common import CONFIGS
+from vpr.cli.common import shipped_configs
 from vpr.core import ConfigError
-from vpr.files import shipped
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.matchers import MATCHERS
+from vpr.runtime.files import shipped
 from vpr.settings import Settings
 from vpr.weights import WeightsError, find, load_published, load_strictly, manifest, sha256_of
 from vpr.weights.download import fetch
@@ -45,7 +45,7 @@ def test_the_manifest_is_whole() -> None:
 
 def test_the_weights_that_configs_and_defaults_name_are_in_the_manifest() -> None:
     known = read_manifest()
-    chosen = [config.load(Settings, path) for path in CONFIGS.glob("*.toml") if not path.stem.startswith("train_")]
+    chosen = [config.load(Settings, path) for path in shipped_configs("run").values()]
     sections = [getattr(each, part) for each in chosen for part in ("local_features", "global_descriptor", "matcher")]
     for table in (LOCAL_EXTRACTORS, GLOBAL_DESCRIPTORS, MATCHERS):
         sections += [method.settings.model_construct(method=name) for name, method in table.items()]

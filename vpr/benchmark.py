@@ -15,13 +15,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vpr import pipeline
-from vpr.clock import Clock
 from vpr.config import fingerprint
 from vpr.core import DataError, Dataset, VprError
 from vpr.evaluation.identity import truth_digest
-from vpr.files import read_json, write_json
 from vpr.report.benchmark_rows import Row, rows_of
 from vpr.report.outputs import REPORT
+from vpr.runtime.files import read_json, write_json
+from vpr.runtime.timing import Clock
 from vpr.settings import Settings
 from vpr.sides import Places, extract_both
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vpr.clock import Clock
 from vpr.config import dump, fingerprint, lookup
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Ranking
 from vpr.evaluation.comparison import Summary
@@ -20,14 +19,15 @@ from vpr.features.store import GlobalStore
 from vpr.global_descriptors import LOCAL_AGGREGATORS
 from vpr.images import read_image, resize
 from vpr.index import build_index, shortlist
-from vpr.machine import device_of, threads_of
 from vpr.matchers import MATCHERS, nearest
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
-from vpr.report.page import ReportInput
 from vpr.rerank import VERIFIERS, LocalReranker, PairReranker, PatchReranker, rerank_into
 from vpr.rerank import patch_netvlad as patches
 from vpr.rerank import reranker as local_features
+from vpr.results import RunResult
+from vpr.runtime.device import device_of, threads_of
+from vpr.runtime.timing import Clock
 from vpr.settings import Settings
 from vpr.sides import Side, digest_of, extract_both, origin_of
 from vpr.weights import find, sha256_of
@@ -113,7 +113,7 @@ def report(
     root: str | None = None,
 ) -> Summary | None:
     """Write predictions, recalls and the HTML report into the folder; see write_outputs."""
-    page = ReportInput(
+    page = RunResult(
         dataset=dataset,
         stages=outcome.stages,
         recall_at=reached(settings, dataset),

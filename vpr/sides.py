@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpr.clock import Clock
 from vpr.config import digest_of_names, fingerprint, lookup, plain
 from vpr.core import DataError, Dataset, GlobalDescriptor, ImageError, ImageSet, LocalExtractor, Origin, usable_name
 from vpr.features.extraction import (
@@ -28,7 +27,8 @@ from vpr.global_descriptors.superpoint_global import SuperPointGlobal
 from vpr.images import read_image
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.local_features.superpoint import SuperPoint
-from vpr.machine import device_of, threads_of
+from vpr.runtime.device import device_of, threads_of
+from vpr.runtime.timing import Clock
 from vpr.settings import Settings
 
 LOCAL, GLOBAL = "local", "global"  # the stores in a features folder

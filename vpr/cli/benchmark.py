@@ -64,8 +64,8 @@ def benchmark(
     reported at the end and does not stop the others; the exit status is then 1.
     """
     from vpr import benchmark as runner
-    from vpr import machine
     from vpr.report.benchmark_outputs import write_benchmark
+    from vpr.runtime import device as machine
 
     sources = [_source(text, radius_m) for text in datasets]
     chosen = [_method(text, overrides or []) for text in methods]

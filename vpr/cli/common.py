@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vpr import config
 from vpr.core import ConfigError, VprError
-from vpr.files import shipped
+from vpr.runtime.files import shipped
 
 if TYPE_CHECKING:
     from vpr.settings import Settings
@@ -49,16 +49,26 @@ def settings_of(chosen: str | None, overrides: Sequence[str] | None) -> Settings
     return config.load(Settings, None if chosen is None else config_path(chosen), overrides or ())
 
 
-def config_path(chosen: str) -> Path:
-    """The file of a config given by path, or by the name of one that comes with vpr."""
+def config_path(chosen: str, kind: Literal["run", "train"] = "run") -> Path:
+    """The file of a config given by path, or by the name of one that comes with vpr.
+
+    A config of a training has the name of its file below ``configs/train``, with or without ``train_`` before it.
+    """
     path = Path(chosen)
     if path.suffix or path.is_file():  # a folder may have the name of a config, as demo/ has
         return path
-    shipped = CONFIGS / f"{chosen}.toml"
-    if not shipped.exists():
-        known = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.toml")))
-        raise ConfigError(f"no config {chosen!r} comes with vpr; known: {known}; or give the path of a TOML file")
-    return shipped
+    known = shipped_configs(kind)
+    name = chosen.removeprefix("train_") if kind == "train" else chosen
+    if name not in known:
+        raise ConfigError(
+            f"no config {chosen!r} comes with vpr; known: {', '.join(known)}; or give the path of a TOML file"
+        )
+    return known[name]
+
+
+def shipped_configs(kind: Literal["run", "train"]) -> dict[str, Path]:
+    """The configs that come with vpr, by name."""
+    return {path.stem: path for path in sorted((CONFIGS / kind).glob("*.toml"))}
 
 
 def call_with(function: Callable[..., Any], assignments: Sequence[str], what: str) -> Any:

@@ -12,7 +12,7 @@ from vpr.core import ConfigError
 
 if TYPE_CHECKING:
     from vpr.core import Ranking
-    from vpr.report.page import ReportInput
+    from vpr.results import RunResult
 
 
 def compare(
@@ -31,9 +31,9 @@ def compare(
     Runs of different protocols, queries, databases or ground truths are refused: their recalls do not compare.
     """
     from vpr.evaluation.paired import compare_runs
-    from vpr.files import write_atomically
     from vpr.report.differences import comparison_text, difference_lines, settings_that_differ
     from vpr.report.finished import read_run
+    from vpr.runtime.files import write_atomically
 
     one, other = read_run(folder_a), read_run(folder_b)
     ks = sorted({*one.recall_at} & {*other.recall_at})
@@ -46,7 +46,7 @@ def compare(
         write_atomically(out, "".join(line + "\n" for line in difference_lines(comparison)))
 
 
-def _ranking(run: ReportInput, stage: str) -> Ranking:
+def _ranking(run: RunResult, stage: str) -> Ranking:
     if stage not in ("first", "last"):
         raise ConfigError(f"--stage {stage!r}: give first (the shortlist) or last (the predictions)")
     return list(run.stages.values())[0 if stage == "first" else -1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from vpr import config
-from vpr.cli.common import CONFIGS, ConfigOption, SetOption, say, settings_of
+from vpr.cli.common import ConfigOption, SetOption, say, settings_of, shipped_configs
 
 app = typer.Typer(help="Settings: show those in force, list the configs that come with vpr.", no_args_is_help=True)
 
@@ -19,6 +19,7 @@ def show(chosen: ConfigOption = None, overrides: SetOption = None) -> None:
 @app.command("list")
 def list_() -> None:
     """Print the configs that come with vpr, each with its first comment line."""
-    for path in sorted(CONFIGS.glob("*.toml")):
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        say(f"{path.stem:32} {first.removeprefix('#').strip()}")
+    for kind, prefix in (("run", ""), ("train", "train_")):
+        for name, path in shipped_configs(kind).items():
+            first = path.read_text(encoding="utf-8").splitlines()[0]
+            say(f"{prefix + name:32} {first.removeprefix('#').strip()}")

@@ -21,7 +21,7 @@ def demo_city(
     with_depth: Annotated[bool, typer.Option(help="Write the depth of every picture too.")] = False,
 ) -> None:
     """Render a small city with known positions: a drive by day, queries at other hours and from other sides."""
-    from vpr.datasets.demo_city import write_demo_city
+    from vpr.demo_city import write_demo_city
 
     dataset = write_demo_city(
         out, places=places, seed=seed, size=(width, height), workers=workers or None, with_depth=with_depth
@@ -41,8 +41,8 @@ def demo_places(
     workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
 ) -> None:
     """Render places of a small city from near positions in many lights, to train a global descriptor with."""
-    from vpr.datasets.demo_city.places import write_places
-    from vpr.machine import threads_of
+    from vpr.demo_city.places import write_places
+    from vpr.runtime.device import threads_of
 
     manifest = write_places(out, places, views, seed=seed, size=(width, height), workers=threads_of(workers))
     say(f"{places} places, {views} pictures each: {manifest}")

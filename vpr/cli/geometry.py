@@ -16,8 +16,8 @@ from vpr.core import ConfigError, ImageError, Matcher, Verifier
 if TYPE_CHECKING:
     from vpr.datasets.homography_pairs import HomographyPair
     from vpr.datasets.pose_pairs import PosePair
-    from vpr.evaluation.rows import Estimator, Row
-    from vpr.evaluation.views import Resize, Views
+    from vpr.geometry.rows import Estimator, Row
+    from vpr.geometry.views import Resize, Views
     from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Bench(Protocol):
 
 def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: str, options: Options) -> None:
     """Measure, write and print a benchmark of homographies."""
-    from vpr.evaluation.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
-    from vpr.evaluation.homography_estimators import HOMOGRAPHY_ESTIMATORS
+    from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
+    from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS
 
     if protocol not in HOMOGRAPHY_PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}; known: {', '.join(HOMOGRAPHY_PROTOCOLS)}")
@@ -74,8 +74,8 @@ def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: 
 
 def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> None:
     """Measure, write and print a benchmark of relative poses."""
-    from vpr.evaluation.pose_benchmark import POSE_PROTOCOLS, PoseBench, summarise_poses
-    from vpr.evaluation.pose_estimators import POSE_ESTIMATORS
+    from vpr.geometry.pose_benchmark import POSE_PROTOCOLS, PoseBench, summarise_poses
+    from vpr.geometry.pose_estimators import POSE_ESTIMATORS
 
     chosen = POSE_PROTOCOLS[benchmark]
     resize = _size(chosen.resize, options)
@@ -88,7 +88,7 @@ def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> No
 
 
 def _size(resize: Resize, options: Options) -> Resize:
-    from vpr.evaluation.views import Resize as Sized
+    from vpr.geometry.views import Resize as Sized
 
     return resize if options.longest_side is None else Sized("longest", options.longest_side)
 
@@ -110,7 +110,7 @@ def _estimators(
     chosen: Sequence[str] | None, usual: Sequence[Estimator], table: Mapping[str, Any], settings: Settings
 ) -> list[Estimator]:
     """Those that were asked for; or the protocol's, without those whose library is absent or that verify nothing."""
-    from vpr.evaluation.rows import VERIFICATION
+    from vpr.geometry.rows import VERIFICATION
 
     if chosen:
         return [_estimator(text, table) for text in chosen]
@@ -123,8 +123,8 @@ def _estimators(
 
 
 def _estimator(text: str, table: Mapping[str, Any]) -> Estimator:
-    from vpr.evaluation.rows import VERIFICATION
-    from vpr.evaluation.rows import Estimator as Chosen
+    from vpr.geometry.rows import VERIFICATION
+    from vpr.geometry.rows import Estimator as Chosen
 
     name, _, threshold = text.partition(":")
     if name not in table and name != VERIFICATION:
@@ -148,11 +148,11 @@ def _methods(
     settings: Settings, resize: Resize, model: Literal["homography", "fundamental"]
 ) -> tuple[Views, Matcher, Verifier | None]:
     from vpr.config import lookup
-    from vpr.evaluation.views import Views as Extracting
+    from vpr.geometry.views import Views as Extracting
     from vpr.local_features import LOCAL_EXTRACTORS
-    from vpr.machine import device_of
     from vpr.matchers import MATCHERS
     from vpr.rerank import VERIFIERS
+    from vpr.runtime.device import device_of
 
     device = device_of(settings.machine.device)
     features, matching = settings.local_features, settings.matcher
@@ -176,7 +176,7 @@ def _run(
     from tqdm import tqdm
 
     from vpr.config import digest_of_names, dump, fingerprint
-    from vpr.evaluation.rows import resumed
+    from vpr.geometry.rows import resumed
 
     used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
     made_by = {
@@ -217,9 +217,9 @@ def _write(
     *,
     device: str,
 ) -> None:
-    from vpr import machine
-    from vpr.evaluation.rows import csv_table, markdown, plain_numbers
-    from vpr.files import write_atomically, write_json
+    from vpr.geometry.rows import csv_table, markdown, plain_numbers
+    from vpr.runtime import device as machine
+    from vpr.runtime.files import write_atomically, write_json
 
     text = "\n\n".join([title, *map(markdown, tables.values())]) + "\n"
     facts = machine.facts(command_line(), machine.device_of(device))

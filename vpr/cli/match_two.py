@@ -61,7 +61,7 @@ def _features(path: Path, settings: Settings) -> LocalFeatures | PatchFeatures:
     from vpr.global_descriptors import patch_netvlad
     from vpr.images import read_image
     from vpr.local_features import LOCAL_EXTRACTORS
-    from vpr.machine import device_of
+    from vpr.runtime.device import device_of
 
     device = device_of(settings.machine.device)
     described = settings.global_descriptor

@@ -81,7 +81,7 @@ def export(
     import torch
     from safetensors.torch import save
 
-    from vpr.files import write_atomically
+    from vpr.runtime.files import write_atomically
     from vpr.weights.checkpoint import WeightsError, read_checkpoint
     from vpr.weights.finding import find
 

@@ -79,9 +79,10 @@ def feature_match(
     overrides: SetOption = None,
 ) -> None:
     """Shortlist and re-rank the queries of a list against the database of another, and measure recall."""
-    from vpr import machine, pipeline, sides
-    from vpr.clock import Clock
+    from vpr import pipeline, sides
     from vpr.datasets.image_lists import read_image_lists
+    from vpr.runtime import device as machine
+    from vpr.runtime.timing import Clock
 
     if group_size is not None:
         overrides = ["shortlist.one_per_group=true", *(overrides or [])]

@@ -41,7 +41,8 @@ def run(
     File names such as @utm_east@utm_north@...@.jpg, or a ground_truth.csv beside the two folders, give recall; other
     names give predictions alone. An interrupted run continues where it stopped when it is started again.
     """
-    from vpr import datasets, machine, pipeline
+    from vpr import datasets, pipeline
+    from vpr.runtime import device as machine
 
     record = None if protocol is None else datasets.protocol(protocol)
     if record is not None and record.one_per_group:

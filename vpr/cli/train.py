@@ -26,14 +26,14 @@ def train(
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         _start_again_with_torchrun(devices)
     from vpr import config as configuration
-    from vpr.files import write_atomically
-    from vpr.machine import device_of
+    from vpr.runtime.device import device_of
+    from vpr.runtime.files import write_atomically
     from vpr.training import distributed, loop
     from vpr.training.tasks import Settings, build
 
     if overfit:
         overrides = [*(overrides or []), f"train.overfit={overfit}"]
-    settings = configuration.load(Settings, config_path(config), overrides or ())
+    settings = configuration.load(Settings, config_path(config, "train"), overrides or ())
     with distributed.group(device_of(settings.device)) as device:
         out.mkdir(parents=True, exist_ok=True)
         text = configuration.dump(settings)
@@ -67,7 +67,7 @@ def label(
     from vpr.config import digest_of_names, fingerprint, plain
     from vpr.core import Origin
     from vpr.local_features.superpoint_network import SuperPointNetwork
-    from vpr.machine import device_of
+    from vpr.runtime.device import device_of
     from vpr.training import adaptation
     from vpr.training.corners import Corners
     from vpr.training.photographs import Photographs

@@ -141,7 +141,7 @@ def _prepared(
     nocuda: bool,
 ) -> tuple[Settings, TrainingData, Pictures]:
     from vpr import config as configuration
-    from vpr.machine import device_of
+    from vpr.runtime.device import device_of
     from vpr.training.netvlad_data import TRAINSETS
     from vpr.training.netvlad_recipe import Settings
     from vpr.training.pictures import Pictures
@@ -159,7 +159,7 @@ def _prepared(
 
 def _require_same(path: Path, settings: Settings) -> None:
     from vpr.config import dump
-    from vpr.files import write_atomically
+    from vpr.runtime.files import write_atomically
 
     text = dump(settings)
     if path.exists() and path.read_text(encoding="utf-8") != text:

@@ -15,7 +15,7 @@ from scipy.io import loadmat
 
 from vpr.core import DataError, Dataset, Doubles, ImageSet, Rows
 from vpr.datasets import groups
-from vpr.datasets.ground_truth import positives_within, require_radius
+from vpr.positives import positives_within, require_radius
 
 _FIELDS = 8  # those that are read; files have ten
 _OTHER_SUFFIX = {".jpg": ".png", ".png": ".jpg"}

@@ -10,8 +10,8 @@ from natsort import natsorted
 
 from vpr.core import DataError, Dataset, ImageSet
 from vpr.datasets import utm_names
-from vpr.datasets.ground_truth import positives_within, require_radius
 from vpr.images import SUFFIXES
+from vpr.positives import positives_within, require_radius
 
 NO_GROUND_TRUTH = "no ground truth"
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from vpr.core import DataError, Dataset, ImageSet
 from vpr.datasets import groups
 from vpr.datasets.folders import NO_GROUND_TRUTH
-from vpr.datasets.ground_truth import positives_within, read_npz, require_radius
+from vpr.datasets.ground_truth import read_npz
 from vpr.datasets.tables import name_at
-from vpr.files import write_atomically
+from vpr.positives import positives_within, require_radius
+from vpr.runtime.files import write_atomically
 
 DATABASE_SUFFIX = "_imageNames_index"
 QUERY_SUFFIX = "_imageNames_query"

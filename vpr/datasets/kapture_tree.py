@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from vpr.core import ConfigError, DataError, Dataset, Doubles, ImageSet
 from vpr.datasets import zones
 from vpr.datasets.folders import NO_GROUND_TRUTH
-from vpr.datasets.ground_truth import positives_within, require_radius
 from vpr.datasets.tables import finite
+from vpr.positives import positives_within, require_radius
 
 Source = Literal["auto", "trajectories", "gnss", "none"]
 Moment = tuple[int, str]  # timestamp, device

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from vpr.core import ConfigError, DataError, Dataset, Doubles, ImageSet, Rows
-from vpr.datasets.ground_truth import answerable_only, positives_within, require_radius
+from vpr.datasets.ground_truth import answerable_only
 from vpr.datasets.tables import Table, read_table
 from vpr.datasets.zones import REGION_GAP_M
+from vpr.positives import positives_within, require_radius
 
 VALIDATION_CITIES = ("cph", "sf")
 SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vpr.core import DataError, Doubles
-from vpr.datasets.demo_city.records import CAMERAS, read_shots
 from vpr.datasets.tables import Table, finite, name_at, read_table
+from vpr.demo_city.records import CAMERAS, read_shots
 
 POSES = "poses.csv"
 STEPS = (1, 2, 5)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from vpr.core import DataError, Doubles, Floats
-from vpr.datasets.demo_city.records import depth_path, read_depth, read_shots
+from vpr.demo_city.records import depth_path, read_depth, read_shots
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,10 @@ import numpy as np
 from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, Dataset, Rows
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
-from vpr.datasets.ground_truth import answerable_only, positives_within
+from vpr.datasets.ground_truth import answerable_only
 from vpr.datasets.locating import layouts
 from vpr.datasets.readers import reader
+from vpr.positives import positives_within
 
 _PROSE = (
     "source",

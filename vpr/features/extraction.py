@@ -39,7 +39,7 @@ from vpr.global_descriptors.patch_netvlad import PatchNetVlad
 from vpr.global_descriptors.superpoint_global import SuperPointGlobal
 from vpr.images import MAX_MEGAPIXELS, in_order, read_image
 from vpr.local_features.superpoint import SuperPoint
-from vpr.threads import one_thread_each
+from vpr.runtime.threads import one_thread_each
 
 logger = logging.getLogger(__name__)
 

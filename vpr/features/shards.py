@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from vpr.core import DataError, Origin
-from vpr.files import read_json, remove_leftovers, write_atomically, write_json
+from vpr.runtime.files import read_json, remove_leftovers, write_atomically, write_json
 
 FORMAT = 1  # raised when files written before can no longer be read
 

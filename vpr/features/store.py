@@ -23,8 +23,8 @@ from torch import Tensor
 
 from vpr.core import DataError, Floats, LocalFeatures, usable_name
 from vpr.features.shards import read_origin
-from vpr.files import TEMPORARY, sync_folder
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid
+from vpr.runtime.files import TEMPORARY, sync_folder
 
 INDEX = "index.sqlite"
 OPEN_SHARDS = 256  # each holds a file handle; the usual limit of a process is 1024

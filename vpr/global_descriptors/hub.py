@@ -24,7 +24,7 @@ from vpr.config import MethodSettings
 from vpr.core import Channels, ConfigError, DataError, Image
 from vpr.global_descriptors.networks import IMAGENET, Levels, Resampling, equal_sizes, pillow_resize, to_tensor
 from vpr.images import fitted_size
-from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.weights import WeightsError
 
 logger = logging.getLogger(__name__)

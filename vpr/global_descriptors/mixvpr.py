@@ -18,7 +18,7 @@ from torch.nn import functional
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image
 from vpr.global_descriptors.networks import IMAGENET, Trunk, load_like, pillow_resize, to_tensor
-from vpr.precision import Precision
+from vpr.runtime.precision import Precision
 
 CELL = 16  # pixels from one feature to the next
 

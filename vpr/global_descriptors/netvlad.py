@@ -19,7 +19,7 @@ from vpr.config import MethodSettings
 from vpr.core import Channels, Image
 from vpr.global_descriptors.networks import IMAGENET, Levels, Trunk, load_like, pillow_resize, to_tensor
 from vpr.global_descriptors.patches import CELL
-from vpr.precision import Precision
+from vpr.runtime.precision import Precision
 
 WIDTH = 512  # channels of VGG16's conv5_3
 

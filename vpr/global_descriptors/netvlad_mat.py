@@ -20,7 +20,7 @@ from vpr.global_descriptors.netvlad import NetVlad, NetVladNetwork
 from vpr.global_descriptors.networks import Levels
 from vpr.global_descriptors.patches import CELL
 from vpr.images import fitted_size, resize
-from vpr.precision import Precision
+from vpr.runtime.precision import Precision
 from vpr.weights import WeightsError, find, load_strictly, read_checkpoint
 
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # their places in net.layers and in torchvision's VGG16

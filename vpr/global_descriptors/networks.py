@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from vpr.core import Image
-from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.weights import find, load_strictly, read_checkpoint
 
 N = TypeVar("N", bound=nn.Module)

@@ -20,7 +20,7 @@ from vpr.config import MethodSettings
 from vpr.core import Channels, Image
 from vpr.global_descriptors.networks import IMAGENET, Trunk, load_like, pillow_resize, to_tensor
 from vpr.images import fitted_size
-from vpr.precision import Precision
+from vpr.runtime.precision import Precision
 
 # By the number of blocks in the third stage, and whether a block has three convolutions.
 RESNETS = {(2, False): "resnet18", (6, True): "resnet50", (23, True): "resnet101", (36, True): "resnet152"}

@@ -23,7 +23,7 @@ from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features.superpoint import SeenSize, SuperPoint
 from vpr.local_features.superpoint_fast import FastTrunk
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
-from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.runtime.precision import Precision, arithmetic, dtype_of
 
 HALVINGS = 2  # so many of the first convolutions after the trunk halve the map
 

@@ -20,9 +20,9 @@ from safetensors.numpy import save
 
 from vpr.config import MethodSettings
 from vpr.core import DataError, Floats, LocalFeatures, Rows
-from vpr.files import write_atomically
 from vpr.global_descriptors.whitening import Whitening, fit_whitening, unit_rows
-from vpr.threads import one_thread
+from vpr.runtime.files import write_atomically
+from vpr.runtime.threads import one_thread
 from vpr.weights import find
 
 IMAGES_PER_DIMENSION = 4  # whitening fitted on fewer images amplifies noise: it lost 5 points on 200 images

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 from vpr.core import NO_ROW, ConfigError, DataError, Floats, Ranking, Rows
-from vpr.files import read_json, sync_folder, write_json
+from vpr.runtime.files import read_json, sync_folder, write_json
 
 INDEX = "index.faiss"
 MANIFEST = "index.json"

@@ -23,8 +23,8 @@ from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
-from vpr.precision import Precision, arithmetic, dtype_of
-from vpr.threads import one_thread_each
+from vpr.runtime.precision import Precision, arithmetic, dtype_of
+from vpr.runtime.threads import one_thread_each
 from vpr.weights import load_published
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
 from vpr.matchers.lightglue_fast import FastLightGlue, Side
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
-from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.weights import load_published
 
 

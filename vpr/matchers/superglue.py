@@ -17,7 +17,7 @@ from vpr.core import LocalFeatures, Matches
 from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
 from vpr.matchers.superglue_fast import Begun, FastSuperGlue
 from vpr.matchers.superglue_network import SuperGlueNetwork
-from vpr.precision import Precision, arithmetic, dtype_of
+from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.weights import load_published
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vpr.files import write_atomically, write_json
 from vpr.report.benchmark_rows import Row, csv_text, markdown, percent_of, shown_ks, text
 from vpr.report.page import environment
+from vpr.runtime.files import write_atomically, write_json
 
 FailureLine = tuple[str, str, str]  # data set, method, error
 LEFT, RIGHT, LINE, TOP = 8, 552, 26, 26  # of the figure, in its units

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vpr.core import DataError
-from vpr.files import read_json
 from vpr.report.outputs import REPORT
 from vpr.report.tables import aligned
+from vpr.runtime.files import read_json
 
 BOUNDS = ("value", "low", "high")
 

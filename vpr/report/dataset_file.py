@@ -12,7 +12,7 @@ import numpy as np
 
 from vpr.core import DataError, Dataset, ImageSet
 from vpr.evaluation.identity import truth_digest
-from vpr.files import write_atomically
+from vpr.runtime.files import write_atomically
 
 FORMAT = 1
 FILE_NAME = "dataset.json"

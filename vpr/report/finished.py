@@ -8,17 +8,18 @@ from typing import Any
 
 from vpr.core import DataError, Dataset, Ranking
 from vpr.evaluation.statistics import CalibrationTrial, try_calibration
-from vpr.files import read_json
 from vpr.report.dataset_file import FILE_NAME, read_dataset
-from vpr.report.page import ReportInput, Timing
 from vpr.report.predictions import read_predictions
+from vpr.results import RunResult
+from vpr.runtime.files import read_json
+from vpr.runtime.timing import Timing
 
 RUN = "run.json"
 ROWS = "predictions.jsonl"
 SHORTLIST_ROWS = "shortlist.jsonl"
 
 
-def run_record(report: ReportInput) -> dict[str, Any]:
+def run_record(report: RunResult) -> dict[str, Any]:
     """run.json: command, versions, machine, date, times, and how the report was asked for."""
     return {
         **report.facts,
@@ -30,13 +31,13 @@ def run_record(report: ReportInput) -> dict[str, Any]:
     }
 
 
-def read_run(folder: Path) -> ReportInput:
+def read_run(folder: Path) -> RunResult:
     """What the run reported on. Raises DataError if the folder holds no finished run or a file is damaged."""
     record = _read_record(folder / RUN)
     dataset = read_dataset(folder / FILE_NAME)
     try:
         labels = [(str(stage["label"]), int(stage["width"])) for stage in record["stages"]]
-        return ReportInput(
+        return RunResult(
             dataset=dataset,
             stages=_read_stages(folder, dataset, labels),
             recall_at=tuple(int(k) for k in record["recall_at"]),
@@ -70,7 +71,7 @@ def _read_stages(folder: Path, dataset: Dataset, labels: list[tuple[str, int]]) 
     return {label: read_predictions(folder / file, dataset, width) for (label, width), file in files.items()}
 
 
-def calibrated(run: ReportInput, learnt_from: ReportInput) -> tuple[CalibrationTrial, ...]:
+def calibrated(run: RunResult, learnt_from: RunResult) -> tuple[CalibrationTrial, ...]:
     """Fit the probability that a first candidate is right on one run's last stage, and try it on another's.
 
     Raises DataError if either has no ground truth, or if no confidence is known of both.

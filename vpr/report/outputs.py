@@ -9,18 +9,19 @@ from pathlib import Path
 
 from vpr.core import DataError, Dataset, Ranking
 from vpr.evaluation.comparison import Summary
-from vpr.files import write_atomically, write_json
 from vpr.report.dataset_file import FILE_NAME as DATASET
 from vpr.report.dataset_file import write_dataset
 from vpr.report.finished import ROWS, RUN, SHORTLIST_ROWS, run_record
 from vpr.report.gallery import Drawn, Pictures
-from vpr.report.page import ReportInput, write_report
+from vpr.report.page import write_report
 from vpr.report.pairs import write_hloc, write_kapture, write_patchnetvlad
 from vpr.report.predictions import write_predictions
 from vpr.report.shown import FILE_NAME as SHOWN
 from vpr.report.shown import Recorder, pictures_of, read_shown, write_shown
 from vpr.report.statistics_file import statistics_record
 from vpr.report.tables import write_recalls, write_recalls_json
+from vpr.results import RunResult
+from vpr.runtime.files import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ REPORT = "report.html"
 
 
 def write_outputs(
-    out: Path, report: ReportInput, pictures: Pictures, correspondences: Drawn, root: str | None = None
+    out: Path, report: RunResult, pictures: Pictures, correspondences: Drawn, root: str | None = None
 ) -> Summary | None:
     """Write predictions of every stage, pairs files, recalls, settings and the report; see docs/file_formats.md.
 
@@ -55,7 +56,7 @@ def write_outputs(
     return report.summary
 
 
-def write_tables(out: Path, report: ReportInput, pictures: Pictures, correspondences: Drawn) -> None:
+def write_tables(out: Path, report: RunResult, pictures: Pictures, correspondences: Drawn) -> None:
     """Recalls, statistics and the page: all that can be made again from the other files; see finished.read_run."""
     if report.summary is not None and report.statistics is not None:
         write_recalls(out / "recalls.txt", report.summary.recalls)
@@ -64,7 +65,7 @@ def write_tables(out: Path, report: ReportInput, pictures: Pictures, corresponde
     write_report(out / REPORT, report, pictures, correspondences)
 
 
-def remake(out: Path, report: ReportInput) -> None:
+def remake(out: Path, report: RunResult) -> None:
     """Tables and page of a run that was read back from its folder; every other file stays as it is."""
     sizes, found = read_shown(out / SHOWN)
     write_tables(out, report, pictures_of(report.dataset, sizes), lambda query, row: found.get((query, row)))

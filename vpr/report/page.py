@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vpr.core import DataError, Dataset, Doubles, Ranking
-from vpr.evaluation.comparison import Summary, summarise
-from vpr.evaluation.statistics import CalibrationTrial, Statistics, first_right, measure, query_times_ms
-from vpr.files import write_atomically
+from vpr.evaluation.comparison import Summary
+from vpr.evaluation.statistics import first_right, query_times_ms
 from vpr.report.charts import WORDS, acceptance_chart, acceptance_rows, distance_chart, histograms
 from vpr.report.figures import position_map, recall_curves
 from vpr.report.gallery import Card, Drawn, Gallery, Pictures, fineness
 from vpr.report.headline import WITHOUT_TRUTH, headline
 from vpr.report.outcomes import FAILURES, TITLES, Outcome, outcomes, shares, spread
 from vpr.report.tables import percent, points, rule_with_hash
+from vpr.results import RunResult
+from vpr.runtime.files import write_atomically
+from vpr.runtime.timing import Timing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,52 +29,13 @@ MEMORY = {"memory": "peak memory", "gpu_memory": "peak GPU memory"}  # fields of
 MAX_NAMES = 200  # helped or harmed queries listed by name
 
 
-@dataclass(frozen=True)
-class Timing:
-    """How long a stage took for all its images or queries, and the memory that was needed; None is not known."""
-
-    stage: str
-    seconds: float | None
-    count: int
-    unit: str  # "image" or "query"
-    median_ms: float | None = None  # of single items, where they were measured one by one
-    slow_ms: float | None = None  # 95th percentile
-    memory: int | None = None  # bytes that the process had held at most when the stage ended
-    gpu_memory: int | None = None  # the same of tensors on the GPU
-
-
-@dataclass(frozen=True, eq=False)
-class ReportInput:
-    """What the page is about."""
-
-    dataset: Dataset
-    stages: Mapping[str, Ranking]  # by label, in order: the shortlist first, the predictions last
-    recall_at: tuple[int, ...]
-    settings_toml: str
-    facts: Mapping[str, str]  # command, versions, machine, date
-    timings: Sequence[Timing] = ()
-    failures: int = 24  # shown with pictures
-    bytes_per_image: Mapping[str, float] = field(default_factory=dict)  # on disk, by kind of feature
-    calibration: Sequence[CalibrationTrial] = ()  # fitted on another run
-
-    @cached_property
-    def summary(self) -> Summary | None:
-        """Recall and what re-ranking changed; None without ground truth."""
-        return None if self.dataset.positives is None else summarise(self.dataset, self.stages, self.recall_at)
-
-    @cached_property
-    def statistics(self) -> Statistics | None:
-        """What is known beyond recall; None without ground truth."""
-        return None if self.dataset.positives is None else measure(self.dataset, self.stages, self.recall_at)
-
-
-def write_report(path: Path, report: ReportInput, pictures: Pictures, correspondences: Drawn) -> None:
+def write_report(path: Path, report: RunResult, pictures: Pictures, correspondences: Drawn) -> None:
     """Write the page. Raises DataError without stages, or for a recall@k that they are too narrow for."""
     text = render(report, pictures, correspondences)
     write_atomically(path, text.encode("utf-8", "replace"))  # a command line may hold bytes that are not UTF-8
 
 
-def render(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> str:
+def render(report: RunResult, pictures: Pictures, correspondences: Drawn) -> str:
     """The page as text; see write_report."""
     content = _content(report, pictures, correspondences)
     return environment().get_template("report.html.j2").render(report=report, titles=TITLES, words=WORDS, **content)
@@ -94,7 +56,7 @@ def environment() -> Environment:
     return made
 
 
-def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) -> dict[str, Any]:
+def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> dict[str, Any]:
     """What the template shows, by the names it has there."""
     dataset = report.dataset
     if not report.stages:
@@ -132,7 +94,7 @@ def _content(report: ReportInput, pictures: Pictures, correspondences: Drawn) ->
     }
 
 
-def _confidence(report: ReportInput) -> dict[str, Any]:
+def _confidence(report: RunResult) -> dict[str, Any]:
     """How far the first candidates of the last stage can be believed."""
     if report.statistics is None:
         return {"accepted": None, "accepted_rows": [], "histograms": [], "distances": None}

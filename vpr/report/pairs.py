@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vpr.core import NO_ROW, DataError, Dataset, Ranking, usable_name
-from vpr.files import write_atomically
+from vpr.runtime.files import write_atomically
 
 PairFormat = Literal["patchnetvlad", "kapture", "hloc"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from vpr.core import NO_ROW, DataError, Dataset, Doubles, Evidence, Floats, Ranking, Rows
 from vpr.evaluation.distance import distances_m
 from vpr.evaluation.recall import right_candidates
-from vpr.files import write_atomically
+from vpr.runtime.files import write_atomically
 
 _UNKNOWN = {"similarity": np.nan, "matches": -1, "inliers": -1}  # what Evidence holds where a line lacks the key
 

@@ -10,10 +10,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from vpr.core import DataError, Dataset, Image, ImageError, ImageSet
-from vpr.files import write_atomically
 from vpr.images import read_image, resize
 from vpr.report.drawing import Correspondences, Points
 from vpr.report.gallery import Drawn, Pictures
+from vpr.runtime.files import write_atomically
 
 FILE_NAME = "shown_matches.npz"
 ROLES = ("query", "database")

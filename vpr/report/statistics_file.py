@@ -10,12 +10,12 @@ import numpy as np
 from vpr.evaluation.acceptance import Acceptance
 from vpr.evaluation.statistics import RADII_M, CalibrationTrial, StageStatistics, Statistics
 from vpr.report.numbers import estimate_record, number
-from vpr.report.page import ReportInput
+from vpr.results import RunResult
 
 CURVE_POINTS = 64  # kept of a precision-recall curve, evenly spread over its thresholds
 
 
-def statistics_record(statistics: Statistics, report: ReportInput) -> dict[str, Any]:
+def statistics_record(statistics: Statistics, report: RunResult) -> dict[str, Any]:
     """The statistics as plain values; what was not measured is null."""
     return {
         "groups": statistics.groups,

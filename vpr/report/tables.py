@@ -10,8 +10,8 @@ from typing import Any
 from vpr.evaluation.bootstrap import Estimate
 from vpr.evaluation.comparison import Change, Summary
 from vpr.evaluation.recall import RecallTable
-from vpr.files import write_atomically, write_json
 from vpr.report.numbers import estimate_record, number
+from vpr.runtime.files import write_atomically, write_json
 
 
 def write_recalls(path: Path, recalls: Mapping[str, RecallTable]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpr.core import NO_ROW, Ranking
-from vpr.threads import one_thread_each
+from vpr.runtime.threads import one_thread_each
 
 F = TypeVar("F")
 

@@ -32,7 +32,7 @@ from vpr.core import (
 from vpr.rerank import cost, verification
 from vpr.rerank.ahead import read_ahead
 from vpr.rerank.scores import SCORES, PairEvidence, fuse
-from vpr.threads import one_thread_each
+from vpr.runtime.threads import one_thread_each
 
 F = TypeVar("F")
 Candidates: TypeAlias = Sequence[F] | Mapping[int, F]  # features by row of the database

@@ -23,7 +23,7 @@ from vpr.core import DataError, Floats, Origin
 from vpr.features.shards import ShardFolder
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
-from vpr.precision import InPrecision, Precision
+from vpr.runtime.precision import InPrecision, Precision
 from vpr.training import homographies
 from vpr.training.photographs import Photographs
 from vpr.training.randomness import randomness

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vpr.files import write_atomically
+from vpr.runtime.files import write_atomically
 
 M = TypeVar("M", bound=nn.Module)
 

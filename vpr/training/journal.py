@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpr.files import write_atomically
+from vpr.runtime.files import write_atomically
 
 KINDS = ("train", "validation")
 

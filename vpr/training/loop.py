@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from vpr.config import Section
 from vpr.core import VprError
-from vpr.files import write_atomically
 from vpr.images import in_order
-from vpr.precision import InPrecision, Precision, arithmetic
+from vpr.runtime.files import write_atomically
+from vpr.runtime.precision import InPrecision, Precision, arithmetic
 from vpr.training import distributed
 from vpr.training.journal import Journal
 from vpr.training.randomness import Randomness, randomness

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vpr.core import Floats, ImageSet
-from vpr.files import write_atomically
 from vpr.global_descriptors.netvlad import WIDTH, NetVladNetwork
+from vpr.runtime.files import write_atomically
 from vpr.training.pictures import Pictures
 from vpr.weights import WeightsError, find, load_strictly, read_checkpoint
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from vpr.core import ImageSet
-from vpr.files import write_atomically
 from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.global_descriptors.whitening import fit_whitening
+from vpr.runtime.files import write_atomically
 from vpr.training.netvlad_network import vlad
 from vpr.training.pictures import Pictures
 

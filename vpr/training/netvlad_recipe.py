@@ -24,9 +24,9 @@ from torch.nn import functional
 from vpr.config import Section
 from vpr.core import ConfigError, ImageSet
 from vpr.evaluation.recall import first_hits
-from vpr.files import write_atomically
 from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.index import build_index, shortlist
+from vpr.runtime.files import write_atomically
 from vpr.training.journal import Journal
 from vpr.training.loop import TrainingError
 from vpr.training.netvlad_data import TrainingData

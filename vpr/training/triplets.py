@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.core import DataError, Doubles, Floats, ImageSet, Rows
-from vpr.datasets.ground_truth import positives_within
+from vpr.positives import positives_within
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from vpr.files import sync_folder
+from vpr.runtime.files import sync_folder
 from vpr.weights.checkpoint import WeightsError, read_checkpoint, sha256_of
 from vpr.weights.finding import absent, cache_folder, record
 from vpr.weights.manifest import Entry

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from vpr.files import shipped, write_atomically
+from vpr.runtime.files import shipped, write_atomically
 from vpr.weights.checkpoint import WeightsError, sha256_of
 from vpr.weights.manifest import FOLDER, Entry, entry_of, read_manifest
 

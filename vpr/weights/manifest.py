@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 
 from vpr.config import Section, parse
 from vpr.core import ConfigError
-from vpr.files import shipped
+from vpr.runtime.files import shipped
 from vpr.weights.checkpoint import WeightsError
 
 FOLDER = "pretrained_models"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpr.core import Doubles
-from vpr.datasets.demo_city.buildings import UP
-from vpr.datasets.demo_city.props import CAR_COLOURS
-from vpr.datasets.demo_city.surfaces import Builder, Paint, Surfaces
+from vpr.demo_city.buildings import UP
+from vpr.demo_city.props import CAR_COLOURS
+from vpr.demo_city.surfaces import Builder, Paint, Surfaces
 
 LAMP_HEIGHT_M = 5.2
 _TEXELS = 40.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import Doubles, Rows
-from vpr.evaluation.homography import invert, transfer_errors, warp
+from vpr.geometry.homography import invert, transfer_errors, warp
 
 MAX_DISTANCE = 1.2  # between unit descriptors; further ones never match
 RIGHT = 3.0  # pixels

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from vpr.core import Doubles, Floats
-from vpr.datasets.demo_city.light import Light
-from vpr.datasets.demo_city.raster import fill_nearest, outline
-from vpr.datasets.demo_city.surfaces import Surfaces
+from vpr.demo_city.light import Light
+from vpr.demo_city.raster import fill_nearest, outline
+from vpr.demo_city.surfaces import Surfaces
 
 _TEXELS_PER_M = 7.0  # of the shadow map
 _SIDE = 768  # texels; 110 m

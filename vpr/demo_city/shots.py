@@ -9,9 +9,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from vpr.core import Doubles
-from vpr.datasets.demo_city.camera import Camera, street_camera
-from vpr.datasets.demo_city.layout import ORIGIN, PLACE_M, ZONE, City
-from vpr.datasets.demo_city.streets import LANE_M, Street
+from vpr.demo_city.camera import Camera, street_camera
+from vpr.demo_city.layout import ORIGIN, PLACE_M, ZONE, City
+from vpr.demo_city.streets import LANE_M, Street
 
 Role = Literal["database", "queries"]
 

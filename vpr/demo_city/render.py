@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from vpr.core import Floats, Image
-from vpr.datasets.demo_city import shading
-from vpr.datasets.demo_city.camera import Camera
-from vpr.datasets.demo_city.layout import City
-from vpr.datasets.demo_city.light import Light
-from vpr.datasets.demo_city.raster import NO_SURFACE, Owners, Raster, inverse_depth_planes, rasterise
-from vpr.datasets.demo_city.surfaces import Surfaces, join
+from vpr.demo_city import shading
+from vpr.demo_city.camera import Camera
+from vpr.demo_city.layout import City
+from vpr.demo_city.light import Light
+from vpr.demo_city.raster import NO_SURFACE, Owners, Raster, inverse_depth_planes, rasterise
+from vpr.demo_city.surfaces import Surfaces, join
 
 _SIGHT_M = 190.0  # nothing is drawn beyond
 _FOCUS_M = 35.0  # ahead of the camera is the middle of the shadow map

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from vpr.core import Doubles, Matcher, Verifier
 from vpr.datasets.pose_pairs import PosePair
-from vpr.evaluation import pose as geometry
-from vpr.evaluation.auc import area_under_curve
-from vpr.evaluation.homography import resizing
-from vpr.evaluation.pose_estimators import POSE_ESTIMATORS, pose_of_fundamental
-from vpr.evaluation.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
-from vpr.evaluation.views import Resize, Views
+from vpr.geometry import pose as geometry
+from vpr.geometry.auc import area_under_curve
+from vpr.geometry.homography import resizing
+from vpr.geometry.pose_estimators import POSE_ESTIMATORS, pose_of_fundamental
+from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
+from vpr.geometry.views import Resize, Views
 
 BOUNDS_DEG = (5.0, 10.0, 20.0, 50.0)  # 50 is IMP's alone
 

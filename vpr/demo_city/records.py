@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from vpr.core import DataError, Floats
-from vpr.datasets.demo_city.camera import Camera
-from vpr.datasets.demo_city.shots import Shot
+from vpr.demo_city.camera import Camera
+from vpr.demo_city.shots import Shot
 
 CAMERAS = "cameras.csv"
 DEPTH_STEPS = 32768  # a depth picture holds round(DEPTH_STEPS / metres); nearer than half a metre reads half a metre

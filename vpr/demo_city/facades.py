@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from vpr.core import Image
-from vpr.datasets.demo_city import details
-from vpr.datasets.demo_city.canvas import Box, Canvas, Colour, bare_wall, pick, shop_name, tint, vary
-from vpr.datasets.demo_city.surfaces import Paint, Style
+from vpr.demo_city import details
+from vpr.demo_city.canvas import Box, Canvas, Colour, bare_wall, pick, shop_name, tint, vary
+from vpr.demo_city.surfaces import Paint, Style
 
 PARAPET_M = 0.8
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from vpr.core import Image
-from vpr.datasets.demo_city.canvas import Canvas, Colour, noise, pick, shop_name, tint, vary
-from vpr.datasets.demo_city.surfaces import Paint
+from vpr.demo_city.canvas import Canvas, Colour, noise, pick, shop_name, tint, vary
+from vpr.demo_city.surfaces import Paint
 
 _PAINTWORK: tuple[Colour, ...] = (
     (205, 207, 208), (34, 36, 40), (120, 124, 128), (150, 24, 28),

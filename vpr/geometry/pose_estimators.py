@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from vpr.core import Doubles
-from vpr.evaluation.homography_estimators import require_poselib, require_pycolmap
-from vpr.evaluation.pose import Pose, normalised
+from vpr.geometry.homography_estimators import require_poselib, require_pycolmap
+from vpr.geometry.pose import Pose, normalised
 
 SAMPLE = 5
 CONFIDENCE = 0.99999

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vpr.datasets.demo_city.canvas import Box, Canvas, Colour, noise, pick, shop_name, tint, vary
+from vpr.demo_city.canvas import Box, Canvas, Colour, noise, pick, shop_name, tint, vary
 
 _LOUD: tuple[Colour, ...] = (
     (200, 40, 60), (240, 200, 40), (40, 90, 190), (30, 150, 90),

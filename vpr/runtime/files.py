@@ -49,5 +49,5 @@ def read_json(path: Path) -> Any:
 
 def shipped(folder: str) -> Path:
     """A folder that comes with vpr: at the top of a checkout, inside the package once installed."""
-    inside = Path(__file__).parent / folder
-    return inside if inside.is_dir() else Path(__file__).parents[1] / folder
+    inside = Path(__file__).parents[1] / folder
+    return inside if inside.is_dir() else Path(__file__).parents[2] / folder

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.core import Doubles
-from vpr.evaluation.homography import resizing
+from vpr.geometry.homography import resizing
 
 AUC_BOUNDS_DEG = (5.0, 10.0, 20.0)
 

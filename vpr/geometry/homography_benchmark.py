@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from vpr.core import Doubles, Matcher, Rows, Verifier
 from vpr.datasets.homography_pairs import HomographyPair
-from vpr.evaluation import descriptors
-from vpr.evaluation.auc import area_under_curve, fraction_within
-from vpr.evaluation.detectors import repeatability, shared_by_both, strongest
-from vpr.evaluation.homography import (
+from vpr.geometry import descriptors
+from vpr.geometry.auc import area_under_curve, fraction_within
+from vpr.geometry.detectors import repeatability, shared_by_both, strongest
+from vpr.geometry.homography import (
     Corners,
     corner_error,
     scale_homography,
     symmetric_transfer_errors,
     transfer_errors,
 )
-from vpr.evaluation.homography_estimators import HOMOGRAPHY_ESTIMATORS, opencv_ransac
-from vpr.evaluation.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, median_of, parts_of
-from vpr.evaluation.views import Resize, View, Views
+from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS, opencv_ransac
+from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, median_of, parts_of
+from vpr.geometry.views import Resize, View, Views
 
 BOUNDS = (1.0, 3.0, 5.0)  # pixels
 SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)

@@ -17,13 +17,13 @@ drawing needs nothing but numpy and OpenCV. Equal arguments give equal pixels on
 A script that calls ``write_demo_city`` with several workers needs the usual ``if __name__ == "__main__":``.
 """
 
-from vpr.datasets.demo_city.camera import Camera, reproject, street_camera, visible
-from vpr.datasets.demo_city.layout import City, build_city
-from vpr.datasets.demo_city.light import LIGHTS, Light, light_named
-from vpr.datasets.demo_city.records import depth_path, read_depth, read_shots
-from vpr.datasets.demo_city.render import Rendering, render
-from vpr.datasets.demo_city.shots import Shot, plan_shots
-from vpr.datasets.demo_city.write import write_demo_city
+from vpr.demo_city.camera import Camera, reproject, street_camera, visible
+from vpr.demo_city.layout import City, build_city
+from vpr.demo_city.light import LIGHTS, Light, light_named
+from vpr.demo_city.records import depth_path, read_depth, read_shots
+from vpr.demo_city.render import Rendering, render
+from vpr.demo_city.shots import Shot, plan_shots
+from vpr.demo_city.write import write_demo_city
 
 __all__ = [
     "LIGHTS",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from vpr.core import Doubles, Floats, Image
-from vpr.datasets.demo_city.surfaces import Paint, Style
+from vpr.demo_city.surfaces import Paint, Style
 
 Colour = tuple[int, int, int]  # RGB
 Box = tuple[float, float, float, float]  # left, top, width, height in metres from the texture's top-left corner

@@ -9,11 +9,24 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vpr.machine import peak_gpu_memory, peak_memory
-from vpr.report.page import Timing
+from vpr.runtime.device import peak_gpu_memory, peak_memory
 
 ALONE = 100  # items that are timed one by one, at most
 ALONE_MS = 1000.0  # and not for much longer than this: searching a large index is slow
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a stage took for all its images or queries, and the memory that was needed; None is not known."""
+
+    stage: str
+    seconds: float | None
+    count: int
+    unit: str  # "image" or "query"
+    median_ms: float | None = None  # of single items, where they were measured one by one
+    slow_ms: float | None = None  # 95th percentile
+    memory: int | None = None  # bytes that the process had held at most when the stage ended
+    gpu_memory: int | None = None  # the same of tensors on the GPU
 
 
 @dataclass

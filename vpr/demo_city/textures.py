@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from vpr.core import Image
-from vpr.datasets.demo_city import facades, ground, props
-from vpr.datasets.demo_city.surfaces import Paint
+from vpr.demo_city import facades, ground, props
+from vpr.demo_city.surfaces import Paint
 
 PAINTERS: dict[str, Callable[[Paint], Image]] = {
     "front": facades.paint_front,

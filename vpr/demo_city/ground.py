@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from vpr.core import Image
-from vpr.datasets.demo_city.canvas import Canvas, noise, tint, vary
-from vpr.datasets.demo_city.surfaces import Paint
+from vpr.demo_city.canvas import Canvas, noise, tint, vary
+from vpr.demo_city.surfaces import Paint
 
 _WHITE = (205, 205, 200)
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, Origin
-from vpr.datasets.demo_city.camera import street_camera
-from vpr.datasets.demo_city.layout import ORIGIN, City, build_city
-from vpr.datasets.demo_city.shots import Shot
-from vpr.datasets.demo_city.streets import Street
-from vpr.datasets.demo_city.write import render_all
-from vpr.files import read_json, write_atomically, write_json
+from vpr.demo_city.camera import street_camera
+from vpr.demo_city.layout import ORIGIN, City, build_city
+from vpr.demo_city.shots import Shot
+from vpr.demo_city.streets import Street
+from vpr.demo_city.write import render_all
+from vpr.runtime.files import read_json, write_atomically, write_json
 
 MANIFEST = "manifest.csv"  # written last: without it the folder is not complete
 

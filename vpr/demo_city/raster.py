@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import Doubles, Floats, Image, Rows
-from vpr.datasets.demo_city.camera import Camera
-from vpr.datasets.demo_city.surfaces import Paint, Surfaces
-from vpr.datasets.demo_city.textures import texture
+from vpr.demo_city.camera import Camera
+from vpr.demo_city.surfaces import Paint, Surfaces
+from vpr.demo_city.textures import texture
 
 NEAR_M = 0.15  # nothing nearer is drawn
 NO_SURFACE = -1

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.core import ConfigError, Doubles
-from vpr.datasets.demo_city import buildings, furniture, streets
-from vpr.datasets.demo_city.buildings import UP
-from vpr.datasets.demo_city.streets import PARKED_M, ROAD_HALF_M, Plan
-from vpr.datasets.demo_city.surfaces import Builder, Paint, Style, Surfaces
+from vpr.demo_city import buildings, furniture, streets
+from vpr.demo_city.buildings import UP
+from vpr.demo_city.streets import PARKED_M, ROAD_HALF_M, Plan
+from vpr.demo_city.surfaces import Builder, Paint, Style, Surfaces
 
 PLACE_M = 10.0  # length of street that one place stands for
 ZONE = (54, "N")  # UTM zone number and letter of all positions

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from vpr.core import Doubles
-from vpr.datasets.demo_city.canvas import MATERIALS, Box, Colour
-from vpr.datasets.demo_city.facades import PARAPET_M, wall_height, windows
-from vpr.datasets.demo_city.surfaces import Builder, Paint, Style
+from vpr.demo_city.canvas import MATERIALS, Box, Colour
+from vpr.demo_city.facades import PARAPET_M, wall_height, windows
+from vpr.demo_city.surfaces import Builder, Paint, Style
 
 UP = np.array([0.0, 0.0, 1.0])
 _TEXELS = 40.0  # per metre

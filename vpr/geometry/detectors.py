@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from vpr.core import Doubles, Rows
-from vpr.evaluation.homography import invert, warp
+from vpr.geometry.homography import invert, warp
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, Dataset, ImageSet, Origin
-from vpr.datasets.demo_city.layout import ORIGIN, ZONE, City, build_city
-from vpr.datasets.demo_city.light import light_named
-from vpr.datasets.demo_city.records import CAMERAS, DEPTH_STEPS, cameras_table, depth_path, encode_depth
-from vpr.datasets.demo_city.render import render
-from vpr.datasets.demo_city.shots import RADIUS_M, Role, Shot, plan_shots
-from vpr.datasets.ground_truth import positives_within
-from vpr.files import TEMPORARY, read_json, remove_leftovers, write_atomically, write_json
+from vpr.demo_city.layout import ORIGIN, ZONE, City, build_city
+from vpr.demo_city.light import light_named
+from vpr.demo_city.records import CAMERAS, DEPTH_STEPS, cameras_table, depth_path, encode_depth
+from vpr.demo_city.render import render
+from vpr.demo_city.shots import RADIUS_M, Role, Shot, plan_shots
+from vpr.positives import positives_within
+from vpr.runtime.files import TEMPORARY, read_json, remove_leftovers, write_atomically, write_json
 
 _RECIPE = 1  # counts changes of what is drawn
 _MADE_BY = "made_by.json"

@@ -1,0 +1,1 @@
+"""Benchmarks of local features and matchers on image pairs with a known homography or relative pose."""

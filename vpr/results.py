@@ -1,0 +1,37 @@
+"""A finished run: its data set, the ranking of each stage, timings and facts; the report is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from vpr.core import Dataset, Ranking
+from vpr.evaluation.comparison import Summary, summarise
+from vpr.evaluation.statistics import CalibrationTrial, Statistics, measure
+from vpr.runtime.timing import Timing
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a finished run found, and what is known about how it was run."""
+
+    dataset: Dataset
+    stages: Mapping[str, Ranking]  # by label, in order: the shortlist first, the predictions last
+    recall_at: tuple[int, ...]
+    settings_toml: str
+    facts: Mapping[str, str]  # command, versions, machine, date
+    timings: Sequence[Timing] = ()
+    failures: int = 24  # shown with pictures
+    bytes_per_image: Mapping[str, float] = field(default_factory=dict)  # on disk, by kind of feature
+    calibration: Sequence[CalibrationTrial] = ()  # fitted on another run
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """Recall and what re-ranking changed; None without ground truth."""
+        return None if self.dataset.positives is None else summarise(self.dataset, self.stages, self.recall_at)
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """What is known beyond recall; None without ground truth."""
+        return None if self.dataset.positives is None else measure(self.dataset, self.stages, self.recall_at)
