@@ -19,7 +19,7 @@ def show(chosen: ConfigOption = None, overrides: SetOption = None) -> None:
 @app.command("list")
 def list_() -> None:
     """Print the configs that come with vpr, each with its first comment line."""
-    for kind, prefix in (("run", ""), ("train", "train_")):
-        for name, path in shipped_configs(kind).items():
-            first = path.read_text(encoding="utf-8").splitlines()[0]
-            say(f"{prefix + name:32} {first.removeprefix('#').strip()}")
+    training = {f"train_{name}": path for name, path in shipped_configs("train").items()}
+    for name, path in {**shipped_configs("run"), **training}.items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        say(f"{name:32} {first.removeprefix('#').strip()}")
