@@ -21,18 +21,19 @@ import numpy as np
 from tqdm import tqdm
 
 from vpr import pipeline
+from vpr.build import build, build_reranker
 from vpr.cli.common import settings_of
 from vpr.config import dump
 from vpr.core import Dataset, LocalFeatures, Matches, Ranking
 from vpr.datasets import read_pair
 from vpr.evaluation.recall import first_hits
+from vpr.features.feature_set import FeatureFolders
 from vpr.matchers import nearest
 from vpr.rerank import LocalReranker, cost
 from vpr.rerank.reranker import Pair
 from vpr.runtime import device as machine
 from vpr.runtime.files import write_json
 from vpr.runtime.timing import Clock
-from vpr.sides import extract_both
 
 RULES: dict[str, dict[str, Any]] = {
     "exhaustive": {},
@@ -100,13 +101,14 @@ def main() -> None:
         if arguments.only and root.name not in arguments.only:
             continue
         dataset = read_pair(root / "database", root / "queries", settings.evaluation.radius_m)
-        sides = extract_both(dataset, reranked, (arguments.work / root.name).joinpath, Clock())
-        outcome = pipeline.match(
-            dataset, *sides, settings=settings, work=arguments.work / root.name / "cost", clock=Clock()
+        work = arguments.work / root.name
+        features = pipeline.extract(
+            dataset, build(reranked), lambda role, work=work: FeatureFolders.under(work / role), Clock()
         )
+        outcome = pipeline.match(dataset, features, build(settings), work=work / "cost", clock=Clock())
         shortlist = next(iter(outcome.stages.values()))
-        database, queries = ([side.local[row] for row in range(len(side.local))] for side in sides if side.local)
-        for row in play(dataset, shortlist, queries, database, pipeline.build_reranker(reranked)):
+        database, queries = list(features.database.local_store), list(features.queries.local_store)
+        for row in play(dataset, shortlist, queries, database, build_reranker(reranked)):
             results.append({"dataset": root.name, **row})
             print(line(results[-1]), flush=True)
     about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))

@@ -21,6 +21,7 @@ from recall import conditions, options
 from tqdm import tqdm
 
 from vpr import pipeline
+from vpr.build import build, build_reranker
 from vpr.cli.common import settings_of
 from vpr.cli.geometry import Options, run_homographies, run_poses
 from vpr.config import dump
@@ -28,12 +29,12 @@ from vpr.core import Dataset
 from vpr.datasets import read_pair
 from vpr.datasets.homography_pairs import HomographyPair, read_homography_folder
 from vpr.datasets.pose_pairs import read_pose_folder
+from vpr.features.feature_set import FeatureFolders
 from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
 from vpr.runtime import device as machine
 from vpr.runtime.files import read_json, write_json
 from vpr.runtime.timing import Clock
 from vpr.settings import Settings
-from vpr.sides import extract_both
 
 VERIFIED = 10  # matches; more than this many speak for one place
 HOMOGRAPHIES = ("oxford_graf", "homogr")
@@ -107,9 +108,10 @@ def verified(dataset: Dataset, settings: Settings, work: Path) -> dict[str, floa
     """Share of pairs with more than 10 verified matches: of one place, by condition, and of different places."""
     assert dataset.positives is not None
     unranked = settings.model_copy(update={"global_descriptor": ThumbnailSettings()})
-    database, queries = (side.local for side in extract_both(dataset, unranked, work.joinpath, Clock()))
+    features = pipeline.extract(dataset, build(unranked), lambda role: FeatureFolders.under(work / role), Clock())
+    database, queries = features.database.local_store, features.queries.local_store
     assert queries is not None and database is not None
-    reranker = pipeline.build_reranker(settings)
+    reranker = build_reranker(settings)
 
     def share(pairs: Sequence[tuple[int, int]], what: str) -> float:
         strong = 0

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 
 from vpr import pipeline
+from vpr.build import build
 from vpr.cli.common import settings_of
 from vpr.config import dump
 from vpr.core import Dataset, Evidence, ImageSet, Ranking, Rows
 from vpr.datasets import read_pair
 from vpr.evaluation.comparison import Summary, summarise
+from vpr.features.feature_set import FeatureFolders
 from vpr.runtime import device as machine
 from vpr.runtime.files import write_json
 from vpr.runtime.timing import Clock
-from vpr.sides import extract_both
 
 CONDITION = re.compile(r"^([a-z]+(?:_[a-z]+)*)_\d")
 
@@ -36,6 +37,7 @@ CONDITION = re.compile(r"^([a-z]+(?:_[a-z]+)*)_\d")
 def main() -> None:
     arguments = parse()
     settings = settings_of(arguments.config, arguments.overrides)
+    engine = build(settings)
     results = []
     for root in sorted(path.parent for path in arguments.data.glob("*/ground_truth.csv")):
         if arguments.only and root.name not in arguments.only:
@@ -43,14 +45,15 @@ def main() -> None:
         dataset = read_pair(root / "database", root / "queries", settings.evaluation.radius_m)
         work = arguments.work / root.name
         clock = Clock()
-        sides = extract_both(dataset, settings, work.joinpath, clock)
-        outcome = pipeline.match(dataset, *sides, settings=settings, work=work / "work", clock=clock)
+        features = pipeline.extract(dataset, engine, lambda role, work=work: FeatureFolders.under(work / role), clock)
+        outcome = pipeline.match(dataset, features, engine, work=work / "work", clock=clock)
         ks = pipeline.reached(settings, dataset)
         for condition, rows in conditions(dataset).items():
             summary = summarise(subset(dataset, rows), {n: part(r, rows) for n, r in outcome.stages.items()}, ks)
             results.append(record(root.name, condition, summary))
             print(line(results[-1]), flush=True)
-        results[-1]["seconds"] = {timing.stage: round(timing.seconds, 2) for timing in clock.timings}
+        computed = [each for each in clock.timings if each.seconds is not None]
+        results[-1]["seconds"] = {each.stage: round(each.seconds, 2) for each in computed}
     about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))
     write_json(arguments.out, {**about, "settings": dump(settings), "results": results})
     print(arguments.out)

@@ -19,7 +19,7 @@ import torch
 
 from vpr.core import LocalFeatures, Origin
 from vpr.features.shards import ShardFolder
-from vpr.features.store import LocalStore, local_arrays, write_index
+from vpr.features.store import LocalStore, local_arrays
 from vpr.runtime.threads import one_thread
 
 
@@ -40,13 +40,12 @@ def measure(folder: Path, images: int, points: int, dim: int, shard: int) -> Non
     one = LocalFeatures(
         torch.rand(points, 2, generator=random), torch.rand(points, generator=random), descriptors, (640, 480)
     )
-    job = ShardFolder(folder, Origin(LocalStore.kind, "benchmark", ""), images, shard)
+    job = ShardFolder(folder, Origin(LocalStore.kind, "benchmark"), [f"{row:032x}" for row in range(images)], shard)
 
     started = time.perf_counter()
     with job.writing():
-        for number in range(job.shard_count):
-            job.write(number, local_arrays([one] * len(job.items_of(number)), np.dtype("float16")))
-        write_index(folder, [f"{row}.jpg" for row in range(images)], {})
+        names = [job.write(items, local_arrays([one] * len(items), np.dtype("float16"))) for items in job.slices()]
+        job.finish(names, {"names": [f"{row}.jpg" for row in range(images)]})
     report("write", images, time.perf_counter() - started)
 
     store = LocalStore(folder)
@@ -64,7 +63,7 @@ def measure(folder: Path, images: int, points: int, dim: int, shard: int) -> Non
             store[int(row)]
         times.append(time.perf_counter() - started)
     report("read a random shortlist", len(chosen), statistics.median(times))
-    size = sum(path.stat().st_size for path in folder.iterdir()) / images
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / images
     print(f"{'bytes per image':24} {size / 1e6:10.3f} MB")
 
 

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 from vpr import pipeline
+from vpr.build import build
 from vpr.config import load
 from vpr.datasets import read_pair
 from vpr.evaluation.paired import compare_runs
+from vpr.features.feature_set import FeatureFolders
 from vpr.report.differences import comparison_text
 from vpr.runtime.timing import Clock
 from vpr.settings import Settings
-from vpr.sides import extract_both
 
 METHODS = {
     "inliers": ["rerank.score=inliers", "rerank.retrieval_weight=0"],
@@ -28,9 +29,9 @@ def main(database: Path, queries: Path, out: Path) -> None:
     first_of = {}
     for name, changes in METHODS.items():
         settings = load(Settings, None, changes)
-        clock = Clock()
-        sides = extract_both(dataset, settings, (out / "features").joinpath, clock)
-        outcome = pipeline.match(dataset, *sides, settings=settings, work=out / "work", clock=clock)
+        engine, clock = build(settings), Clock()
+        features = pipeline.extract(dataset, engine, lambda role: FeatureFolders.under(out / "features" / role), clock)
+        outcome = pipeline.match(dataset, features, engine, work=out / "work", clock=clock)
         first_of[name] = outcome.stages[settings.output.predictions_name]
     before, after = METHODS
     comparison = compare_runs(dataset, first_of[before], dataset, first_of[after], ks=[1, 5])

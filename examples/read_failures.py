@@ -11,9 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vpr import pipeline, sides
+from vpr.build import build_extractor, build_reranker
 from vpr.config import load
 from vpr.evaluation.recall import NEVER, first_hits
+from vpr.features.feature_set import FeatureFolders
 from vpr.images import read_image, resize
 from vpr.report.drawing import draw_matches
 from vpr.report.finished import read_run
@@ -37,20 +38,20 @@ def main(run: Path, out: Path, most: int = 10) -> None:
     print(f"the shortlist missed {missed.sum()}, re-ranking lost {lost.sum()}, never first {never_first.sum()}")
 
     out.mkdir(parents=True, exist_ok=True)
-    queries = sides.open_side(dataset.queries, settings, run / "features" / "queries")
-    database = sides.open_side(dataset.database, settings, run / "features" / "database")
-    reranker = pipeline.build_reranker(settings)
+    extractor, reranker = build_extractor(settings), build_reranker(settings)
+    queries = extractor.open(dataset.queries, FeatureFolders.under(run / "features" / "queries")).rerank_store
+    database = extractor.open(dataset.database, FeatureFolders.under(run / "features" / "database")).rerank_store
     for query in np.flatnonzero(missed | lost | never_first)[:most]:
         wrong = predictions.rows[query, 0]
-        pair = reranker.pair(queries.local[query], database.local[wrong])
+        pair = reranker.pair(queries[query], database[wrong])
         name = dataset.queries.names[query]
         print(f"{name} was taken for {dataset.database.names[wrong]}: {pair.evidence.inliers} inliers")
         rows = pair.matches.pairs.numpy()
         picture = draw_matches(
-            resize(read_image(dataset.queries.path(query), "rgb"), queries.local[query].image_size),
-            resize(read_image(dataset.database.path(wrong), "rgb"), database.local[wrong].image_size),
-            queries.local[query].points.numpy()[rows[:, 0]],
-            database.local[wrong].points.numpy()[rows[:, 1]],
+            resize(read_image(dataset.queries.path(query), "rgb"), queries[query].image_size),
+            resize(read_image(dataset.database.path(wrong), "rgb"), database[wrong].image_size),
+            queries[query].points.numpy()[rows[:, 0]],
+            database[wrong].points.numpy()[rows[:, 1]],
             pair.verified.inliers,
         )
         cv2.imwrite(str(out / f"{query:04}.jpg"), picture[..., ::-1])

@@ -30,7 +30,7 @@ ORDER = (
     "results",
     "report",
     "settings",
-    "sides",
+    "build",
     "pipeline",
     "benchmark",
     "training",

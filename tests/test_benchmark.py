@@ -67,7 +67,7 @@ def stores(folder: Path) -> set[str]:
 def test_methods_with_one_extractor_share_its_features(town, tmp_path):
     run(tmp_path, PLAIN, SHORT, sources=[Source("town", lambda: town)])
     features = tmp_path / "town" / "features"
-    assert len(list(features.glob("local-*"))) == 1 and len(stores(features)) == 2
+    assert len(list(features.glob("local-*"))) == 1 and len(stores(features)) == 4
     other = Method("other", settings(local_features={"max_keypoints": 256}))
     run(tmp_path, PLAIN, other, THUMBNAIL, sources=[Source("town", lambda: town)])
     assert len(list(features.glob("local-*"))) == 2 and len(list(features.glob("global-*"))) == 1
@@ -76,13 +76,13 @@ def test_methods_with_one_extractor_share_its_features(town, tmp_path):
 def test_a_finished_combination_is_not_run_again_unless_something_changed(town, tmp_path, monkeypatch):
     sources = [Source("town", lambda: town)]
     first = run(tmp_path, PLAIN, sources=sources)
-    monkeypatch.setattr(benchmark, "_run_one", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(benchmark, "_match", lambda *_, **__: pytest.fail("ran again"))
     again = run(tmp_path, PLAIN, sources=sources)
     assert (again.rows, again.reused) == (first.rows, 1)
     elsewhere = Method("plain", PLAIN.settings.model_copy(update={"machine": settings(machine={"threads": 2}).machine}))
     assert run(tmp_path, elsewhere, sources=sources).reused == 1
     ran = []
-    monkeypatch.setattr(benchmark, "_run_one", lambda *arguments: ran.append(arguments))
+    monkeypatch.setattr(benchmark, "_match", lambda *arguments, **_: ran.append(arguments))
     run(tmp_path, Method("plain", SHORT.settings), sources=sources)
     other_truth = replace(town, positives=tuple(rows[:0] for rows in town.positives))
     run(tmp_path, PLAIN, sources=[Source("town", lambda: other_truth)])
@@ -110,10 +110,10 @@ def test_what_fails_is_reported_and_stops_nothing(town, tmp_path, monkeypatch):
     assert "Nonsense" in found.failures[4].error
     assert [row.method for row in found.rows] == ["thumbnail"]
 
-    def explode(*_):
+    def explode(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(benchmark, "_run_one", explode)
+    monkeypatch.setattr(benchmark, "_match", explode)
     (failure,) = run(tmp_path, PLAIN, sources=[Source("town", lambda: town)]).failures
     assert failure.error == "RuntimeError: out of memory"
 

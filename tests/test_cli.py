@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from conftest import textured, write_picture
-from safetensors.numpy import load_file
 from test_hostile import call
+
+from vpr.features.store import GlobalStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -244,9 +245,9 @@ def test_a_vocabulary_is_fitted_once_and_used_elsewhere(small_city: Folders, tmp
     few = ("--set", "global_descriptor.clusters=8", "--set", "global_descriptor.dim=2")
     call(["fit", "--images", str(small_city[0]), "--features", f"{tmp_path}/f", "--out", str(model), *few])
     run_on(small_city, tmp_path / "out", "--set", f"global_descriptor.weights={model}")
-    assert not list((tmp_path / "out").rglob("model.safetensors"))
-    (stored,) = (tmp_path / "out").rglob("global-*/queries/000000.safetensors")
-    assert load_file(stored)["descriptors"].shape == (5, 2)
+    assert not list((tmp_path / "out").rglob("aggregated-*.safetensors"))
+    (stored,) = (tmp_path / "out").rglob("queries/aggregated-*/origin.json")
+    assert GlobalStore(stored.parent).matrix().shape == (5, 2)
 
 
 def test_ground_truth_is_made_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from test_hostile import call
 
 from vpr.datasets.homography_pairs import read_homography_folder
 from vpr.demo_city import write_demo_city
-from vpr.evaluation import homography_benchmark, pose_benchmark, rows
+from vpr.geometry import homography_benchmark, pose_benchmark, rows
 from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
 from vpr.geometry.rows import Estimator
 from vpr.geometry.views import Resize, Views, turn_back

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vpr.evaluation import corners, descriptors, detectors, homography, pose
+from vpr.geometry import corners, descriptors, detectors, homography, pose
 from vpr.geometry.auc import area_under_curve
 from vpr.geometry.homography_estimators import direct_linear, opencv_ransac
 from vpr.geometry.pose_estimators import opencv_ransac as opencv_pose

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from vpr.evaluation import corners, descriptors, detectors, homography, pose
+from vpr.geometry import corners, descriptors, detectors, homography, pose
 from vpr.geometry.auc import area_under_curve, fraction_within
 
 IDENTITY = np.eye(3)

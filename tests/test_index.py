@@ -64,7 +64,7 @@ def test_other_factories_find_most_of_the_same(factory: str) -> None:
     [
         ("nonsense", ConfigError, "could not parse index string nonsense"),
         ("PQ7", ConfigError, "multiple of the number of subquantizers"),
-        ("IVF4096,Flat", DataError, "cannot be trained on 30 images"),
+        ("IVF4096,Flat", DataError, "needs at least 4096 images"),
     ],
 )
 def test_a_factory_that_cannot_be_is_explained(factory: str, error: type[Exception], reason: str) -> None:

@@ -12,19 +12,22 @@ import pytest
 import torch
 from conftest import textured, write_picture
 from netvlad_weights import CPU, compare, full_size, golden, made, random_state, saved
+from stores import extract_patches
 from torch import Tensor
 from torch.nn import functional
 
-from vpr import pipeline, sides
+from vpr import pipeline
+from vpr.build import compares_patches, needs_local
 from vpr.cli.match_two import match_two
 from vpr.config import load
 from vpr.core import ConfigError, Dataset, ImageSet, Origin, Ranking
 from vpr.features import extraction
-from vpr.features.extraction import Extraction, extract_patches
+from vpr.features.extraction import Extraction
 from vpr.features.store import GlobalStore, PatchStore
 from vpr.global_descriptors import patch_netvlad, patches
 from vpr.global_descriptors.patch_netvlad import PatchNetVlad
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid, box_sums, patch_residuals, whiten_patches
+from vpr.images import read_image
 from vpr.rerank import PatchReranker, fuse
 from vpr.rerank.patch_netvlad import Settings as Rerank
 from vpr.rerank.patch_netvlad import homography_inliers, mutual_nearest, shift_agreement
@@ -32,7 +35,7 @@ from vpr.settings import Settings
 from vpr.weights import WeightsError
 
 CLUSTERS, DIM = 4, 6
-ORIGIN = Origin(PatchStore.kind, "fingerprint", "images")
+ORIGIN = Origin(PatchStore.kind, "fingerprint")
 
 
 @pytest.fixture(scope="module")
@@ -323,8 +326,8 @@ def stored(small: PatchNetVlad, image_set: ImageSet, tmp_path: Path) -> PatchSto
 
 def test_store_holds_what_was_described(stored: PatchStore, small: PatchNetVlad, image_set: ImageSet) -> None:
     assert len(stored) == 12 and stored.matrix().shape == (12, DIM)
-    assert list(stored.unreadable()) == [9]
-    image = small.preprocess(pipeline.read_image(image_set.path(3), "rgb"))
+    assert list(stored.failed()) == [9]
+    image = small.preprocess(read_image(image_set.path(3), "rgb"))
     vector, found = small.describe_patches([image])[0]
     assert np.allclose(stored.matrix()[3], vector, atol=1e-3)
     assert stored[3].grids == small.grids and stored[3].image_size == (64, 48)
@@ -347,17 +350,17 @@ def test_shards_stay_small_whatever_was_asked_for(
 ) -> None:
     monkeypatch.setattr(extraction, "SHARD_BYTES", 4 * 16 * DIM * 2)
     store = extract_patches(image_set, small, tmp_path / "store", ORIGIN, Extraction(shard_size=100, threads=1))
-    assert store.shard_size == 4 and len(list((tmp_path / "store").glob("*.safetensors"))) == 3
+    assert store.shard_size == 4 and len(list((tmp_path / "store").rglob("*.safetensors"))) == 3
 
 
 def test_a_shard_that_was_lost_is_made_again_alike(
     stored: PatchStore, small: PatchNetVlad, image_set: ImageSet
 ) -> None:
-    before = {path.name: path.read_bytes() for path in stored.folder.glob("*.safetensors")}
-    (stored.folder / "000001.safetensors").unlink()
-    (stored.folder / "index.sqlite").unlink()
+    before = {path.name: path.read_bytes() for path in stored.folder.rglob("*.safetensors")}
+    next(stored.folder.rglob("*.safetensors")).unlink()
+    (stored.folder / "index.json").unlink()
     extract_patches(image_set, small, stored.folder, ORIGIN, Extraction(batch_size=3, shard_size=5, threads=1))
-    assert {path.name: path.read_bytes() for path in stored.folder.glob("*.safetensors")} == before
+    assert {path.name: path.read_bytes() for path in stored.folder.rglob("*.safetensors")} == before
 
 
 # ---------------------------------------------------------------- pipeline
@@ -395,7 +398,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def test_a_run_reranks_by_patches(dataset: Dataset, overrides: list[str], tmp_path: Path) -> None:
     settings, out = load(Settings, None, overrides), tmp_path / "run"
-    assert sides.compares_patches(settings) and not sides.needs_local(settings)
+    assert compares_patches(settings) and not needs_local(settings)
     summary = pipeline.run(dataset, settings, out, {})
     assert summary is not None
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
@@ -422,7 +425,7 @@ def test_match_two(dataset: Dataset, overrides: list[str], tmp_path: Path, capsy
     out = tmp_path / "matches.png"
     match_two(dataset.queries.path(0), dataset.database.path(0), out, overrides=overrides)
     said = capsys.readouterr().out
-    assert "(ransac)" in said and "points    59 and 59" in said and out.exists()
+    assert "(ransac)" in said and "keypoints 59 and 59" in said and out.exists()
 
 
 # ---------------------------------------------------------------- published numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import features
 
+from vpr.build import build_reranker
 from vpr.config import load
 from vpr.core import NO_ROW, DataError, Doubles, LocalFeatures, Matches, Origin, Ranking
 from vpr.matchers.nearest import Nearest
 from vpr.matchers.nearest import Settings as NearestSettings
-from vpr.pipeline import build_reranker
 from vpr.rerank import SCORES, VERIFIERS, LocalReranker, cost, fuse, rerank_into
 from vpr.rerank.ahead import pinned
 from vpr.rerank.reranker import Settings as RerankSettings
@@ -410,34 +410,101 @@ def test_one_pair_and_a_ranking_agree() -> None:
 
 # --- blocks that survive a kill
 
-ORIGIN = Origin("re-ranked shortlist", "abc", "names")
+ORIGIN = Origin("re-ranked shortlist", "abc")
+DATABASE_KEYS = [f"database {row}" for row in range(len(DATABASE))]
 MANY = Ranking(np.tile(SHORTLIST.rows[:1], (40, 1)), np.tile(SHORTLIST.scores[:1], (40, 1)))
 
 
+class Never:
+    def rerank(self, *_: object) -> Ranking:
+        raise AssertionError("a finished query was re-ranked again")
+
+
+class Counting:
+    """Re-ranks, and keeps the shortlists that it was given."""
+
+    def __init__(self) -> None:
+        self.queries = 0
+
+    def rerank(
+        self, shortlist: Ranking, queries: Sequence[LocalFeatures], database: Sequence[LocalFeatures]
+    ) -> Ranking:
+        self.queries += len(shortlist)
+        return told().rerank(shortlist, queries, database)
+
+
+def many_queries() -> dict[str, Any]:
+    return {
+        "reranker": told(),
+        "shortlist": MANY,
+        "queries": [features(seed, 20) for seed in range(40)],
+        "database": DATABASE,
+        "query_keys": [f"query {row}" for row in range(40)],
+        "database_keys": DATABASE_KEYS,
+    }
+
+
 def test_blocks_give_what_one_call_gives(tmp_path: Path) -> None:
-    queries = [features(seed, 20) for seed in range(40)]
-    job = {"reranker": told(), "shortlist": MANY, "queries": queries, "database": DATABASE}
-    whole = told().rerank(MANY, queries, DATABASE)
-    ranking = rerank_into(tmp_path / "blocks", ORIGIN, **job)
+    job = many_queries()
+    whole = told().rerank(MANY, job["queries"], DATABASE)
+    ranking, reused = rerank_into(tmp_path / "blocks", ORIGIN, **job)
+    assert reused == 0
     assert np.array_equal(ranking.rows, whole.rows) and np.array_equal(ranking.scores, whole.scores)
-
-    class Never:
-        def rerank(self, *_: object) -> Ranking:
-            raise AssertionError("a finished block was computed again")
-
-    again = rerank_into(tmp_path / "blocks", ORIGIN, **{**job, "reranker": Never()})
+    again, reused = rerank_into(tmp_path / "blocks", ORIGIN, **{**job, "reranker": Never()})
+    assert reused == 40
     assert again.evidence is not None and whole.evidence is not None
     assert np.array_equal(again.rows, whole.rows)
     assert np.array_equal(again.evidence.inliers, whole.evidence.inliers)
-    (tmp_path / "blocks" / "000001.safetensors").unlink()
-    assert np.array_equal(rerank_into(tmp_path / "blocks", ORIGIN, **job).rows, whole.rows)
+    next((tmp_path / "blocks").rglob("*.safetensors")).unlink()
+    assert np.array_equal(rerank_into(tmp_path / "blocks", ORIGIN, **job).ranking.rows, whole.rows)
 
 
-def test_blocks_of_other_settings_or_damaged_ones_are_refused(tmp_path: Path) -> None:
-    job = {"reranker": told(), "shortlist": SHORTLIST, "queries": QUERIES, "database": DATABASE}
+def changed_shortlist(job: dict[str, Any]) -> None:
+    rows = MANY.rows.copy()
+    rows[7, :2] = rows[7, [1, 0]]
+    job["shortlist"] = Ranking(rows, MANY.scores)
+
+
+def changed_similarity(job: dict[str, Any]) -> None:
+    scores = MANY.scores.copy()
+    scores[7, 0] += 0.01
+    job["shortlist"] = Ranking(MANY.rows, scores)
+
+
+def changed_query(job: dict[str, Any]) -> None:
+    job["query_keys"] = [*job["query_keys"][:7], "other content", *job["query_keys"][8:]]
+
+
+def changed_database(job: dict[str, Any]) -> None:
+    job["database_keys"] = ["other content", *DATABASE_KEYS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "queries"), [(changed_shortlist, 1), (changed_similarity, 1), (changed_query, 1), (changed_database, 40)]
+)
+def test_what_changed_is_re_ranked_again_and_nothing_else(
+    change: Callable[[dict[str, Any]], None], queries: int, tmp_path: Path
+) -> None:
+    job = many_queries()
     rerank_into(tmp_path / "blocks", ORIGIN, **job)
+    change(job)
+    counting = Counting()
+    _, reused = rerank_into(tmp_path / "blocks", ORIGIN, **{**job, "reranker": counting})
+    assert (counting.queries, reused) == (queries, 40 - queries)
+
+
+def test_blocks_of_other_settings_are_refused_and_damaged_ones_made_again(tmp_path: Path) -> None:
+    job = {
+        "reranker": told(),
+        "shortlist": SHORTLIST,
+        "queries": QUERIES,
+        "database": DATABASE,
+        "query_keys": [f"query {row}" for row in range(len(QUERIES))],
+        "database_keys": DATABASE_KEYS,
+    }
+    ranking, _ = rerank_into(tmp_path / "blocks", ORIGIN, **job)
     with pytest.raises(DataError, match="made with other settings"):
-        rerank_into(tmp_path / "blocks", Origin("re-ranked shortlist", "xyz", "names"), **job)
-    (tmp_path / "blocks" / "000000.safetensors").write_bytes(b"broken")
-    with pytest.raises(DataError, match="damaged"):
-        rerank_into(tmp_path / "blocks", ORIGIN, **job)
+        rerank_into(tmp_path / "blocks", Origin("re-ranked shortlist", "xyz"), **job)
+    next((tmp_path / "blocks").rglob("*.safetensors")).write_bytes(b"broken")
+    again, reused = rerank_into(tmp_path / "blocks", ORIGIN, **job)
+    assert reused == 0 and np.array_equal(again.rows, ranking.rows)

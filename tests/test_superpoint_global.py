@@ -4,12 +4,14 @@ import torch
 from conftest import textured
 from published import CPU, randomise
 from safetensors.torch import save_file
+from stores import extract_global, extract_local, extract_together
 from torch.nn import functional
 
-from vpr import sides
+from vpr.build import build_extractor
 from vpr.config import parse
-from vpr.core import DataError, Origin
-from vpr.features.extraction import Extraction, extract_global, extract_local, extract_together
+from vpr.core import DataError, ImageError, Origin
+from vpr.features.extraction import Extraction
+from vpr.features.feature_set import FeatureFolders
 from vpr.global_descriptors import superpoint_global
 from vpr.global_descriptors.aggregation import AGGREGATIONS, Gem, NetVlad, Transport, carry
 from vpr.global_descriptors.superpoint_global import GlobalNetwork, SuperPointGlobal
@@ -152,23 +154,23 @@ def test_images_are_brought_to_size():
 
 def test_the_trunk_is_shared_only_where_nothing_would_change():
     method = descriptor(network())
-    assert method.shares_trunk_with(extractor())
-    assert not method.shares_trunk_with(extractor(longest_side=320))
-    assert not method.shares_trunk_with(extractor(shortest_side=0))
-    assert not method.shares_trunk_with(extractor(size=(64, 48)))
-    assert not method.shares_trunk_with(extractor(precision="tf32"))
-    assert not method.shares_trunk_with(object())
-    assert descriptor(network(), size=(64, 48)).shares_trunk_with(extractor(size=(64, 48), longest_side=320))
+    assert method.shares_backbone_with(extractor())
+    assert not method.shares_backbone_with(extractor(longest_side=320))
+    assert not method.shares_backbone_with(extractor(shortest_side=0))
+    assert not method.shares_backbone_with(extractor(size=(64, 48)))
+    assert not method.shares_backbone_with(extractor(precision="tf32"))
+    assert not method.shares_backbone_with(object())
+    assert descriptor(network(), size=(64, 48)).shares_backbone_with(extractor(size=(64, 48), longest_side=320))
     other = network()
     other.encoder.get_parameter("conv3b.bias").data[0] += 1e-6
-    assert not descriptor(other).shares_trunk_with(extractor())
+    assert not descriptor(other).shares_backbone_with(extractor())
 
 
 def test_a_batchnorm_at_the_end_of_the_trunk_is_part_of_it():
     other = network(layout="open")
-    assert descriptor(other).shares_trunk_with(extractor("open"))
+    assert descriptor(other).shares_backbone_with(extractor("open"))
     other.encoder.get_parameter("backbone.3.1.bn.bias").data[0] += 1e-3
-    assert not descriptor(other).shares_trunk_with(extractor("open"))
+    assert not descriptor(other).shares_backbone_with(extractor("open"))
 
 
 @pytest.mark.parametrize("layout", ["v1", "open"])
@@ -191,35 +193,37 @@ def test_one_pass_equals_two(layout):
 
 def test_together_or_apart_the_stores_are_the_same(image_set, tmp_path):
     method, local = descriptor(network("netvlad"), longest_side=96), extractor(longest_side=96)
-    origins = tuple(Origin(kind, "settings", "images") for kind in ("local features", "global descriptors"))
+    origins = tuple(Origin(kind, "settings") for kind in ("local features", "global descriptors"))
     how = Extraction(batch_size=2, shard_size=5)
     folders = tmp_path / "local", tmp_path / "global"
     extract_together(image_set, local, method, folders=folders, origins=origins, how=how)
     extract_local(image_set, local, tmp_path / "local alone", origins[0], how)
     extract_global(image_set, method, tmp_path / "global alone", origins[1], how)
     for name in ("local", "global"):
-        shards = sorted((tmp_path / name).glob("*.safetensors"))
+        shards = sorted((tmp_path / name).rglob("*.safetensors"))
         assert len(shards) == 3
         for shard in shards:
-            mine, alone = (read_checkpoint(each) for each in (shard, tmp_path / f"{name} alone" / shard.name))
+            other = tmp_path / f"{name} alone" / shard.relative_to(tmp_path / name)
+            mine, alone = (read_checkpoint(each) for each in (shard, other))
+            mine.pop("item_checksums", None)
             for key, value in mine.items():
                 torch.testing.assert_close(value, alone[key], rtol=2e-3, atol=1e-4)
 
 
 def test_an_interrupted_joint_extraction_writes_only_what_is_missing(image_set, tmp_path):
     method, local = descriptor(network(), longest_side=96), extractor(longest_side=96)
-    origins = tuple(Origin(kind, "settings", "images") for kind in ("local features", "global descriptors"))
+    origins = tuple(Origin(kind, "settings") for kind in ("local features", "global descriptors"))
     folders, how = (tmp_path / "local", tmp_path / "global"), Extraction(shard_size=4)
     extract_together(image_set, local, method, folders=folders, origins=origins, how=how)
-    shards = {path: path.read_bytes() for folder in folders for path in folder.glob("*.safetensors")}
-    lost = folders[1] / "000001.safetensors"
+    shards = {path: path.read_bytes() for folder in folders for path in folder.rglob("*.safetensors")}
+    lost = next(folders[1].rglob("*.safetensors"))
     times = {path: path.stat().st_mtime_ns for path in shards if path != lost}
     lost.unlink()
     extract_together(image_set, local, method, folders=folders, origins=origins, how=how)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert lost.read_bytes() == shards[lost]
     with pytest.raises(DataError, match="other settings"):
-        other = (origins[0], Origin("global descriptors", "other", "images"))
+        other = (origins[0], Origin("global descriptors", "other"))
         extract_together(image_set, local, method, folders=folders, origins=other, how=how)
 
 
@@ -243,12 +247,13 @@ def test_the_pipeline_goes_through_a_shared_trunk_once(image_set, tmp_path, monk
         count, plain = [], FastTrunk.__call__
         with monkeypatch.context() as patch:
             patch.setattr(FastTrunk, "__call__", lambda self, x: count.append(len(x)) or plain(self, x))
-            extractors = sides.Extractors(settings)
-            side = extractors.extract(image_set, tmp_path / f"features {longest_side}")
+            extractor = build_extractor(settings)
+            found = extractor.extract(image_set, FeatureFolders.under(tmp_path / f"features {longest_side}"))
             whole_set = sum(count)
-            for row in (9, 3):  # the first is the one cut off
-                extractors.look(image_set.path(row))
-        assert len(side.local) == 12 and side.described.matrix().shape == (12, 10)
+            extractor.single(image_set.path(3))
+            with pytest.raises(ImageError):
+                extractor.single(image_set.path(9))
+        assert len(found.local_store) == 12 and found.global_store.matrix().shape == (12, 10)
         return whole_set, sum(count) - whole_set
 
     assert passes(96) == (11, 1)

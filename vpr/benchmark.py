@@ -14,16 +14,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vpr import pipeline
-from vpr.config import fingerprint
+from vpr import __version__, pipeline
+from vpr.build import Engine, build
+from vpr.config import digest_of_names, fingerprint
 from vpr.core import DataError, Dataset, VprError
 from vpr.evaluation.identity import truth_digest
+from vpr.features.feature_set import CONTENTS, GLOBAL, LOCAL, FeatureFolders
+from vpr.features.store import LocalStore
 from vpr.report.benchmark_rows import Row, rows_of
 from vpr.report.outputs import REPORT
 from vpr.runtime.files import read_json, write_json
 from vpr.runtime.timing import Clock
 from vpr.settings import Settings
-from vpr.sides import Places, extract_both
 
 logger = logging.getLogger(__name__)
 
@@ -110,34 +112,69 @@ def _attempt(source: Source, dataset: Dataset, method: Method, out: Path, about:
     place = out / source.name / method.name
     try:
         settings = _with_groups(method.settings, source.one_per_group)
-        identity = _identity(dataset, settings)
-        reused = _is_done(place, identity)
-        if not reused:
-            _run_one(dataset, settings, place, about)
-            write_json(place / DONE, identity)
+        reused = _run(dataset, settings, place, about)
         return _Outcome(rows_of(place, out, source.name, method.name), reused)
     except Exception as error:  # a driver, a library or the memory may fail in ways of their own
         return _reason(error)
 
 
-def _run_one(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, str]) -> None:
-    """As a single run, with features and work in the folder that all methods of the data set share."""
+def _run(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, str]) -> bool:
+    """As a single run, with features and work in the folder that all methods of the data set share.
+
+    Returns whether it was done before, by the same methods on the same images.
+    """
     place.mkdir(parents=True, exist_ok=True)
+    engine, clock, shared = build(settings), Clock(), place.parent
+    folders = SharedFolders(shared / "features", engine.extractor.fingerprints())
+    features = pipeline.extract(dataset, engine, folders.of, clock)
+    identity = {
+        # Where it was computed is left out.
+        "settings": fingerprint(settings.model_dump(mode="json", exclude={"machine"})),
+        "weights": fingerprint(engine.weights()),
+        "ground_truth": truth_digest(dataset),
+        "protocol": dataset.protocol,
+        "database": digest_of_names(features.database.keys),
+        "queries": digest_of_names(features.queries.keys),
+        "version": __version__,
+    }
+    if _is_done(place, identity):
+        return True
     (place / DONE).unlink(missing_ok=True)
-    clock, shared = Clock(), place.parent
-
-    def where(role: str) -> Places:
-        return Places.shared(shared / "features", role, settings)
-
-    sides = extract_both(dataset, settings, where, clock)
-    outcome = pipeline.match(dataset, *sides, settings=settings, work=shared / "work", clock=clock)
-    pipeline.report(dataset, outcome, settings, place, about=about, clock=clock)
+    _match(dataset, features, engine, place, about=about, clock=clock)
+    write_json(place / DONE, identity)
+    return False
 
 
-def _identity(dataset: Dataset, settings: Settings) -> dict[str, str]:
-    """What a combination's result depends on; where it was computed is left out."""
-    parts = settings.model_dump(mode="json", exclude={"machine"})
-    return {"settings": fingerprint(parts), "ground_truth": truth_digest(dataset), "protocol": dataset.protocol}
+def _match(
+    dataset: Dataset,
+    features: pipeline.Features,
+    engine: Engine,
+    place: Path,
+    *,
+    about: Mapping[str, str],
+    clock: Clock,
+) -> None:
+    """Shortlist, predictions and report of one combination; blocks and indexes are shared by those of a data set."""
+    matched = pipeline.match(dataset, features, engine, work=place.parent / "work", clock=clock)
+    pipeline.report(dataset, matched, place, about=about, clock=clock)
+
+
+@dataclass(frozen=True)
+class SharedFolders:
+    """Features by what makes them, so that methods that differ elsewhere find the features of each other."""
+
+    folder: Path
+    fingerprints: Mapping[str, str]  # by kind
+
+    def of(self, role: str) -> FeatureFolders:
+        """Where the features of a role lie."""
+        local = self.fingerprints.get(LocalStore.kind, "")
+        others = "-".join(made_by for kind, made_by in self.fingerprints.items() if kind != LocalStore.kind)
+        return FeatureFolders(
+            self.folder / f"{LOCAL}-{local}" / role / LOCAL,
+            self.folder / f"{GLOBAL}-{others}" / role / GLOBAL,
+            self.folder / f"{role}-{CONTENTS}",
+        )
 
 
 def _is_done(place: Path, identity: Mapping[str, str]) -> bool:

@@ -141,6 +141,8 @@ class LocalFeatures:
     scores: Tensor  # (N,) float32 detection confidence in [0, 1]
     descriptors: Tensor  # (N, D) float32 unit rows
     image_size: tuple[int, int]  # width, height of the image the method saw
+    scales: Tensor | None = None  # (N,) float32 size of each keypoint in pixels, where the method has one
+    orientations: Tensor | None = None  # (N,) float32 radians, x towards y, where the method has one
 
     def __post_init__(self) -> None:
         count = len(self.points)
@@ -149,6 +151,11 @@ class LocalFeatures:
                 f"points {tuple(self.points.shape)}, scores {tuple(self.scores.shape)} and descriptors "
                 f"{tuple(self.descriptors.shape)} do not describe the same points"
             )
+
+        for name in ("scales", "orientations"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (count,):
+                raise ValueError(f"{name} {tuple(values.shape)} do not belong to {count} keypoints")
 
     def __len__(self) -> int:
         return len(self.points)
@@ -241,6 +248,26 @@ class GlobalDescriptor(Protocol):
         """(B, dim) unit rows; the result does not depend on which images come together."""
 
 
+class PatchDescriptor(GlobalDescriptor, Protocol):
+    """A global descriptor that also describes the patches of an image, for re-ranking by patches."""
+
+    grids: Sequence[Any]  # one per patch size, see vpr.global_descriptors.patches.PatchGrid
+    image_size: tuple[int, int]  # width, height of the image that the patches lie in
+
+    def describe_patches(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Any]]:
+        """For each image its global descriptor (D,) and its PatchFeatures."""
+
+
+class JointDescriptor(GlobalDescriptor, Protocol):
+    """A global descriptor that can share the pass of its backbone with a local extractor."""
+
+    def shares_backbone_with(self, extractor: LocalExtractor) -> bool:
+        """Whether the extractor sends the same pixels through the same backbone."""
+
+    def describe_with(self, extractor: LocalExtractor, images: Sequence[Tensor]) -> list[tuple[LocalFeatures, Tensor]]:
+        """Local features and global descriptor of each image, from one pass of the backbone."""
+
+
 class LocalAggregator(Protocol):
     """Turns the local features of an image into one vector, by a model fitted on other images' features."""
 
@@ -294,6 +321,5 @@ class Origin:
 
     kind: str  # what the artefact is, for instance "local features"
     fingerprint: str  # of the settings that made it
-    images: str  # digest of the image list, or ""
     weights: str = ""  # sha256 of the weights, or ""
     settings: Mapping[str, Any] = field(default_factory=dict)  # readable copy of what was fingerprinted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,8 @@ def read_image(path: Path, channels: Channels, max_megapixels: float = MAX_MEGAP
     Raises ImageError, which names the file, for a missing, empty, truncated, enormous or foreign file.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would be waited for without end
+            raise ImageError(f"{path}: not a file but a folder, pipe or device")
         data = path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image") from None
@@ -64,6 +67,15 @@ def _size_in_header(data: bytes) -> tuple[int, int]:
     except (ValueError, ArithmeticError, LookupError):  # damaged headers raise what they like
         return -1, -1
     return int(width), int(height)
+
+
+def megapixels_in_header(path: Path) -> float:
+    """Size of an image without decoding it; 0 if its header is of no known kind or cannot be read."""
+    try:
+        width, height = imagesize.get(str(path))
+    except (OSError, ValueError, ArithmeticError, LookupError):
+        return 0.0
+    return width * height / 1e6 if width > 0 else 0.0
 
 
 def fitted_size(

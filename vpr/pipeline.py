@@ -1,4 +1,4 @@
-"""The stages in order: pictures to features, features to shortlist, shortlist to predictions, predictions to files.
+"""The stages in order: images to features, features to shortlist, shortlist to predictions, predictions to files.
 
 Every stage leaves its result in a folder, and picks it up there when it is run again.
 """
@@ -6,106 +6,133 @@ Every stage leaves its result in a folder, and picks it up there when it is run 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vpr.config import dump, fingerprint, lookup
-from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Ranking
+from vpr.build import Engine, build
+from vpr.config import digest_of_names, dump, fingerprint, plain
+from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Origin, Ranking, Rows
 from vpr.evaluation.comparison import Summary
-from vpr.features.extraction import aggregate
-from vpr.features.store import GlobalStore
-from vpr.global_descriptors import LOCAL_AGGREGATORS
+from vpr.features.extraction import Global, Output, aggregate
+from vpr.features.feature_set import FeatureFolders, FeatureSet
+from vpr.features.store import GlobalStore, LocalStore
 from vpr.images import read_image, resize
-from vpr.index import build_index, shortlist
-from vpr.matchers import MATCHERS, nearest
+from vpr.index import kept_index, shortlist
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
-from vpr.rerank import VERIFIERS, LocalReranker, PairReranker, PatchReranker, rerank_into
-from vpr.rerank import patch_netvlad as patches
-from vpr.rerank import reranker as local_features
+from vpr.rerank import rerank_into
 from vpr.results import RunResult
-from vpr.runtime.device import device_of, threads_of
+from vpr.runtime.device import threads_of
 from vpr.runtime.timing import Clock
 from vpr.settings import Settings
-from vpr.sides import Side, digest_of, extract_both, origin_of
 from vpr.weights import find, sha256_of
 
 logger = logging.getLogger(__name__)
 
+Folders = Callable[[str], FeatureFolders]  # of the features of a role, "database" or "queries"
+
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Features:
+    """Features of database and queries."""
+
+    database: FeatureSet
+    queries: FeatureSet
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
     """What matching found: the ranking of each stage by its name, and what is needed to look closer at a pair."""
 
     stages: Mapping[str, Ranking]
-    database: Side
-    queries: Side
-    reranker: PairReranker[Any]
+    features: Features
+    engine: Engine
 
 
-def run(dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str]) -> Summary | None:
-    """Everything, from pictures to report, in one folder; returns recall where there is ground truth."""
-    clock = Clock()
-    database, queries = extract_both(dataset, settings, (out / "features").joinpath, clock)
-    outcome = match(dataset, database, queries, settings=settings, work=out / "work", clock=clock)
-    return report(dataset, outcome, settings, out, about=about, clock=clock)
+def run(
+    dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str], *, verify: bool = False
+) -> Summary | None:
+    """Everything, from images to report, in one folder; returns recall where there is ground truth.
+
+    With ``verify`` every image file is hashed, even if its size and times are those of the last run.
+    """
+    engine, clock = build(settings), Clock()
+    features = extract(dataset, engine, lambda role: FeatureFolders.under(out / "features" / role), clock, verify)
+    matched = match(dataset, features, engine, work=out / "work", clock=clock)
+    return report(dataset, matched, out, about=about, clock=clock)
 
 
-def match(dataset: Dataset, database: Side, queries: Side, *, settings: Settings, work: Path, clock: Clock) -> Outcome:
+def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, verify: bool = False) -> Features:
+    """Features of database and queries, each in the folders of its role; single queries are timed as well.
+
+    Raises DataError if not one query, or not one database image, can be read.
+    """
+    found = []
+    for role, images in (("database", dataset.database), ("queries", dataset.queries)):
+        with clock.stage(f"extract, {role}", len(images), "image") as stage:
+            features = engine.extractor.extract(images, folders(role), verify=verify)
+            assert features.work is not None
+            stage.reused = features.work.reused
+        failed = features.work.failed
+        if failed:
+            logger.warning("%d of %d images (%s) cannot be used", len(failed), len(images), role)
+        if len(failed) == len(images):
+            raise DataError(f"{images.root}: not one of {len(images)} images ({role}) can be used: {failed[0]}")
+        found.append(features)
+
+    def single(row: int) -> None:
+        try:
+            engine.extractor.single(dataset.queries.path(row))
+        except ImageError:
+            return
+
+    clock.per_item(single, len(dataset.queries))
+    return Features(*found)
+
+
+def match(dataset: Dataset, features: Features, engine: Engine, *, work: Path, clock: Clock) -> Matched:
     """Shortlist and, unless ``rerank.k`` is 0, predictions for every query.
 
     Lasting results go to the folder ``work``, where an interrupted run continues.
     """
-    _require_one_origin(database, queries)
+    database, queries, settings = features.database, features.queries, engine.settings
     output = settings.output
-    with clock.stage("describe", len(dataset.database) + len(dataset.queries), "image"):
-        described = _global_descriptors(database, queries, settings, work)
-    if described.aggregate_one is not None:
-        clock.alone(described.aggregate_one, len(dataset.queries))
+    with clock.stage("describe", len(dataset.database) + len(dataset.queries), "image") as stage:
+        descriptors = _descriptors(features, engine, work)
+        stage.reused = descriptors.reused
+    if descriptors.aggregate_one is not None:
+        clock.per_item(descriptors.aggregate_one, len(dataset.queries))
     with clock.stage("index", len(dataset.database), "image"):
-        index = build_index(described.database, settings.index.factory, settings.index.gpu)
-        index.save(work / "index", {"descriptors": described.made_by})
+        made_by = {"descriptors": descriptors.made_by, "database": digest_of_names(database.keys)}
+        index = kept_index(
+            work / f"index-{fingerprint({'factory': settings.index.factory, **made_by})}",
+            descriptors.database,
+            settings.index.factory,
+            made_by,
+            settings.index.gpu,
+        )
     groups = _groups(dataset, settings)
+    asked = descriptors.queries.matrix()
 
-    def search(asked: Floats) -> Ranking:
-        return shortlist(index, asked, settings.shortlist.k, groups, settings.index.search)
+    def search(vectors: Floats) -> Ranking:
+        return shortlist(index, vectors, settings.shortlist.k, groups, settings.index.search)
 
     with clock.stage(output.shortlist_name, len(dataset.queries), "query"):
-        candidates = search(described.queries)
-    clock.alone(lambda row: search(described.queries[row : row + 1]), len(dataset.queries))
+        candidates = search(asked)
+    clock.per_item(lambda row: search(asked[row : row + 1]), len(dataset.queries))
     stages = {output.shortlist_name: candidates}
-    reranker = build_reranker(settings)
-    if settings.rerank.k > 0 and database.compared is not None and queries.compared is not None:
-        parts = {
-            "descriptors": described.made_by,
-            "index": settings.index,
-            "shortlist": settings.shortlist,
-            "matcher": settings.matcher,
-            "weights": reranker.weights,
-            "verification": settings.verification,
-            "rerank": settings.rerank,
-            "cost": settings.cost,
-            "features": database.compared.origin["fingerprint"],
-            "database": digest_of(dataset.database),
-        }
-        with clock.stage(output.predictions_name, len(dataset.queries), "query"):
-            stages[output.predictions_name] = rerank_into(
-                work / f"{output.predictions_name}-{fingerprint(parts)}",
-                origin_of("re-ranked shortlist", dataset.queries, parts),
-                reranker=reranker,
-                shortlist=candidates,
-                queries=queries.compared,
-                database=database.compared,
-            )
-    return Outcome(stages, database, queries, reranker)
+    if engine.reranker is not None:
+        with clock.stage(output.predictions_name, len(dataset.queries), "query") as stage:
+            stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work)
+    return Matched(stages, Features(database, queries), engine)
 
 
 def report(
     dataset: Dataset,
-    outcome: Outcome,
-    settings: Settings,
+    matched: Matched,
     out: Path,
     *,
     about: Mapping[str, str],
@@ -113,101 +140,122 @@ def report(
     root: str | None = None,
 ) -> Summary | None:
     """Write predictions, recalls and the HTML report into the folder; see write_outputs."""
-    page = RunResult(
+    settings, features = matched.engine.settings, matched.features
+    result = RunResult(
         dataset=dataset,
-        stages=outcome.stages,
+        stages=matched.stages,
         recall_at=reached(settings, dataset),
         settings_toml=dump(settings),
         facts=about,
         timings=clock.timings,
         failures=settings.output.failures,
-        bytes_per_image=_bytes_per_image(outcome.database, outcome.queries),
+        bytes_per_image=_bytes_per_image(features),
+        samples=settings.evaluation.bootstrap,
+        seed=settings.evaluation.seed,
+        unreadable={
+            role: dict(each.work.failed)
+            for role, each in (("database", features.database), ("queries", features.queries))
+            if each.work is not None and each.work.failed
+        },
     )
 
     def picture(role: str, row: int) -> Image | None:
-        return _picture(outcome.queries if role == "query" else outcome.database, row)
+        return _image(features.queries if role == "query" else features.database, row)
 
     def correspondences(query: int, candidate: int) -> Correspondences | None:
-        return _correspondences(outcome, query, candidate)
+        return _correspondences(matched, query, candidate)
 
-    return write_outputs(out, page, picture, correspondences, root)
+    return write_outputs(out, result, picture, correspondences, root)
 
 
-def build_reranker(settings: Settings) -> PairReranker[Any]:
-    """The second stage as the settings describe it."""
-    device = device_of(settings.machine.device)
-    on_cpu = device.type == "cpu"
-    threads = threads_of(settings.machine.threads) if on_cpu else 1  # a GPU is filled by one thread's batches
-    if isinstance(settings.rerank, patches.Settings):
-        return PatchReranker(settings.rerank, device, control=settings.cost, threads=threads, reads_ahead=not on_cpu)
-    if not isinstance(settings.rerank, local_features.Settings):
-        raise AssertionError(f"no way to build {settings.rerank.method}")
-    matcher = lookup(MATCHERS, settings.matcher.method, "matcher").build(settings.matcher, device)
-    return LocalReranker(
-        matcher,
-        lookup(VERIFIERS, settings.verification.method, "verifier").build(settings.verification, device),
-        settings.rerank,
-        settings.verification,
-        control=settings.cost,
-        scout=nearest.build(nearest.RATIO_ALONE, device) if settings.cost.order == "nearest" else None,
-        threads=threads,
-        together=4 if on_cpu else 128,
-        reads_ahead=not on_cpu,
+class _Descriptors(NamedTuple):
+    """Global descriptors of database and queries."""
+
+    database: GlobalStore
+    queries: GlobalStore
+    made_by: str  # fingerprint
+    # Descriptor of one query from its local features; None where features are extracted with those of the image.
+    aggregate_one: Callable[[int], Floats] | None
+    reused: int
+
+
+def _descriptors(features: Features, engine: Engine, work: Path) -> _Descriptors:
+    database, queries = features.database, features.queries
+    if database.global_store is not None and queries.global_store is not None:
+        made_by = database.global_store.fingerprint
+        count = len(database.global_store) + len(queries.global_store)
+        return _Descriptors(database.global_store, queries.global_store, made_by, None, count)
+    if database.local_store is None or queries.local_store is None:
+        raise AssertionError("a method that aggregates local features was chosen, but they were not opened")
+    chosen = engine.settings.global_descriptor
+    given: str = getattr(chosen, "weights", "")
+    parts: dict[str, Any] = {
+        "global_descriptor": chosen,
+        "local features": database.local_store.fingerprint,
+        "fitted on": find(given).sha256 if given else digest_of_names(database.keys),
+    }
+    folder = _beside(database.local_store, work)
+    name = f"aggregated-{fingerprint(parts)}"
+    aggregator = engine.aggregator
+    if aggregator is None:
+        model = folder / f"{name}.safetensors"
+        if not model.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            engine.fit_aggregator(database.local_store).save(model)
+        aggregator = engine.load_aggregator(model)
+        parts["weights"] = sha256_of(model)
+    stores, reused = [], 0
+    for each, local in ((database, database.local_store), (queries, queries.local_store)):
+        origin = Origin(GlobalStore.kind, fingerprint(parts), str(parts.get("weights", "")), plain(parts))
+        target = _beside(local, work / ("database" if each is database else "queries")) / name
+        output = Output(target, origin, Global(aggregator, "float32"))
+        done = aggregate(local, each.keys, aggregator, output, threads=threads_of(engine.settings.machine.threads))
+        stores.append(done.store)
+        reused += done.reused
+    of_queries = queries.local_store
+    return _Descriptors(
+        stores[0], stores[1], fingerprint(parts), lambda row: aggregator.aggregate(of_queries[row]), reused
     )
 
 
-class _Described(NamedTuple):
-    """Global descriptors of both sides."""
-
-    database: Floats  # (N, D)
-    queries: Floats
-    made_by: str  # fingerprint
-    # Descriptor of one query from its local features; None where features are extracted with those of the picture.
-    aggregate_one: Callable[[int], Floats] | None
+def _beside(store: LocalStore, work: Path) -> Path:
+    """The folder of a store, for what is made of it, so that other runs find it; ``work`` if it is read-only."""
+    folder = store.folder.parent
+    return folder if os.access(folder, os.W_OK) else work
 
 
-def _global_descriptors(database: Side, queries: Side, settings: Settings, work: Path) -> _Described:
-    if database.described is not None and queries.described is not None:
-        made_by = database.described.origin["fingerprint"]
-        return _Described(database.described.matrix(), queries.described.matrix(), made_by, None)
-    if database.local is None or queries.local is None:
-        raise AssertionError("a method that aggregates local features was chosen, but they were not opened")
-    chosen = settings.global_descriptor
-    build = lookup(LOCAL_AGGREGATORS, chosen.method, "global descriptor").build
-    given: str = getattr(chosen, "weights", "")
+def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path) -> tuple[Ranking, int]:
+    """The predictions, and for how many queries they were there already."""
+    settings, reranker = engine.settings, engine.reranker
+    database, queries = features.database.rerank_store, features.queries.rerank_store
+    assert reranker is not None and database is not None and queries is not None
+    if database.fingerprint != queries.fingerprint:
+        raise DataError(
+            f"{database.folder} and {queries.folder} were made with different settings; "
+            "extract both with the same configuration"
+        )
     parts = {
-        "global_descriptor": chosen,
-        "local features": database.local.origin["fingerprint"],
-        "fitted on": find(given).sha256 if given else database.local.origin["images"],
+        "matcher": settings.matcher,
+        "weights": reranker.weights,
+        "verification": settings.verification,
+        "rerank": settings.rerank,
+        "cost": settings.cost,
+        "features": database.fingerprint,
     }
-    folder = work / f"global-{fingerprint(parts)}"
-    if not given:
-        folder.mkdir(parents=True, exist_ok=True)
-        model = folder / "model.safetensors"
-        if not model.exists():
-            build(database.local, chosen).save(model)
-        chosen = chosen.model_copy(update={"weights": str(model)})
-        parts["weights"] = sha256_of(model)
-    aggregator = build(database.local, chosen)
-    threads = threads_of(settings.machine.threads)
-    matrices = []
-    for role, side, local in (("database", database, database.local), ("queries", queries, queries.local)):
-        origin = origin_of(GlobalStore.kind, side.images, parts)
-        matrices.append(aggregate(side.images, local, aggregator, folder / role, origin, threads=threads).matrix())
-    of_queries = queries.local
-    return _Described(matrices[0], matrices[1], fingerprint(parts), lambda row: aggregator.aggregate(of_queries[row]))
+    folder = work / f"{settings.output.predictions_name}-{fingerprint(parts)}"
+    return rerank_into(
+        folder,
+        Origin("re-ranked shortlist", fingerprint(parts), reranker.weights, plain(parts)),
+        reranker=reranker,
+        shortlist=candidates,
+        queries=queries,
+        database=database,
+        query_keys=features.queries.keys,
+        database_keys=features.database.keys,
+    )
 
 
-def _require_one_origin(database: Side, queries: Side) -> None:
-    for one, other in ((database.local, queries.local), (database.described, queries.described)):
-        if one is not None and other is not None and one.origin["fingerprint"] != other.origin["fingerprint"]:
-            raise DataError(
-                f"{one.folder} and {other.folder} were made with different settings; "
-                "extract both with the same configuration"
-            )
-
-
-def _groups(dataset: Dataset, settings: Settings) -> Any:
+def _groups(dataset: Dataset, settings: Settings) -> Rows | None:
     if not settings.shortlist.one_per_group:
         return None
     if dataset.database.groups is None:
@@ -225,33 +273,34 @@ def reached(settings: Settings, dataset: Dataset) -> tuple[int, ...]:
     return reached
 
 
-def _bytes_per_image(*sides: Side) -> dict[str, float]:
-    """Size of the features on disk, by kind, over both sides."""
+def _bytes_per_image(features: Features) -> dict[str, float]:
+    """Size of the features on disk, by kind, over database and queries."""
     sizes: dict[str, list[float]] = {}
-    for side in sides:
-        for store in filter(None, (side.local, side.described)):
-            held = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
+    for each in (features.database, features.queries):
+        for store in filter(None, (each.local_store, each.global_store)):
             total = sizes.setdefault(store.kind, [0, 0])
-            total[0] += held
-            total[1] += len(side.images)
+            total[0] += store.bytes_on_disk()
+            total[1] += len(each.images)
     return {kind: round(held / images, 1) for kind, (held, images) in sizes.items() if images}
 
 
-def _picture(side: Side, row: int) -> Image | None:
-    """The picture at the size that its compared features refer to; None if it cannot be read."""
+def _image(features: FeatureSet, row: int) -> Image | None:
+    """The image at the size that its compared features refer to; None if it cannot be read."""
     try:
-        image = read_image(side.images.path(row), "rgb")
+        image = read_image(features.images.path(row), "rgb")
     except ImageError:
         return None
-    size = side.compared[row].image_size if side.compared is not None else (0, 0)
+    store = features.rerank_store
+    size = store[row].image_size if store is not None else (0, 0)
     return resize(image, size) if all(size) else image
 
 
-def _correspondences(outcome: Outcome, query: int, candidate: int) -> Correspondences | None:
-    if outcome.queries.compared is None or outcome.database.compared is None:
+def _correspondences(matched: Matched, query: int, candidate: int) -> Correspondences | None:
+    queries, database = matched.features.queries.rerank_store, matched.features.database.rerank_store
+    if queries is None or database is None or matched.engine.reranker is None:
         return None
-    of_query, of_candidate = outcome.queries.compared[query], outcome.database.compared[candidate]
-    pair = outcome.reranker.pair(of_query, of_candidate)
+    of_query, of_candidate = queries[query], database[candidate]
+    pair = matched.engine.reranker.pair(of_query, of_candidate)
     rows = pair.matches.pairs.numpy()
     return Correspondences(
         of_query.points.numpy()[rows[:, 0]], of_candidate.points.numpy()[rows[:, 1]], pair.verified.inliers

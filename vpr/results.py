@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vpr.core import Dataset, Ranking
+from vpr.evaluation.bootstrap import SAMPLES
 from vpr.evaluation.comparison import Summary, summarise
 from vpr.evaluation.statistics import CalibrationTrial, Statistics, measure
 from vpr.runtime.timing import Timing
@@ -25,13 +26,24 @@ class RunResult:
     failures: int = 24  # shown with pictures
     bytes_per_image: Mapping[str, float] = field(default_factory=dict)  # on disk, by kind of feature
     calibration: Sequence[CalibrationTrial] = ()  # fitted on another run
+    samples: int = SAMPLES  # bootstrap samples behind the intervals; 0 for none
+    seed: int = 0  # of the bootstrap
+    unreadable: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # reason by row, by role
 
     @cached_property
     def summary(self) -> Summary | None:
         """Recall and what re-ranking changed; None without ground truth."""
-        return None if self.dataset.positives is None else summarise(self.dataset, self.stages, self.recall_at)
+        return (
+            None
+            if self.dataset.positives is None
+            else summarise(self.dataset, self.stages, self.recall_at, samples=self.samples, seed=self.seed)
+        )
 
     @cached_property
     def statistics(self) -> Statistics | None:
         """What is known beyond recall; None without ground truth."""
-        return None if self.dataset.positives is None else measure(self.dataset, self.stages, self.recall_at)
+        return (
+            None
+            if self.dataset.positives is None
+            else measure(self.dataset, self.stages, self.recall_at, samples=self.samples, seed=self.seed)
+        )

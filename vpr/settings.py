@@ -75,7 +75,7 @@ class Evaluation(Section):
 
     radius_m: float = Field(25.0, gt=0)
     recall_at: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20, 50, 100), min_length=1)
-    bootstrap: int = Field(1000, ge=0)  # resamples behind the intervals
+    bootstrap: int = Field(1000, ge=1)  # bootstrap samples behind the intervals
     seed: int = 0
 
 

@@ -22,17 +22,18 @@ def fit(
 
     Use it elsewhere with --set global_descriptor.weights=FILE.
     """
-    from vpr import sides
+    from vpr.build import build_extractor, fit_aggregator
     from vpr.datasets.folders import read_image_folder
+    from vpr.features.feature_set import FeatureFolders
     from vpr.global_descriptors import LOCAL_AGGREGATORS
 
     settings = settings_of(config, overrides)
     chosen = settings.global_descriptor
     if chosen.method not in LOCAL_AGGREGATORS:
         raise ConfigError(f"global_descriptor.method = {chosen.method!r} has nothing to fit; choose vlad")
-    side = sides.extract(read_image_folder(images), settings, features)
-    assert side.local is not None
-    model = LOCAL_AGGREGATORS[chosen.method].build(side.local, chosen)
+    found = build_extractor(settings).extract(read_image_folder(images), FeatureFolders.under(features))
+    assert found.local_store is not None
+    model = fit_aggregator(settings, found.local_store)
     out.parent.mkdir(parents=True, exist_ok=True)
     model.save(out, half=True)
-    say(f"{model.dim} dimensions, fitted on {len(side.local)} images: {out}")
+    say(f"{model.dim} dimensions, fitted on {len(found.images)} images: {out}")

@@ -39,13 +39,15 @@ def feature_extract(
 
     Started again after an interruption, it continues; a folder made with other settings is refused.
     """
-    from vpr import sides
+    from vpr.build import build
     from vpr.core import ImageSet
     from vpr.datasets.image_lists import read_image_list
+    from vpr.features.feature_set import FeatureFolders
 
     settings = _settings(config_path, overrides, nocuda)
+    engine = build(settings)
     images = ImageSet(dataset_root_dir, read_image_list(dataset_file_path))
-    sides.extract(images, settings, output_features_dir)
+    engine.extractor.extract(images, FeatureFolders.under(output_features_dir))
     say(f"Features of {len(images)} images: {output_features_dir}")
 
 
@@ -79,8 +81,10 @@ def feature_match(
     overrides: SetOption = None,
 ) -> None:
     """Shortlist and re-rank the queries of a list against the database of another, and measure recall."""
-    from vpr import pipeline, sides
+    from vpr import pipeline
+    from vpr.build import build
     from vpr.datasets.image_lists import read_image_lists
+    from vpr.features.feature_set import FeatureFolders
     from vpr.runtime import device as machine
     from vpr.runtime.timing import Clock
 
@@ -90,18 +94,15 @@ def feature_match(
     dataset = read_image_lists(
         dataset_root_dir, index_file_path, query_file_path, ground_truth_path, pos_dist_thr, group_size=group_size
     )
-    clock = Clock()
-    outcome = pipeline.match(
-        dataset,
-        sides.open_side(dataset.database, settings, index_input_features_dir),
-        sides.open_side(dataset.queries, settings, query_input_features_dir),
-        settings=settings,
-        work=result_save_folder / "work",
-        clock=clock,
+    engine, clock = build(settings), Clock()
+    features = pipeline.Features(
+        engine.extractor.open(dataset.database, FeatureFolders.under(index_input_features_dir)),
+        engine.extractor.open(dataset.queries, FeatureFolders.under(query_input_features_dir)),
     )
+    matched = pipeline.match(dataset, features, engine, work=result_save_folder / "work", clock=clock)
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
     root = "" if dataset_root_dir == Path() else str(dataset_root_dir)
-    summary = pipeline.report(dataset, outcome, settings, result_save_folder, about=about, clock=clock, root=root)
+    summary = pipeline.report(dataset, matched, result_save_folder, about=about, clock=clock, root=root)
     say_results(result_save_folder, summary)
 
 

@@ -64,7 +64,7 @@ def label(
     from torch import nn
 
     from vpr import config as configuration
-    from vpr.config import digest_of_names, fingerprint, plain
+    from vpr.config import fingerprint, plain
     from vpr.core import Origin
     from vpr.local_features.superpoint_network import SuperPointNetwork
     from vpr.runtime.device import device_of
@@ -83,9 +83,9 @@ def label(
         digest = load_published(learned, weights, learned.adopt)
     photographs = Photographs(images, (width, height))
     parts = {"adaptation": settings, "detector": digest or weights, "size": [width, height]}
-    origin = Origin(adaptation.KIND, fingerprint(parts), digest_of_names(photographs.names), digest, plain(parts))
+    origin = Origin(adaptation.KIND, fingerprint(parts), digest, plain(parts))
     adaptation.label(photographs, network, out, origin, settings=settings, device=device_of(device))
-    counts = [len(points) for points in adaptation.read_labels(out, len(photographs))]
+    counts = [len(points) for points in adaptation.read_labels(out, photographs.names)]
     say(f"{len(counts)} photographs, {sum(counts) / len(counts):.0f} points each: {out}")
 
 

@@ -39,7 +39,7 @@ def write_places(
     if min(places, views) < 1:
         raise ConfigError(f"{places} places with {views} views each: both must be at least 1")
     settings = {"recipe": _RECIPE, "places": places, "views": views, "seed": seed, "size": list(size)}
-    _claim(out, asdict(Origin("places of the demo city", fingerprint(settings), images="", settings=settings)))
+    _claim(out, asdict(Origin("places of the demo city", fingerprint(settings), settings=settings)) | {"images": ""})
     city = _city_of(places, seed)
     shots = [shot for place, spot in enumerate(_spots(city, places)) for shot in _views(city, spot, place, views, size)]
     missing = [shot for shot in shots if not (out / shot.role / shot.name).exists()]

@@ -85,7 +85,7 @@ def _files(out: Path, shot: Shot, with_depth: bool) -> list[Path]:
 
 
 def _origin(settings: dict[str, Any]) -> dict[str, Any]:
-    return asdict(Origin("demo city", fingerprint(settings), images="", settings=settings))
+    return asdict(Origin("demo city", fingerprint(settings), settings=settings)) | {"images": ""}
 
 
 def _refuse_others(out: Path, settings: dict[str, Any]) -> None:

@@ -42,7 +42,14 @@ class Summary:
     ground_truth: str  # digest of the images the rule was applied to
 
 
-def summarise(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int], seed: int = 0) -> Summary:
+def summarise(
+    dataset: Dataset,
+    stages: Mapping[str, Ranking],
+    ks: Sequence[int],
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Summary:
     """Measure each stage, and the last against the first. Raises DataError without ground truth or stages."""
     if dataset.positives is None:
         raise DataError(f"{dataset.name}: recall needs ground truth; give positions or a ground-truth file")
@@ -50,10 +57,11 @@ def summarise(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int]
         raise DataError(f"{dataset.name}: no ranking to evaluate")
     positives = dataset.positives
     recalls = {
-        label: recall_at(ranking, positives, ks, dataset.database, seed=seed) for label, ranking in stages.items()
+        label: recall_at(ranking, positives, ks, dataset.database, samples=samples, seed=seed)
+        for label, ranking in stages.items()
     }
     shortlist, *others = stages.values()
-    changes = compare(shortlist, others[-1], positives, ks, seed=seed) if others else ()
+    changes = compare(shortlist, others[-1], positives, ks, samples=samples, seed=seed) if others else ()
     candidates = int(np.count_nonzero(shortlist.rows != NO_ROW, axis=1).max(initial=0))
     return Summary(
         dataset.name,

@@ -9,7 +9,7 @@ import numpy as np
 
 from vpr.core import Dataset, Doubles, Ranking, Rows
 from vpr.evaluation.acceptance import Acceptance, Flags, accept, confidences
-from vpr.evaluation.bootstrap import Estimate
+from vpr.evaluation.bootstrap import SAMPLES, Estimate
 from vpr.evaluation.calibration import Calibration, Reliability, fit, reliability
 from vpr.evaluation.clusters import each_by_group, query_groups
 from vpr.evaluation.distance import distances_m, recall_within
@@ -57,7 +57,14 @@ class CalibrationTrial:
     tried: Reliability
 
 
-def measure(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int]) -> Statistics:
+def measure(
+    dataset: Dataset,
+    stages: Mapping[str, Ranking],
+    ks: Sequence[int],
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Statistics:
     """All statistics of all stages; the data set has ground truth."""
     found = query_groups(dataset)
     groups, meaning = found if found is not None else (None, None)
@@ -66,7 +73,10 @@ def measure(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int]) 
         ordered,
         meaning,
         0 if groups is None else len(np.unique(groups)),
-        {label: _measure(dataset, ranking, ordered, groups) for label, ranking in stages.items()},
+        {
+            label: _measure(dataset, ranking, ordered, groups, samples=samples, seed=seed)
+            for label, ranking in stages.items()
+        },
     )
 
 
@@ -107,14 +117,16 @@ def try_calibration(
     return tuple(trials)
 
 
-def _measure(dataset: Dataset, ranking: Ranking, ks: Sequence[int], groups: Rows | None) -> StageStatistics:
+def _measure(
+    dataset: Dataset, ranking: Ranking, ks: Sequence[int], groups: Rows | None, *, samples: int, seed: int
+) -> StageStatistics:
     positives = dataset.positives or ()
     hits = first_hits(ranking, positives)
     answerable = sum(len(rows) > 0 for rows in positives)
     curves = {name: accept(values, hits == 1, answerable) for name, values in confidences(ranking).items()}
     metres = distances_m(dataset, ranking.rows)
     return StageStatistics(
-        None if groups is None else each_by_group([hits <= k for k in ks], groups),
+        None if groups is None else each_by_group([hits <= k for k in ks], groups, samples, seed),
         None if metres is None else recall_within(metres, 1, RADII_M),
         {name: curve for name, curve in curves.items() if curve is not None},
         latency(ranking),

@@ -1,14 +1,14 @@
-"""Features of a whole image set, batch by batch, into a store; continues where it was interrupted."""
+"""Features of a whole image set, batch by batch, into stores; only what the stores lack is computed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,29 +16,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vpr.core import (
+    Channels,
     GlobalDescriptor,
+    Image,
     ImageError,
     ImageSet,
+    JointDescriptor,
     LocalAggregator,
     LocalExtractor,
     LocalFeatures,
     Origin,
+    PatchDescriptor,
 )
-from vpr.features.shards import ShardFolder
-from vpr.features.store import (
-    INDEX,
-    GlobalStore,
-    LocalStore,
-    PatchStore,
-    local_arrays,
-    patch_arrays,
-    read_notes,
-    write_index,
-)
-from vpr.global_descriptors.patch_netvlad import PatchNetVlad
-from vpr.global_descriptors.superpoint_global import SuperPointGlobal
+from vpr.features.contents import Contents
+from vpr.features.shards import Arrays, ShardFolder, StoredItem, read_arrays
+from vpr.features.store import OPTIONAL, GlobalStore, LocalStore, PatchStore, local_arrays, patch_arrays
+from vpr.global_descriptors.patches import PatchFeatures
 from vpr.images import MAX_MEGAPIXELS, in_order, read_image
-from vpr.local_features.superpoint import SuperPoint
 from vpr.runtime.threads import one_thread_each
 
 logger = logging.getLogger(__name__)
@@ -46,7 +40,6 @@ logger = logging.getLogger(__name__)
 SHARD_BYTES = 256 << 20  # of patch descriptors in one file, which is put together in memory
 
 T = TypeVar("T")
-Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,172 +54,269 @@ class Extraction:
     dtype: Literal["float16", "float32"] = "float16"
 
 
-def extract_local(
-    images: ImageSet, extractor: LocalExtractor, folder: Path, origin: Origin, how: Extraction
-) -> LocalStore:
-    """Local features of every image into the folder; an image that cannot be read has none.
+@dataclass
+class Work:
+    """How many images were computed, found in the store, and could not be read."""
 
-    Raises ImageError at the first such image if ``how.on_bad_image`` is "fail", and DataError if the folder was made
-    by another origin.
-    """
-
-    def extract(batch: Sequence[Tensor]) -> list[tuple[LocalFeatures]]:
-        return [(each,) for each in extractor.extract(batch)]
-
-    job = ShardFolder(folder, origin, len(images), how.shard_size)
-    _extract([_Output(job, _packs_local(extractor, how))], images, extractor, extract, how=how)
-    return LocalStore(folder)
+    computed: int = 0
+    reused: int = 0
+    failed: dict[int, str] = field(default_factory=dict)  # reason by row
 
 
-def extract_global(
-    images: ImageSet, descriptor: GlobalDescriptor, folder: Path, origin: Origin, how: Extraction
-) -> GlobalStore:
-    """Global descriptor of every image into the folder; an image that cannot be read has a zero row.
+class Kind(Protocol):
+    """One kind of features: how those of a shard's images become arrays, and are read from them again."""
 
-    Raises as extract_local does.
-    """
+    store: type[LocalStore | GlobalStore]  # what reads them
+    weights: str  # sha256 of the method's weights, or ""
 
-    def describe(batch: Sequence[Tensor]) -> list[tuple[Tensor]]:
-        return [(each,) for each in descriptor.describe(batch).cpu()]
+    def pack(self, items: Sequence[Any | None]) -> Arrays:
+        """The arrays of one shard; None is an image that failed."""
 
-    job = ShardFolder(folder, origin, len(images), how.shard_size)
-    _extract([_Output(job, _packs_global(descriptor, how))], images, descriptor, describe, how=how)
-    return GlobalStore(folder)
+    def unpack(self, arrays: Arrays, place: int) -> Any:
+        """One image's features, as ``pack`` takes them."""
 
 
-def extract_together(
-    images: ImageSet,
-    extractor: SuperPoint,
-    descriptor: SuperPointGlobal,
-    *,
-    folders: tuple[Path, Path],
-    origins: tuple[Origin, Origin],
-    how: Extraction,
-) -> None:
-    """What extract_local and extract_global make, in two folders, from one pass of the trunk that both share."""
+class Local:
+    """Local features."""
 
-    def both(batch: Sequence[Tensor]) -> list[tuple[LocalFeatures, Tensor]]:
-        return look_once(batch, extractor, descriptor)
+    store: type[LocalStore | GlobalStore] = LocalStore
 
-    jobs = [
-        ShardFolder(folder, origin, len(images), how.shard_size)
-        for folder, origin in zip(folders, origins, strict=True)
-    ]
-    outputs = [_Output(jobs[0], _packs_local(extractor, how)), _Output(jobs[1], _packs_global(descriptor, how))]
-    _extract(outputs, images, extractor, both, how=how)
+    def __init__(self, extractor: LocalExtractor, dtype: str) -> None:
+        self.weights = extractor.weights
+        self.none = LocalFeatures.empty(extractor.dim)
+        self.dtype = np.dtype(dtype)
 
+    def pack(self, items: Sequence[LocalFeatures | None]) -> Arrays:
+        return local_arrays([self.none if each is None else each for each in items], self.dtype)
 
-def look_once(
-    images: Sequence[Tensor], extractor: SuperPoint, descriptor: SuperPointGlobal
-) -> list[tuple[LocalFeatures, Tensor]]:
-    """Local features and global descriptor of each image, from one pass of the trunk that both share."""
-    return extractor.extract_and(images, lambda maps: list(descriptor.of_maps(maps).cpu()))
+    def unpack(self, arrays: Arrays, place: int) -> LocalFeatures:
+        first, last = arrays["offsets"][place : place + 2].tolist()
+        names = ("points", "scores", "descriptors", *(name for name in OPTIONAL if name in arrays))
+        width, height = arrays["image_sizes"][place].tolist()
+        return LocalFeatures(
+            **{name: torch.from_numpy(arrays[name][first:last].astype(np.float32)) for name in names},
+            image_size=(width, height),
+        )
 
 
-def extract_patches(
-    images: ImageSet, descriptor: PatchNetVlad, folder: Path, origin: Origin, how: Extraction
-) -> PatchStore:
-    """Global and patch descriptors of every image into the folder; an image that cannot be read has no patches.
+class Global:
+    """Global descriptors."""
 
-    Raises as extract_local does. A shard holds fewer images than asked for if they would take more than SHARD_BYTES.
-    """
-    dtype: torch.dtype = getattr(torch, how.dtype)
-    sizes = [(len(grid), descriptor.dim) for grid in descriptor.grids]
-    bytes_per_image = dtype.itemsize * sum(count * dim for count, dim in sizes)
-    shard_size = max(1, min(how.shard_size, SHARD_BYTES // bytes_per_image))
-    none = torch.zeros(descriptor.dim, dtype=dtype), [torch.zeros(size, dtype=dtype) for size in sizes]
+    store: type[LocalStore | GlobalStore] = GlobalStore
 
-    def describe(batch: Sequence[Tensor]) -> list[tuple[tuple[Tensor, list[Tensor]]]]:
-        return [
-            ((vector.to(dtype).cpu(), [each.to(dtype).cpu() for each in patches.descriptors]),)
-            for vector, patches in descriptor.describe_patches(batch)
-        ]
+    def __init__(self, descriptor: GlobalDescriptor | LocalAggregator, dtype: str) -> None:
+        self.weights: str = getattr(descriptor, "weights", "")
+        self.zeros = torch.zeros(descriptor.dim)
+        self.dtype = dtype
 
-    def pack(rows: Sequence[tuple[Tensor, list[Tensor]] | None]) -> Arrays:
-        vectors, patches = zip(*[none if row is None else row for row in rows], strict=True)
-        return patch_arrays(vectors, patches, descriptor.grids, descriptor.image_size)
+    def pack(self, items: Sequence[Tensor | None]) -> Arrays:
+        rows = [self.zeros if each is None else each for each in items]
+        return {"descriptors": torch.stack(rows).numpy().astype(self.dtype)}
 
-    job = ShardFolder(folder, origin, len(images), shard_size)
-    _extract([_Output(job, pack)], images, descriptor, describe, how=how)
-    return PatchStore(folder)
+    def unpack(self, arrays: Arrays, place: int) -> Tensor:
+        return torch.from_numpy(arrays["descriptors"][place].astype(np.float32))
 
 
-def aggregate(
-    images: ImageSet, local: LocalStore, aggregator: LocalAggregator, folder: Path, origin: Origin, *, threads: int
-) -> GlobalStore:
-    """Global descriptors made of stored local features; float32, one shard per shard of the local store."""
-    job = ShardFolder(folder, origin, len(local), local.shard_size)
-    with job.writing(), one_thread_each(threads) as pool:
-        for shard in tqdm(job.missing(), desc=f"describe {folder.name}", unit="shard", disable=None):
-            rows = list(pool.map(lambda row: aggregator.aggregate(local[row]), job.items_of(shard)))
-            job.write(shard, {"descriptors": np.stack(rows).astype(np.float32)})
-        if not (folder / INDEX).exists():
-            write_index(folder, images.names, local.unreadable())
-    return GlobalStore(folder)
+class Patches:
+    """A global descriptor and the descriptors of the image's patches."""
+
+    store: type[LocalStore | GlobalStore] = PatchStore
+
+    def __init__(self, descriptor: PatchDescriptor, dtype: str) -> None:
+        self.weights = descriptor.weights
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        grids, sizes = descriptor.grids, [(len(grid), descriptor.dim) for grid in descriptor.grids]
+        self.bytes_per_image: int = self.dtype.itemsize * sum(count * dim for count, dim in sizes)
+        empty = PatchFeatures(tuple(grids), tuple(torch.zeros(size) for size in sizes), descriptor.image_size)
+        self.none = torch.zeros(descriptor.dim), empty
+
+    def pack(self, items: Sequence[tuple[Tensor, PatchFeatures] | None]) -> Arrays:
+        vectors, patches = zip(*[self.none if each is None else each for each in items], strict=True)
+        return patch_arrays(
+            [vector.to(self.dtype) for vector in vectors],
+            [[each.to(self.dtype) for each in of_image.descriptors] for of_image in patches],
+            self.none[1].grids,
+            self.none[1].image_size,
+        )
+
+    def unpack(self, arrays: Arrays, place: int) -> tuple[Tensor, PatchFeatures]:
+        grids, size = self.none[1].grids, self.none[1].image_size
+        patches = tuple(torch.from_numpy(arrays[f"patches{i}"][place]) for i in range(len(grids)))
+        return torch.from_numpy(arrays["descriptors"][place]), PatchFeatures(grids, patches, size)
 
 
 @dataclass(frozen=True)
-class _Output:
-    """Where one kind of features goes; ``pack`` makes a shard's arrays of them, None for unreadable images."""
+class Output:
+    """Where one kind of features goes."""
 
-    job: ShardFolder
-    pack: Callable[[Sequence[Any]], Arrays]
-
-
-def _packs_local(extractor: LocalExtractor, how: Extraction) -> Callable[[Sequence[LocalFeatures | None]], Arrays]:
-    none = LocalFeatures.empty(extractor.dim)
-    return lambda features: local_arrays([none if each is None else each for each in features], np.dtype(how.dtype))
+    folder: Path
+    origin: Origin
+    kind: Kind
 
 
-def _packs_global(descriptor: GlobalDescriptor, how: Extraction) -> Callable[[Sequence[Tensor | None]], Arrays]:
-    zeros = torch.zeros(descriptor.dim)
+@dataclass(frozen=True)
+class Pass:
+    """One way through the images that gives one or several kinds of features."""
 
-    def pack(rows: Sequence[Tensor | None]) -> Arrays:
-        return {"descriptors": torch.stack([zeros if row is None else row for row in rows]).numpy().astype(how.dtype)}
+    channels: Channels
+    preprocess: Callable[[Image], Tensor]
+    process: Callable[[Sequence[Tensor]], Sequence[tuple[Any, ...]]]  # for each image, an item for each kind
 
-    return pack
+    def prepare(self, path: Path, max_megapixels: float) -> Tensor:
+        """One image from disk, as ``process`` takes it. Raises ImageError."""
+        return self.preprocess(read_image(path, self.channels, max_megapixels))
 
 
-def _extract(
-    outputs: Sequence[_Output],
-    images: ImageSet,
-    method: LocalExtractor | GlobalDescriptor,
-    process: Callable[[Sequence[Tensor]], Sequence[tuple[Any, ...]]],
-    *,
-    how: Extraction,
-) -> None:
-    """Decode in threads ahead of ``process``, which sees batches that never span two shards.
+def local_pass(extractor: LocalExtractor) -> Pass:
+    """Local features alone."""
+    return Pass(extractor.channels, extractor.preprocess, lambda batch: [(each,) for each in extractor.extract(batch)])
 
-    For each image it gives a tuple with an item for each output.
+
+def global_pass(descriptor: GlobalDescriptor) -> Pass:
+    """Global descriptors alone."""
+    return Pass(
+        descriptor.channels, descriptor.preprocess, lambda batch: [(each,) for each in descriptor.describe(batch).cpu()]
+    )
+
+
+def patch_pass(descriptor: PatchDescriptor) -> Pass:
+    """Global descriptors and those of patches."""
+
+    def process(batch: Sequence[Tensor]) -> list[tuple[tuple[Tensor, PatchFeatures]]]:
+        return [
+            ((vector.cpu(), replace(patches, descriptors=tuple(each.cpu() for each in patches.descriptors))),)
+            for vector, patches in descriptor.describe_patches(batch)
+        ]
+
+    return Pass(descriptor.channels, descriptor.preprocess, process)
+
+
+def joint_pass(extractor: LocalExtractor, descriptor: JointDescriptor) -> Pass:
+    """Local features and global descriptors from one pass of the backbone that both share."""
+    return Pass(
+        extractor.channels,
+        extractor.preprocess,
+        lambda batch: [(local, vector) for local, vector in descriptor.describe_with(extractor, batch)],
+    )
+
+
+def extract(images: ImageSet, contents: Contents, way: Pass, outputs: Sequence[Output], *, how: Extraction) -> Work:
+    """Features of every image into the folders, in the order of the images; what they hold already is not computed.
+
+    An image that cannot be read has empty features, and is tried again by the
+    next call. Raises ImageError at the first such image if ``how.on_bad_image`` is "fail", and DataError if a folder
+    was made with other settings or weights.
     """
-
-    def prepare(row: int) -> Tensor:
-        return method.preprocess(read_image(images.path(row), method.channels, how.max_megapixels))
-
-    first = outputs[0].job
+    keys = contents.keys
+    shard_size = min(shard_size_of(output.kind, how) for output in outputs)
+    folders = [ShardFolder(output.folder, output.origin, keys, shard_size) for output in outputs]
+    work = Work()
     with ExitStack() as claimed:
-        for output in outputs:
-            claimed.enter_context(output.job.writing())
-        lacking = [set(output.job.missing()) for output in outputs]
-        missing = sorted(set().union(*lacking))
-        rows = [row for shard in missing for row in first.items_of(shard)]
+        for folder in folders:
+            claimed.enter_context(folder.writing())
+        stored = [folder.stored() for folder in folders]
+        lacking = [
+            row
+            for row, key in enumerate(keys)
+            if any(key not in found for found in stored) or contents.megapixels[row] > how.max_megapixels
+        ]
+        slices = folders[0].slices()
+        shards: list[list[str]] = [[] for _ in folders]
         progress = tqdm(
-            total=len(images), initial=len(images) - len(rows), desc=first.folder.name, unit="image", disable=None
+            total=len(keys), initial=len(keys) - len(lacking), desc=outputs[0].folder.name, unit="image", disable=None
         )
-        with progress, closing(in_order(prepare, rows, how.threads)) as loaded:
-            for shard in missing:
-                results: list[tuple[Any, ...] | None] = []
-                unreadable: dict[str, str] = {}
-                for batch in _batches(loaded, len(first.items_of(shard)), how.batch_size):
-                    results += _process_readable(batch, process, unreadable, how)
+        prepare = in_order(lambda row: way.prepare(images.path(row), how.max_megapixels), lacking, how.threads)
+        waiting = set(lacking)
+        with progress, closing(prepare) as loaded:
+            for items in slices:
+                computed: dict[int, tuple[Any, ...]] = {}
+                failed: dict[int, str] = {}
+                for batch in _batches(loaded, sum(row in waiting for row in items), how.batch_size):
+                    computed |= _process(batch, way, failed, how)
                     progress.update(len(batch))
-                for place, output in enumerate(outputs):
-                    if shard in lacking[place]:
-                        mine = [None if each is None else each[place] for each in results]
-                        output.job.write(shard, output.pack(mine), {"unreadable": unreadable})
-        for output in outputs:
-            if not (output.job.folder / INDEX).exists():
-                write_index(output.job.folder, images.names, _unreadable(output.job))
+                work.failed |= failed
+                work.computed += len(computed)
+                places = {row - items.start: reason for row, reason in failed.items()}
+                for place, (folder, output) in enumerate(zip(folders, outputs, strict=True)):
+                    name = folder.name_of(items, places)
+                    if not folder.path(name).exists():
+                        fresh = {row: each[place] for row, each in computed.items()}
+                        gathered = _gather(
+                            folder, output.kind, items, computed=fresh, stored=stored[place], failed=failed
+                        )
+                        folder.write(items, output.kind.pack(gathered), places)
+                    shards[place].append(name)
+        about = {"names": list(images.names)}
+        for folder, names in zip(folders, shards, strict=True):
+            folder.finish(names, about)
+    work.reused = len(keys) - len(lacking)
+    return work
+
+
+def _gather(
+    folder: ShardFolder,
+    kind: Kind,
+    items: range,
+    *,
+    computed: Mapping[int, Any],
+    stored: Mapping[str, StoredItem],
+    failed: Mapping[int, str],
+) -> list[Any | None]:
+    """The features of a shard's images: computed now, or copied from the shard in which they are."""
+    opened: dict[str, Arrays] = {}
+    gathered: list[Any | None] = []
+    for row in items:
+        if row in failed:
+            gathered.append(None)
+            continue
+        if row in computed:
+            gathered.append(computed[row])
+            continue
+        found = stored[folder.keys[row]]
+        if found.shard not in opened:
+            opened[found.shard] = read_arrays(folder.path(found.shard))
+        gathered.append(kind.unpack(opened[found.shard], found.place))
+    return gathered
+
+
+class Aggregated(NamedTuple):
+    """Global descriptors made of local features, and how many of them were there already."""
+
+    store: GlobalStore
+    reused: int
+
+
+def aggregate(
+    local: LocalStore, keys: Sequence[str], aggregator: LocalAggregator, output: Output, *, threads: int
+) -> Aggregated:
+    """Global descriptors made of stored local features; float32, one shard per shard of the local store."""
+    folder = ShardFolder(output.folder, output.origin, keys, local.shard_size)
+    unread = local.failed()
+    reused = 0
+    with folder.writing(), one_thread_each(threads) as pool:
+        stored = folder.stored()
+        shards = []
+        for items in tqdm(folder.slices(), desc=f"aggregate {output.folder.name}", unit="shard", disable=None):
+            failed = {row: unread[row] for row in items if row in unread}
+            places = {row - items.start: reason for row, reason in failed.items()}
+            name = folder.name_of(items, places)
+            lacking = [row for row in items if row not in failed and keys[row] not in stored]
+            reused += len(items) - len(lacking)
+            if not folder.path(name).exists():
+                vectors = pool.map(lambda row: torch.from_numpy(aggregator.aggregate(local[row])), lacking)
+                fresh = dict(zip(lacking, vectors, strict=True))
+                gathered = _gather(folder, output.kind, items, computed=fresh, stored=stored, failed=failed)
+                folder.write(items, output.kind.pack(gathered), places)
+            shards.append(name)
+        folder.finish(shards)
+    return Aggregated(GlobalStore(output.folder), reused)
+
+
+def shard_size_of(kind: Kind, how: Extraction) -> int:
+    """Images per shard: fewer than asked for if their patch descriptors would take more than SHARD_BYTES."""
+    if isinstance(kind, Patches):
+        return max(1, min(how.shard_size, SHARD_BYTES // kind.bytes_per_image))
+    return how.shard_size
 
 
 def _batches(loaded: Iterator[T], count: int, batch_size: int) -> Iterator[list[T]]:
@@ -237,29 +327,20 @@ def _batches(loaded: Iterator[T], count: int, batch_size: int) -> Iterator[list[
         yield batch
 
 
-def _process_readable(
-    batch: Sequence[tuple[int, Tensor | ImageError]],
-    process: Callable[[Sequence[Tensor]], Sequence[T]],
-    unreadable: dict[str, str],
-    how: Extraction,
-) -> list[T | None]:
-    """Results in the order of the batch, None for images that could not be read; their reasons go to ``unreadable``."""
-    readable = []
+def _process(
+    batch: Sequence[tuple[int, Tensor | ImageError]], way: Pass, failed: dict[int, str], how: Extraction
+) -> dict[int, tuple[Any, ...]]:
+    """Features by row; the reasons of images that could not be read go to ``failed``."""
+    readable: list[tuple[int, Tensor]] = []
     for row, image in batch:
-        if isinstance(image, Tensor):
-            readable.append(image)
-            continue
-        if how.on_bad_image == "fail":
-            raise image
-        logger.warning("skipped: %s", image)
-        unreadable[str(row)] = str(image)
-    results = iter(process(readable)) if readable else iter(())
-    return [next(results) if isinstance(image, Tensor) else None for _, image in batch]
-
-
-def _unreadable(job: ShardFolder) -> dict[int, str]:
-    reasons: dict[int, str] = {}
-    for shard in range(job.shard_count):
-        notes = read_notes(job.shard_path(shard))
-        reasons.update({int(row): reason for row, reason in notes.get("unreadable", {}).items()})
-    return reasons
+        if isinstance(image, ImageError):
+            if how.on_bad_image == "fail":
+                raise image
+            logger.warning("skipped: %s", image)
+            failed[row] = str(image)
+        else:
+            readable.append((row, image))
+    if not readable:
+        return {}
+    results = way.process([image for _, image in readable])
+    return {row: result for (row, _), result in zip(readable, results, strict=True)}

@@ -1,138 +1,182 @@
-"""Features on disk: written shard by shard, read through memory maps.
+"""Features on disk: written shard by shard (see ``shards.py``), read through memory maps.
 
-A store is a folder with ``origin.json`` (what made it), shards ``000000.safetensors`` ... and ``index.sqlite``
-(image name to row, and the images that could not be read). The index is written last: a folder with one is whole.
-Points are float32, since half precision is half a pixel at 640; descriptors and scores are float16 by default.
+Keypoints are float32, since half precision is half a pixel at 640; descriptors and scores are float16 by default.
+Format 1, with shards numbered in the order of the images and without checksums, is still read.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
-from vpr.core import DataError, Floats, LocalFeatures, usable_name
-from vpr.features.shards import read_origin
+from vpr.config import digest_of_names
+from vpr.core import DataError, Floats, LocalFeatures
+from vpr.features.shards import (
+    Arrays,
+    crc32,
+    damaged,
+    notes_of,
+    open_shard,
+    read_index,
+    read_notes,
+    read_origin,
+    require_checksum,
+    shard_path,
+)
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid
-from vpr.runtime.files import TEMPORARY, sync_folder
 
-INDEX = "index.sqlite"
 OPEN_SHARDS = 256  # each holds a file handle; the usual limit of a process is 1024
+OPTIONAL = ("scales", "orientations")  # of local features; None where a method has none
 
 
-def local_arrays(features: Sequence[LocalFeatures], dtype: np.dtype[Any]) -> dict[str, Any]:
+def local_arrays(features: Sequence[LocalFeatures], dtype: np.dtype[Any]) -> Arrays:
     """The arrays of one shard of local features; image i owns rows offsets[i]:offsets[i + 1]."""
     counts = [len(each) for each in features]
-    return {
-        "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    arrays = {
         "points": torch.cat([each.points for each in features]).cpu().numpy().astype(np.float32),
         "scores": torch.cat([each.scores for each in features]).cpu().numpy().astype(dtype),
         "descriptors": torch.cat([each.descriptors for each in features]).cpu().numpy().astype(dtype),
-        "image_sizes": np.array([each.image_size for each in features], dtype=np.int32).reshape(-1, 2),
+    }
+    for name in OPTIONAL:
+        values = [getattr(each, name) for each in features if len(each)]
+        if values and all(value is not None for value in values):
+            arrays[name] = torch.cat(values).cpu().numpy().astype(np.float32)
+    sizes = np.array([each.image_size for each in features], dtype=np.int32).reshape(-1, 2)
+    checksums = [
+        _checksum(size, [array[first:last] for array in arrays.values()])
+        for size, first, last in zip(sizes, offsets[:-1], offsets[1:], strict=True)
+    ]
+    return arrays | {
+        "offsets": offsets,
+        "image_sizes": sizes,
+        "item_checksums": np.array(checksums, dtype=np.uint32),
     }
 
 
 def patch_arrays(
     vectors: Sequence[Tensor], patches: Sequence[Sequence[Tensor]], grids: Sequence[PatchGrid], size: tuple[int, int]
-) -> dict[str, Any]:
+) -> Arrays:
     """The arrays of one shard of global and patch descriptors: (B, D), and for each grid (B, P, D)."""
     arrays = {f"patches{i}": torch.stack(list(of_grid)).numpy() for i, of_grid in enumerate(zip(*patches, strict=True))}
+    sides = np.array(size, dtype=np.int32)
+    checksums = [_checksum(sides, [array[place] for array in arrays.values()]) for place in range(len(vectors))]
     return arrays | {
         "descriptors": torch.stack(list(vectors)).numpy(),
         "grids": np.array([astuple(grid) for grid in grids], dtype=np.int32),
-        "image_size": np.array(size, dtype=np.int32),
+        "image_size": sides,
+        "item_checksums": np.array(checksums, dtype=np.uint32),
     }
 
 
-def write_index(folder: Path, names: Sequence[str], unreadable: Mapping[int, str]) -> None:
-    """Write the index of a store whose shards are all there; ``unreadable`` gives the reason per row."""
-    path = folder / INDEX
-    temporary = folder / f".{INDEX}{TEMPORARY}"
-    temporary.unlink(missing_ok=True)
-    connection = sqlite3.connect(temporary)
-    try:
-        connection.execute("PRAGMA journal_mode = OFF")
-        columns = "name TEXT PRIMARY KEY, row INTEGER NOT NULL, error TEXT"
-        connection.execute(f"CREATE TABLE images ({columns}) WITHOUT ROWID")
-        entries = ((usable_name(name), row, unreadable.get(row)) for row, name in enumerate(names))
-        connection.executemany("INSERT INTO images VALUES (?, ?, ?)", entries)
-        connection.commit()
-    finally:
-        connection.close()
-    temporary.replace(path)
-    sync_folder(folder)
+def _checksum(image_size: NDArray[np.int32], arrays: Iterable[NDArray[Any]]) -> int:
+    """Of what belongs to one image, so that reading one image need not read the others."""
+    value = crc32(image_size)
+    for array in arrays:
+        value = crc32(array, value)
+    return value
 
 
 class _Store:
-    """What both kinds of store share: origin, index, and a bounded number of open shards."""
+    """What every kind of store has: origin, names of its shards, and a bounded number of open ones."""
 
     kind: str
 
     def __init__(self, folder: Path) -> None:
         origin = read_origin(folder)
-        if origin["kind"] != self.kind:
-            raise DataError(f"{folder}: holds {origin['kind']}, expected {self.kind}")
-        if not (folder / INDEX).exists():
-            raise DataError(f"{folder}: the extraction was interrupted; run it again, it continues where it stopped")
+        if origin.get("kind") != self.kind:
+            raise DataError(f"{folder}: holds {origin.get('kind')}, expected {self.kind}")
         self.folder = folder
         self.origin = origin
-        self.size: int = origin["count"]
         self.shard_size: int = origin["shard_size"]
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self.names: tuple[str, ...] | None = None  # of the images, where the store says
+        self.keys: tuple[str, ...]  # content keys of the images; of format 1, which has none, what stands for them
+        if origin.get("format") == 1:
+            self.size: int = origin["count"]
+            count = -(-self.size // self.shard_size)
+            self._paths = [folder / f"{shard:06d}.safetensors" for shard in range(count)]
+            if not all(path.exists() for path in self._paths):
+                raise DataError(f"{folder}: the extraction was interrupted; run it again")
+            self.keys = tuple(digest_of_names([str(origin), str(row)]) for row in range(self.size))
+        else:
+            index = read_index(folder)
+            self.size = index["count"]
+            self._paths = [shard_path(folder, name) for name in index["shards"]]
+            self.names = tuple(index["names"]) if "names" in index else None
+            self.keys = tuple(index["keys"])
+        self._open: OrderedDict[int, tuple[Any, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.size
 
-    def unreadable(self) -> dict[int, str]:
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings and weights that made the features."""
+        return str(self.origin["fingerprint"])
+
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self._paths)
+
+    def failed(self) -> dict[int, str]:
         """Rows of the images that could not be read, with the reason."""
-        return {int(row): error for row, error in self._query("SELECT row, error FROM images WHERE error IS NOT NULL")}
+        reasons: dict[int, str] = {}
+        for shard, path in enumerate(self._paths):
+            notes = read_notes(path)
+            if "unreadable" in notes:  # format 1, by row
+                reasons |= {int(row): reason for row, reason in notes["unreadable"].items()}
+            failed = notes.get("failed", {})
+            reasons |= {shard * self.shard_size + int(place): reason for place, reason in failed.items()}
+        return reasons
 
-    def row_of(self, name: str) -> int:
-        """Row of an image by its name; raises DataError for a name that is not in the store."""
-        found = self._query("SELECT row FROM images WHERE name = ?", (usable_name(name),))
-        if not found:
-            raise DataError(f"{self.folder}: has no image {name!r}")
-        return int(found[0][0])
-
-    def _query(self, statement: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(f"file:{self.folder / INDEX}?mode=ro&immutable=1", uri=True)
-        try:
-            return connection.execute(statement, tuple(values)).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise _damaged(self.folder / INDEX, error) from None
-        finally:
-            connection.close()
-
-    def _shard(self, shard: int) -> Any:
+    def _shard(self, shard: int) -> tuple[Any, dict[str, Any]]:
+        """An open shard and its notes."""
         with self._lock:
             if shard not in self._open:
-                self._open[shard] = self._map(shard)
+                opened = open_shard(self._paths[shard])
+                self._open[shard] = opened, notes_of(opened, self._paths[shard])
             self._open.move_to_end(shard)
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
             return self._open[shard]
 
-    def _map(self, shard: int) -> Any:
-        path = self.folder / f"{shard:06d}.safetensors"
+    def _whole(self, shard: int, name: str) -> Tensor:
+        """One array of a shard, checked."""
+        opened, notes = self._shard(shard)
         try:
-            return safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise _damaged(path, error) from None
+            tensor: Tensor = opened.get_tensor(name)
+        except SafetensorError as error:
+            raise damaged(self._paths[shard], error) from None
+        require_checksum(tensor.numpy(), notes, name, self._paths[shard])
+        return tensor
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """Shard and place in it of a row; raises IndexError."""
+        if not 0 <= row < self.size:
+            raise IndexError(row)
+        return divmod(row, self.shard_size)
+
+
+def _require_item_checksum(shard: Any, place: int, size: NDArray[np.int32], arrays: Iterable[Tensor]) -> None:
+    """Raise ValueError if an image's features are not what was written; format 1 has no checksums."""
+    if "item_checksums" in shard.keys():
+        expected = int(shard.get_slice("item_checksums")[place : place + 1][0])
+        if _checksum(size, [array.numpy() for array in arrays]) != expected:
+            raise ValueError(f"the checksum of item {place} does not fit its features")
 
 
 class LocalStore(_Store, Sequence[LocalFeatures]):
-    """Local features of an image set; ``store[row]`` maps only that image's bytes. Unreadable images have no points."""
+    """Local features of an image set; ``store[row]`` maps only that image's bytes. A failed image has no keypoints."""
 
     kind = "local features"
 
@@ -143,30 +187,44 @@ class LocalStore(_Store, Sequence[LocalFeatures]):
     def __getitem__(self, row: int | slice) -> LocalFeatures | list[LocalFeatures]:
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(self.size))]
-        if not 0 <= row < self.size:
-            raise IndexError(row)
-        shard = self._shard(row // self.shard_size)
-        place = row % self.shard_size
-        first, last = (int(offset) for offset in shard.get_slice("offsets")[place : place + 2])
-        width, height = (int(side) for side in shard.get_slice("image_sizes")[place])
-        return LocalFeatures(
-            shard.get_slice("points")[first:last],
-            shard.get_slice("scores")[first:last].float(),
-            shard.get_slice("descriptors")[first:last].float(),
-            (width, height),
-        )
+        number, place = self._place(row)
+        shard, _ = self._shard(number)
+        try:
+            first, last = (int(offset) for offset in shard.get_slice("offsets")[place : place + 2])
+            names = [name for name in ("points", "scores", "descriptors", *OPTIONAL) if name in shard.keys()]
+            read = {name: shard.get_slice(name)[first:last] for name in names}
+            size = shard.get_slice("image_sizes")[place].numpy()
+            _require_item_checksum(shard, place, size, read.values())
+            width, height = size.tolist()
+            return LocalFeatures(
+                read["points"],
+                read["scores"].float(),
+                read["descriptors"].float(),
+                (width, height),
+                **{name: read[name] for name in OPTIONAL if name in read},
+            )
+        except (SafetensorError, ValueError, IndexError, KeyError) as error:
+            raise damaged(self._paths[number], error) from None
 
 
 class GlobalStore(_Store):
-    """Global descriptors of an image set. Unreadable images have zero rows."""
+    """Global descriptors of an image set. A failed image has a zero row."""
 
     kind = "global descriptors"
 
+    @property
+    def dim(self) -> int:
+        shard, _ = self._shard(0)
+        return int(shard.get_slice("descriptors").get_shape()[1])
+
+    def blocks(self) -> Iterator[Floats]:
+        """The descriptors, (n, D) float32 for each shard in order."""
+        for shard in range(len(self._paths)):
+            yield np.asarray(self._whole(shard, "descriptors").float().numpy(), dtype=np.float32)
+
     def matrix(self) -> Floats:
         """(N, D) float32, all of it."""
-        shards = -(-self.size // self.shard_size)
-        parts: list[Tensor] = [self._shard(shard).get_tensor("descriptors").float() for shard in range(shards)]
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        return np.concatenate(list(self.blocks()))
 
 
 class PatchStore(GlobalStore, Sequence[PatchFeatures]):
@@ -179,7 +237,7 @@ class PatchStore(GlobalStore, Sequence[PatchFeatures]):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._unreadable = self.unreadable().keys()
+        self._failed = self.failed().keys()
 
     @overload
     def __getitem__(self, row: int) -> PatchFeatures: ...
@@ -188,26 +246,21 @@ class PatchStore(GlobalStore, Sequence[PatchFeatures]):
     def __getitem__(self, row: int | slice) -> PatchFeatures | list[PatchFeatures]:
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(self.size))]
-        if not 0 <= row < self.size:
-            raise IndexError(row)
-        shard = self._shard(row // self.shard_size)
-        place = row % self.shard_size
+        number, place = self._place(row)
+        shard, _ = self._shard(number)
         grids = tuple(PatchGrid(*numbers) for numbers in shard.get_tensor("grids").tolist())
-        width, height = shard.get_tensor("image_size").tolist()
+        size = shard.get_tensor("image_size").numpy()
         patches = [shard.get_slice(f"patches{i}")[place] for i in range(len(grids))]
-        count = 0 if row in self._unreadable else None
+        try:
+            _require_item_checksum(shard, place, size, patches)
+        except ValueError as error:
+            raise damaged(self._paths[number], error) from None
+        width, height = size.tolist()
+        count = 0 if row in self._failed else None
         return PatchFeatures(grids, tuple(each[:count] for each in patches), (width, height))
 
-
-def read_notes(path: Path) -> dict[str, Any]:
-    """The notes of one shard; raises DataError if the shard is damaged."""
-    try:
-        with safe_open(path, framework="np") as shard:
-            notes: dict[str, Any] = json.loads((shard.metadata() or {}).get("notes", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _damaged(path, error) from None
-    return notes
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: damaged or missing: {error}; delete it and run the extraction again")
+    def vector(self, row: int) -> Tensor:
+        """(D,) global descriptor of an image, in the type it was written in."""
+        number, place = self._place(row)
+        vector: Tensor = self._shard(number)[0].get_slice("descriptors")[place]
+        return vector

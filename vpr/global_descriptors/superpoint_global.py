@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vpr.config import MethodSettings
-from vpr.core import Channels, Image
+from vpr.core import Channels, Image, LocalExtractor, LocalFeatures
 from vpr.global_descriptors.aggregation import aggregation_like
 from vpr.global_descriptors.networks import equal_sizes, load_like
 from vpr.global_descriptors.whitening import Whitening
@@ -149,13 +149,18 @@ class SuperPointGlobal:
         with arithmetic("fp32", self.device):
             return self.network.after_trunk(self.trunk.finish(maps))
 
-    def shares_trunk_with(self, extractor: object) -> bool:
-        """Whether a local extractor sends the same pixels through the same trunk, so that one pass is enough."""
+    def shares_backbone_with(self, extractor: LocalExtractor) -> bool:
+        """Whether a local extractor sends the same pixels through the same backbone, so that one pass is enough."""
         if not isinstance(extractor, SuperPoint):
             return False
         mine, theirs = self.settings, extractor.settings
         alike = mine.same_as(theirs) and mine.precision == theirs.precision
         return alike and self.trunk.equals(extractor.network.trunk)
+
+    def describe_with(self, extractor: LocalExtractor, images: Sequence[Tensor]) -> list[tuple[LocalFeatures, Tensor]]:
+        """Local features and global descriptor of each image, from one pass of the backbone."""
+        assert isinstance(extractor, SuperPoint)  # see shares_backbone_with
+        return extractor.extract_and(images, lambda maps: list(self.of_maps(maps).cpu()))
 
 
 def channels_of(encoder: SuperPointNetwork) -> int:

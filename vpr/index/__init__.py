@@ -1,5 +1,23 @@
 """Vectors to shortlist."""
 
-from vpr.index.faiss_index import FaissIndex, build_index, first_per_group, load_index, shortlist
+from vpr.index.faiss_index import (
+    FaissIndex,
+    Vectors,
+    build_index,
+    first_per_group,
+    kept_index,
+    load_index,
+    require_factory,
+    shortlist,
+)
 
-__all__ = ["FaissIndex", "build_index", "first_per_group", "load_index", "shortlist"]
+__all__ = [
+    "FaissIndex",
+    "Vectors",
+    "build_index",
+    "first_per_group",
+    "kept_index",
+    "load_index",
+    "require_factory",
+    "shortlist",
+]

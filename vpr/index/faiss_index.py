@@ -7,8 +7,9 @@ Any factory string works: ``Flat`` (exact, the right default up to a million ima
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -22,6 +23,13 @@ MANIFEST = "index.json"
 # FAISS keeps any of several equal scores at the end of its list: look a little further, so that the lowest rows stay.
 TIES = 16
 MOST_TIES = 4096
+
+# Rows to train on: FAISS itself samples at most 256 for each list.
+MIN_TRAINING = 200_000
+TRAINING_PER_LIST = 64
+LONGEST_FACTORY = 128  # characters
+MOST = {"IVF": 1 << 24, "HNSW": 512, "NSG": 512}  # largest number after a name in a factory string
+MOST_OTHER = 1 << 16
 
 
 class FaissIndex:
@@ -70,42 +78,119 @@ class FaissIndex:
         )
 
 
-def build_index(vectors: Floats, factory: str, use_gpu: bool = False) -> FaissIndex:
-    """Train where the factory needs it, and add every row of (N, D) that is not zero.
+class Vectors(Protocol):
+    """Descriptors of a database, given block by block, so that they are in memory once: in the index."""
 
+    @property
+    def dim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def blocks(self) -> Iterator[Floats]:
+        """(n, dim) float32 each; together all rows, in order."""
+
+
+class Matrix:
+    """Descriptors that are in memory already."""
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows = rows
+        self.dim = rows.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self) -> Iterator[Floats]:
+        yield self.rows
+
+
+def build_index(vectors: Vectors | Floats, factory: str, use_gpu: bool = False) -> FaissIndex:
+    """Train where the factory needs it, and add every row of (N, D) that is not zero, block by block.
+
+    Training takes evenly spread rows: at least MIN_TRAINING, and TRAINING_PER_LIST for each list of an inverted file.
     Raises ConfigError for a factory string that FAISS does not know, DataError if there is nothing to add or too little
     to train on.
     """
-    rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)
+    source: Vectors = Matrix(vectors) if isinstance(vectors, np.ndarray) else vectors
+    present = np.concatenate([block.any(axis=1) for block in source.blocks()] or [np.zeros(0, bool)])
+    rows = np.flatnonzero(present).astype(np.int64)
     if not len(rows):
         raise DataError("no image of the database has a global descriptor; nothing can be searched")
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"index.factory = {factory!r}: {_reason(error)}; for instance 'Flat', 'IVF1024,Flat'"
-        ) from None
+    index = _create(factory, source.dim)
+    _require_enough_rows(factory, len(rows))
     if use_gpu:
         index = _to_gpu(index)
-    added = np.ascontiguousarray(vectors[rows], dtype=np.float32)
     try:
         if not index.is_trained:
-            index.train(added)
-        index.add(added)
-    except RuntimeError as error:
+            index.train(_sample(source, rows, max(MIN_TRAINING, TRAINING_PER_LIST * _lists_of(index))))
+        for block in source.blocks():
+            added = block[block.any(axis=1)]
+            if len(added):
+                index.add(np.ascontiguousarray(added, dtype=np.float32))
+    except (RuntimeError, MemoryError) as error:
         raise DataError(
             f"index.factory = {factory!r} cannot be trained on {len(rows)} images: {_reason(error)}; "
             "use 'Flat' or fewer lists"
         ) from None
-    return FaissIndex(index, factory, rows, len(vectors))
+    return FaissIndex(index, factory, rows, len(source))
+
+
+def require_factory(factory: str) -> None:
+    """Raise ConfigError for a factory string that FAISS cannot make, or that no machine could hold."""
+    if len(factory) > LONGEST_FACTORY:  # FAISS reads it recursively, and ends the process when it is too deep
+        raise ConfigError(f"index.factory has {len(factory)} characters; at most {LONGEST_FACTORY} are read")
+    for name, count in re.findall(r"([A-Za-z]+)(\d+)", factory):
+        most = MOST.get(name, MOST_OTHER)
+        if len(count) > 9 or int(count) > most:
+            raise ConfigError(f"index.factory = {factory!r}: {name}{count} is too large; at most {name}{most}")
+
+
+def _create(factory: str, dim: int) -> Any:
+    require_factory(factory)
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError) as error:
+        raise ConfigError(
+            f"index.factory = {factory!r}: {_reason(error)}; for instance 'Flat', 'IVF1024,Flat'"
+        ) from None
+
+
+def _require_enough_rows(factory: str, count: int) -> None:
+    """Raise DataError before a training that would take minutes to find out that it has too few rows."""
+    lists = [int(number) for number in re.findall(r"IVF(\d+)", factory)]
+    needed = max([*lists, 256 if "PQ" in factory else 0])
+    if count < needed:
+        raise DataError(
+            f"index.factory = {factory!r} needs at least {needed} images to be trained on, the database has {count}; "
+            "use 'Flat' or fewer lists"
+        )
+
+
+def _lists_of(index: Any) -> int:
+    """Lists of an inverted file; 0 for another index."""
+    try:
+        return int(faiss.extract_index_ivf(index).nlist)
+    except (RuntimeError, AttributeError):
+        return 0
+
+
+def _sample(source: Vectors, rows: Rows, count: int) -> Floats:
+    """At most ``count`` of the rows, evenly spread."""
+    chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
+    parts, first = [], 0
+    for block in source.blocks():
+        here = chosen[(chosen >= first) & (chosen < first + len(block))] - first
+        parts.append(block[here])
+        first += len(block)
+    return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
 
 
 def load_index(folder: Path, use_gpu: bool = False) -> tuple[FaissIndex, dict[str, Any]]:
     """A saved index and its manifest; raises DataError if the folder holds none or a damaged one."""
     if not (folder / MANIFEST).exists():
         raise DataError(f"{folder}: no {MANIFEST}, so no whole index lies here; build it again")
-    manifest = read_json(folder / MANIFEST)
     try:
+        manifest = read_json(folder / MANIFEST)
         index = faiss.read_index(str(folder / INDEX))
         rows = np.load(folder / "rows.npy")
     except (RuntimeError, OSError, ValueError) as error:
@@ -113,6 +198,27 @@ def load_index(folder: Path, use_gpu: bool = False) -> tuple[FaissIndex, dict[st
     if len(rows) != index.ntotal or index.ntotal != manifest["vectors"]:
         raise DataError(f"{folder}: the index holds {index.ntotal} vectors, its manifest says {manifest['vectors']}")
     return FaissIndex(_to_gpu(index) if use_gpu else index, manifest["factory"], rows, manifest["images"]), manifest
+
+
+def kept_index(
+    folder: Path, vectors: Vectors, factory: str, made_by: dict[str, str], use_gpu: bool = False
+) -> FaissIndex:
+    """The index of the vectors: read from the folder if the same made it, else built and written there.
+
+    A flat index, which is nothing but the vectors, is not written.
+    """
+    if factory == "Flat":  # quicker to build than to read
+        return build_index(vectors, factory, use_gpu)
+    wanted = {"factory": factory, **made_by}
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if {key: manifest.get(key) for key in wanted} == wanted:
+            return load_index(folder, use_gpu)[0]
+    except (OSError, ValueError, AttributeError, DataError):
+        pass  # none, or a damaged one: built again
+    index = build_index(vectors, factory, use_gpu)
+    index.save(folder, made_by)
+    return index
 
 
 def set_search_parameters(index: Any, parameters: str) -> None:

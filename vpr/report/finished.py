@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpr.core import DataError, Dataset, Ranking
+from vpr.evaluation.bootstrap import SAMPLES
 from vpr.evaluation.statistics import CalibrationTrial, try_calibration
 from vpr.report.dataset_file import FILE_NAME, read_dataset
 from vpr.report.predictions import read_predictions
@@ -27,6 +28,12 @@ def run_record(report: RunResult) -> dict[str, Any]:
         "stages": [{"label": label, "width": ranking.width} for label, ranking in report.stages.items()],
         "recall_at": list(report.recall_at),
         "failures": report.failures,
+        "samples": report.samples,
+        "seed": report.seed,
+        "unreadable": {
+            role: {dataset_images(report.dataset, role)[row]: reason for row, reason in reasons.items()}
+            for role, reasons in report.unreadable.items()
+        },
         "bytes_per_image": dict(report.bytes_per_image),
     }
 
@@ -45,12 +52,25 @@ def read_run(folder: Path) -> RunResult:
             facts={key: value for key, value in record.items() if isinstance(value, str)},
             timings=[Timing(**timing) for timing in record["timings"]],
             failures=int(record["failures"]),
+            samples=int(record.get("samples", SAMPLES)),
+            seed=int(record.get("seed", 0)),
+            unreadable=_unreadable(record.get("unreadable", {}), dataset),
             bytes_per_image=record["bytes_per_image"],
         )
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run again, the features are reused") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / RUN}: damaged: {error!r}; run again, the features are reused") from None
+
+
+def dataset_images(dataset: Dataset, role: str) -> tuple[str, ...]:
+    """Names of the images of a role, "database" or "queries"."""
+    return dataset.database.names if role == "database" else dataset.queries.names
+
+
+def _unreadable(record: dict[str, dict[str, str]], dataset: Dataset) -> dict[str, dict[int, str]]:
+    rows = {role: {name: row for row, name in enumerate(dataset_images(dataset, role))} for role in record}
+    return {role: {rows[role][name]: reason for name, reason in named.items()} for role, named in record.items()}
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from vpr.report.shown import Recorder, pictures_of, read_shown, write_shown
 from vpr.report.statistics_file import statistics_record
 from vpr.report.tables import write_recalls, write_recalls_json
 from vpr.results import RunResult
-from vpr.runtime.files import write_atomically, write_json
+from vpr.runtime.files import read_json, write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def write_outputs(
     Patch-NetVLAD's files. Returns the summary of recall, None without ground truth.
     """
     out.mkdir(parents=True, exist_ok=True)
+    remove_outputs(out)
     dataset = report.dataset
     for stage, ranking in report.stages.items():
         _write_pairs(out / f"{stage}_predictions.txt", partial(write_patchnetvlad, root=root), dataset, ranking)
@@ -54,6 +55,33 @@ def write_outputs(
     write_tables(out, report, recorder.picture, recorder.correspondences)
     write_shown(out / SHOWN, recorder.sizes, recorder.found)
     return report.summary
+
+
+def remove_outputs(out: Path) -> None:
+    """Delete the files that an earlier run left in its output folder, so that none stands beside those of this one.
+
+    They are known by their names; features, work and files of the user's own stay.
+    """
+    names = (
+        ROWS,
+        SHORTLIST_ROWS,
+        "pairs_kapture.txt",
+        "pairs_hloc.txt",
+        DATASET,
+        "settings.toml",
+        RUN,
+        "recalls.txt",
+        "recalls.json",
+        "statistics.json",
+        REPORT,
+        SHOWN,
+    )
+    try:
+        stages = [str(stage["label"]) for stage in read_json(out / RUN)["stages"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        stages = []
+    for name in (*names, *(f"{stage}_predictions.txt" for stage in stages)):
+        (out / name).unlink(missing_ok=True)
 
 
 def write_tables(out: Path, report: RunResult, pictures: Pictures, correspondences: Drawn) -> None:

@@ -1,9 +1,17 @@
 """Shortlist to predictions."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
 
 from vpr.config import Method
-from vpr.rerank import patch_netvlad, reranker
+from vpr.core import Matcher, Verifier
+from vpr.matchers import nearest
+from vpr.rerank import cost, patch_netvlad, reranker, verification
 from vpr.rerank.patch_netvlad import PatchReranker
 from vpr.rerank.reranker import LocalReranker, Pair, PairReranker
 from vpr.rerank.resumable import rerank_into
@@ -18,11 +26,52 @@ __all__ = [
     "Pair",
     "PairReranker",
     "PatchReranker",
+    "RerankMethod",
     "fuse",
     "rerank_into",
 ]
 
-RERANKERS: dict[str, Method[PairReranker[Any]]] = {
-    "local_features": Method(reranker.Settings, LocalReranker),
-    "patch_netvlad": Method(patch_netvlad.Settings, PatchReranker),
+
+@dataclass(frozen=True)
+class RerankMethod(Method[PairReranker[Any]]):
+    """One row of the table of re-rankers; ``compares`` is the kind of features that it compares."""
+
+    compares: Literal["local", "patches"]
+
+
+def build_local_reranker(
+    settings: reranker.Settings,
+    device: torch.device,
+    *,
+    matcher: Callable[[], Matcher],
+    verifier: Callable[[], Verifier],
+    geometry: verification.Settings,
+    control: cost.Settings,
+    threads: int,
+) -> LocalReranker:
+    """Re-ranking by local features."""
+    on_cpu = device.type == "cpu"
+    return LocalReranker(
+        matcher(),
+        verifier(),
+        settings,
+        geometry,
+        control=control,
+        scout=nearest.build(nearest.RATIO_ALONE, device) if control.order == "nearest" else None,
+        threads=threads,
+        together=4 if on_cpu else 128,
+        reads_ahead=not on_cpu,
+    )
+
+
+def build_patch_reranker(
+    settings: patch_netvlad.Settings, device: torch.device, *, control: cost.Settings, threads: int, **_: object
+) -> PatchReranker:
+    """Re-ranking by patches; there is no matcher and no verifier to choose."""
+    return PatchReranker(settings, device, control=control, threads=threads, reads_ahead=device.type != "cpu")
+
+
+RERANKERS: dict[str, RerankMethod] = {
+    "local_features": RerankMethod(reranker.Settings, build_local_reranker, compares="local"),
+    "patch_netvlad": RerankMethod(patch_netvlad.Settings, build_patch_reranker, compares="patches"),
 }

@@ -1,19 +1,22 @@
-"""Re-ranking of many queries in blocks that survive a kill: a finished block is never computed again."""
+"""Re-ranking of many queries in blocks that survive a kill: a query that was re-ranked is never re-ranked again.
+
+A result is found again by its query's features, its shortlist and the features of the candidates, so that a changed
+shortlist, database or grouping costs the queries that it changes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from vpr.core import DataError, Evidence, Origin, Ranking
-from vpr.features.shards import ShardFolder
+from vpr.core import NO_ROW, Evidence, Origin, Ranking
+from vpr.features.shards import ShardFolder, read_arrays
 
 BLOCK = 16  # queries per file, and the most that a kill loses
 
@@ -27,6 +30,13 @@ class Reranks(Protocol[F_contra]):
     def rerank(self, shortlist: Ranking, queries: Sequence[F_contra], database: Sequence[F_contra]) -> Ranking: ...
 
 
+class Reranked(NamedTuple):
+    """The predictions, and for how many queries they were found in the folder."""
+
+    ranking: Ranking
+    reused: int
+
+
 def rerank_into(
     folder: Path,
     origin: Origin,
@@ -35,41 +45,59 @@ def rerank_into(
     shortlist: Ranking,
     queries: Sequence[F],
     database: Sequence[F],
-) -> Ranking:
-    """Re-rank block by block into the folder, and return all of it; blocks that are there already are read.
+    query_keys: Sequence[str],
+    database_keys: Sequence[str],
+) -> Reranked:
+    """Re-rank block by block into the folder, and return all of it; what is there already is read.
 
-    Raises DataError if the folder holds blocks of another origin or a damaged one.
+    The keys are the images' content keys. Raises DataError if the folder holds blocks of another origin or a damaged
+    one.
     """
-    job = ShardFolder(folder, origin, len(shortlist), BLOCK)
+    keys = [_key(shortlist, query, key, database_keys) for query, key in enumerate(query_keys)]
+    job = ShardFolder(folder, origin, keys, BLOCK)
     with job.writing():
-        missing = job.missing()
-        done = len(shortlist) - sum(len(job.items_of(block)) for block in missing)
-        with tqdm(total=len(shortlist), initial=done, desc="re-rank", unit="query", disable=None) as progress:
-            for block in missing:
-                items = job.items_of(block)
-                part = _part(shortlist, items)
-                ranking = reranker.rerank(part, [queries[item] for item in items], database)
-                job.write(block, _arrays(ranking))
-                progress.update(len(items))
-    return _join([_read(job.shard_path(block)) for block in range(job.shard_count)])
+        stored = job.stored()
+        lacking = {query for query, key in enumerate(keys) if key not in stored}
+        names = []
+        done = len(keys) - len(lacking)
+        with tqdm(total=len(keys), initial=done, desc="re-rank", unit="query", disable=None) as progress:
+            for items in job.slices():
+                name = job.name_of(items, {})
+                if not job.path(name).exists():
+                    todo = [query for query in items if query in lacking]
+                    fresh = _arrays(reranker.rerank(_part(shortlist, todo), [queries[q] for q in todo], database))
+                    rows = {query: {key: array[i] for key, array in fresh.items()} for i, query in enumerate(todo)}
+                    for query in items:
+                        if query not in rows:
+                            found = stored[keys[query]]
+                            arrays = read_arrays(job.path(found.shard))
+                            rows[query] = {key: array[found.place] for key, array in arrays.items()}
+                    first = rows[items.start]
+                    job.write(items, {key: np.stack([rows[query][key] for query in items]) for key in first})
+                    progress.update(len(todo))
+                names.append(name)
+        job.finish(names)
+    return Reranked(_join([read_arrays(job.path(name)) for name in names]), done)
 
 
-def _part(ranking: Ranking, items: range) -> Ranking:
-    return Ranking(ranking.rows[items.start : items.stop], ranking.scores[items.start : items.stop])
+def _key(shortlist: Ranking, query: int, content: str, database_keys: Sequence[str]) -> str:
+    """A digest of all that the re-ranking of one query depends on, the methods apart."""
+    rows = shortlist.rows[query]
+    digest = hashlib.blake2b(content.encode(), digest_size=16)
+    digest.update(rows.tobytes() + shortlist.scores[query].tobytes())
+    for row in rows[rows != NO_ROW].tolist():
+        digest.update(database_keys[row].encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _part(ranking: Ranking, queries: Sequence[int]) -> Ranking:
+    return Ranking(ranking.rows[queries], ranking.scores[queries])
 
 
 def _arrays(ranking: Ranking) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {"rows": ranking.rows, "scores": ranking.scores}
     if ranking.evidence is not None:
         arrays |= vars(ranking.evidence)
-    return arrays
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        arrays: dict[str, NDArray[Any]] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: damaged: {error}; delete it and run again") from None
     return arrays
 
 

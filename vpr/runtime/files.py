@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,29 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock on a file while the block runs; False, without waiting, where another process holds it.
+
+    The kernel releases it when the process ends, even after kill -9. Where the system has no such locks (Windows), the
+    block runs without one.
+    """
+    with path.open("a") as lock:
+        try:
+            import fcntl
+        except ImportError:
+            yield True
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    write_atomically(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

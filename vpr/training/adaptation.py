@@ -6,7 +6,8 @@ averaged over the warps that saw each pixel. The labels of a folder go to shards
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from vpr.config import Section
-from vpr.core import DataError, Floats, Origin
-from vpr.features.shards import ShardFolder
+from vpr.core import DataError, Floats, ImageError, ImageSet, Origin
+from vpr.features.contents import read_contents
+from vpr.features.shards import ShardFolder, StoredItem, read_arrays, read_index, shard_path
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
 from vpr.runtime.precision import InPrecision, Precision
@@ -29,6 +31,9 @@ from vpr.training.photographs import Photographs
 from vpr.training.randomness import randomness
 
 KIND = "points of photographs"
+CONTENTS = "contents.json"
+
+logger = logging.getLogger(__name__)
 
 
 class Settings(Section):
@@ -57,30 +62,53 @@ def label(
 ) -> None:
     """Label every photograph into the folder; continues where it was interrupted."""
     network = InPrecision(network.eval(), settings.precision, device).to(device).to(memory_format=torch.channels_last)
-    job = ShardFolder(folder, origin, len(photographs), 64)
+    images = ImageSet(photographs.folder, photographs.names)
+    keys = read_contents(images, folder / CONTENTS).keys
+    job = ShardFolder(folder, origin, keys, 64)
     with job.writing():
-        missing = job.missing()
-        total = sum(len(job.items_of(shard)) for shard in missing)
-        with tqdm(total=total, desc="label", unit="picture", disable=None) as progress:
-            for shard in missing:
-                found = []
-                for row in job.items_of(shard):
-                    found.append(_points(photographs[row], network, settings, row, device))
+        stored = job.stored()
+        names = []
+        todo = sum(key not in stored for key in keys)
+        with tqdm(total=len(keys), initial=len(keys) - todo, desc="label", unit="image", disable=None) as progress:
+            for items in job.slices():
+                found, failed = [], {}
+                for place, row in enumerate(items):
+                    if keys[row] in stored:
+                        found.append(_stored_points(job, stored[keys[row]]))
+                        continue
+                    try:
+                        found.append(_points(photographs[row], network, settings, keys[row], device))
+                    except ImageError as error:
+                        logger.warning("skipped: %s", error)
+                        failed[place] = str(error)
+                        found.append(np.zeros((0, 2), np.float32))
                     progress.update()
-                job.write(shard, _arrays(found))
+                names.append(job.write(items, _arrays(found), failed))
+        job.finish(names, {"names": photographs.names})
 
 
-def read_labels(folder: Path, count: int) -> list[Floats]:
-    """Points (N, 2) of each photograph; raises DataError if some are missing."""
-    from safetensors.numpy import load_file
+def _stored_points(job: ShardFolder, item: StoredItem) -> Floats:
+    arrays = read_arrays(job.path(item.shard))
+    first, last = arrays["offsets"][item.place : item.place + 2]
+    points: Floats = arrays["points"][first:last]
+    return points
 
+
+def read_labels(folder: Path, names: Sequence[str]) -> list[Floats]:
+    """Points (N, 2) of each photograph; raises DataError if these are not the photographs that were labelled."""
+    try:
+        index = read_index(folder)
+    except DataError:
+        raise DataError(f"{folder}: no labels of a whole folder; run `vpr label` again, it continues") from None
+    if index["names"] != list(names):
+        raise DataError(
+            f"{folder}: labels of {index['count']} photographs, but there are {len(names)} or others; "
+            "run `vpr label` again, it labels what is new"
+        )
     points: list[Floats] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        arrays = load_file(path)
-        bounds = arrays["offsets"]
-        points += [arrays["points"][a:b] for a, b in pairwise(bounds.tolist())]
-    if len(points) != count:
-        raise DataError(f"{folder}: labels of {len(points)} photographs, but there are {count}; run `vpr label` again")
+    for shard in index["shards"]:
+        arrays = read_arrays(shard_path(folder, shard))
+        points += [arrays["points"][a:b] for a, b in pairwise(arrays["offsets"].tolist())]
     return points
 
 
@@ -107,12 +135,13 @@ def adapted_scores(image: Tensor, network: nn.Module, settings: Settings, seed: 
     return total / counts.clamp_min(1)
 
 
-def _points(image: Any, network: nn.Module, settings: Settings, row: int, device: torch.device) -> Floats:
+def _points(image: Any, network: nn.Module, settings: Settings, key: str, device: torch.device) -> Floats:
+    """Points of one image; the warps depend on its content, so that the other images change nothing."""
     grey = torch.from_numpy(image)[None].float() / 255
     pad = [(-side) % 8 for side in grey.shape[:0:-1]]
     if any(pad):
         grey = functional.pad(grey, (0, pad[0], 0, pad[1]))
-    scores = adapted_scores(grey, network, settings, row, device)[None]
+    scores = adapted_scores(grey, network, settings, int(key[:8], 16), device)[None]
     places, _, counts = strongest(suppress(scores, settings.nms_radius), settings.threshold, 4, settings.most)
     places = places[0, : int(counts[0])].cpu()
     width = scores.shape[2]

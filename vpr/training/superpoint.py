@@ -84,7 +84,7 @@ class SuperPoint:
                 seen = self.photographs.seen
                 measure(network, self.photographs.stack(seen[:: max(1, len(seen) // 32)]).float() / 255)
         self.model: nn.Module = network
-        self.labels = read_labels(settings.labels, len(self.photographs))
+        self.labels = read_labels(settings.labels, self.photographs.names)
         self.cameras = FixedCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
     def batch(self, size: int, random: Randomness) -> Batch:

@@ -1,0 +1,148 @@
+"""Settings to objects: the only place where a section of the settings becomes a method.
+
+Everything that settings name is built, and every weight found, before the first image is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vpr.config import lookup
+from vpr.core import GlobalDescriptor, LocalAggregator, LocalExtractor, LocalFeatures, Matcher, Verifier
+from vpr.features.extraction import Extraction
+from vpr.features.feature_set import FeatureExtractor
+from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
+from vpr.index import require_factory
+from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.matchers import MATCHERS
+from vpr.rerank import RERANKERS, VERIFIERS, PairReranker
+from vpr.runtime.device import device_of, threads_of
+from vpr.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """The methods of a run, with their weights loaded."""
+
+    settings: Settings
+    extractor: FeatureExtractor
+    aggregator: LocalAggregator | None  # with weights of its own; None if it is to be fitted, or is not needed
+    reranker: PairReranker[Any] | None  # None where nothing is re-ranked
+
+    def weights(self) -> dict[str, str]:
+        """sha256 of the weights in use, "" where a method has none."""
+        methods = {
+            "local_features": self.extractor.local,
+            "global_descriptor": self.extractor.descriptor,
+            "rerank": self.reranker,
+        }
+        return {name: method.weights for name, method in methods.items() if method is not None}
+
+    def fit_aggregator(self, database: Sequence[LocalFeatures]) -> LocalAggregator:
+        """The aggregator with its own weights, or fitted on the local features of a database."""
+        return self.aggregator or fit_aggregator(self.settings, database)
+
+    def load_aggregator(self, path: Path) -> LocalAggregator:
+        """The aggregator that was fitted before and saved to a file."""
+        chosen = self.settings.global_descriptor.model_copy(update={"weights": str(path)})
+        return fit_aggregator(self.settings.model_copy(update={"global_descriptor": chosen}), ())
+
+
+def build(settings: Settings) -> Engine:
+    """All methods that the settings name.
+
+    Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
+    """
+    require_factory(settings.index.factory)
+    reranker = build_reranker(settings) if settings.rerank.k > 0 else None
+    extractor = build_extractor(settings)
+    chosen = settings.global_descriptor
+    given = not describes_images(settings) and bool(getattr(chosen, "weights", ""))
+    return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
+
+
+def build_extractor(settings: Settings) -> FeatureExtractor:
+    """What makes the features that the settings need."""
+    patches = compares_patches(settings)
+    local = needs_local(settings)
+    return FeatureExtractor(
+        build_local(settings) if local else None,
+        build_descriptor(settings) if describes_images(settings) else None,
+        patches=patches,
+        settings={"local_features": settings.local_features, "global_descriptor": settings.global_descriptor},
+        how=Extraction(
+            batch_size=settings.store.batch_size,
+            shard_size=settings.store.shard_size,
+            threads=threads_of(settings.machine.threads),
+            on_bad_image=settings.images.on_bad_image,
+            max_megapixels=settings.images.max_megapixels,
+            dtype=settings.store.dtype,
+        ),
+    )
+
+
+def build_local(settings: Settings) -> LocalExtractor:
+    """The local features."""
+    chosen = settings.local_features
+    return lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, _device(settings))
+
+
+def build_descriptor(settings: Settings) -> GlobalDescriptor:
+    """The global descriptor of images; see describes_images."""
+    chosen = settings.global_descriptor
+    return lookup(GLOBAL_DESCRIPTORS, chosen.method, "global descriptor").build(chosen, _device(settings))
+
+
+def fit_aggregator(settings: Settings, database: Sequence[LocalFeatures]) -> LocalAggregator:
+    """The global descriptor of local features: by the weights that the settings name, else fitted on a database."""
+    chosen = settings.global_descriptor
+    return lookup(LOCAL_AGGREGATORS, chosen.method, "global descriptor").build(database, chosen)
+
+
+def build_matcher(settings: Settings) -> Matcher:
+    """The matcher of local features."""
+    return lookup(MATCHERS, settings.matcher.method, "matcher").build(settings.matcher, _device(settings))
+
+
+def build_verifier(settings: Settings) -> Verifier:
+    """The geometric verification."""
+    chosen = settings.verification
+    return lookup(VERIFIERS, chosen.method, "verifier").build(chosen, _device(settings))
+
+
+def build_reranker(settings: Settings) -> PairReranker[Any]:
+    """The second stage, also where ``rerank.k`` is 0: it compares single pairs as well."""
+    device = _device(settings)
+    return lookup(RERANKERS, settings.rerank.method, "re-ranker").build(
+        settings.rerank,
+        device,
+        matcher=lambda: build_matcher(settings),
+        verifier=lambda: build_verifier(settings),
+        geometry=settings.verification,
+        control=settings.cost,
+        threads=threads_of(settings.machine.threads) if device.type == "cpu" else 1,  # one thread's batches fill a GPU
+    )
+
+
+def describes_images(settings: Settings) -> bool:
+    """Whether the global descriptor is made from the image, not from its local features."""
+    return settings.global_descriptor.method in GLOBAL_DESCRIPTORS
+
+
+def compares_patches(settings: Settings) -> bool:
+    """Whether the second stage compares patches, not local features."""
+    return settings.rerank.k > 0 and RERANKERS[settings.rerank.method].compares == "patches"
+
+
+def needs_local(settings: Settings) -> bool:
+    """Whether local features are extracted: for re-ranking, or for a global descriptor made of them."""
+    return (settings.rerank.k > 0 and not compares_patches(settings)) or not describes_images(settings)
+
+
+def _device(settings: Settings) -> torch.device:
+    return device_of(settings.machine.device)

@@ -1,0 +1,205 @@
+"""The features of one image set: which stores hold them, how they are made, and how they are found again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from vpr.config import digest_of_names, fingerprint, plain
+from vpr.core import (
+    DataError,
+    GlobalDescriptor,
+    ImageSet,
+    JointDescriptor,
+    LocalExtractor,
+    LocalFeatures,
+    Origin,
+    PatchDescriptor,
+    usable_name,
+)
+from vpr.features.contents import read_contents
+from vpr.features.extraction import (
+    Extraction,
+    Global,
+    Kind,
+    Local,
+    Output,
+    Pass,
+    Patches,
+    Work,
+    extract,
+    global_pass,
+    joint_pass,
+    local_pass,
+    patch_pass,
+)
+from vpr.features.shards import refuse_other_origin
+from vpr.features.store import GlobalStore, LocalStore, PatchStore
+
+LOCAL, GLOBAL, CONTENTS = "local", "global", "contents.json"  # in a folder of features
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """The features of the database or of the queries; a store that the methods do not need is None."""
+
+    images: ImageSet
+    keys: tuple[str, ...]  # content keys of the images
+    local_store: LocalStore | None
+    global_store: GlobalStore | None  # global descriptors of methods that look at the image
+    work: Work | None = None  # of the extraction, where there was one
+
+    @property
+    def rerank_store(self) -> LocalStore | PatchStore | None:
+        """What the second stage compares."""
+        return self.global_store if isinstance(self.global_store, PatchStore) else self.local_store
+
+
+@dataclass(frozen=True)
+class FeatureFolders:
+    """Where the stores of an image set lie."""
+
+    local: Path
+    descriptors: Path
+    contents: Path  # file of content keys
+
+    @staticmethod
+    def under(folder: Path) -> FeatureFolders:
+        """All in one folder, as a single run has them."""
+        return FeatureFolders(folder / LOCAL, folder / GLOBAL, folder / CONTENTS)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """Features of one image, in memory; what the methods do not make is None."""
+
+    local: LocalFeatures | None
+    descriptor: Tensor | None  # (D,)
+    patches: Any | None = None  # PatchFeatures
+
+    @property
+    def rerank_features(self) -> Any:
+        """What the second stage compares."""
+        return self.local if self.patches is None else self.patches
+
+
+class FeatureExtractor:
+    """Makes and finds the features of image sets, by a local extractor, a global descriptor, or both.
+
+    With ``patches`` the global descriptor also gives the patch descriptors that the second stage compares.
+    ``settings`` are those of the two methods, by section; they are part of what makes a store.
+    """
+
+    def __init__(
+        self,
+        local: LocalExtractor | None,
+        descriptor: GlobalDescriptor | None,
+        *,
+        patches: bool,
+        settings: Mapping[str, Any],
+        how: Extraction,
+    ) -> None:
+        self.local = local
+        self.descriptor = descriptor
+        self.patches = patches
+        self.settings = settings
+        self.how = how
+        shares = getattr(descriptor, "shares_backbone_with", None)
+        self.joint = local is not None and shares is not None and not patches and bool(shares(local))
+
+    def extract(self, images: ImageSet, folders: FeatureFolders, *, verify: bool = False) -> FeatureSet:
+        """All features of an image set; continues where it was interrupted and computes only what is new.
+
+        With ``verify`` every file is hashed, even if its size and times are those it had.
+        Raises DataError if a folder holds features of other settings.
+        """
+        contents = read_contents(images, folders.contents, threads=self.how.threads, verify=verify)
+        work = Work()
+        for way, kinds in self.passes():
+            outputs = [self._output(kind, folders) for kind in kinds]
+            done = extract(images, contents, way, outputs, how=self.how)
+            work = Work(max(work.computed, done.computed), done.reused, {**work.failed, **done.failed})
+        return self._found(images, contents.keys, folders, work)
+
+    def open(self, images: ImageSet, folders: FeatureFolders) -> FeatureSet:
+        """The features that ``extract`` left.
+
+        Raises DataError if there are none, or of other images, settings or weights.
+        """
+        keys: tuple[str, ...] = ()
+        for _, kinds in self.passes():
+            for output in (self._output(kind, folders) for kind in kinds):
+                store = output.kind.store(output.folder)
+                refuse_other_origin(store.folder, output.origin, store.origin)
+                keys = _require_images(store, images)
+        return self._found(images, keys, folders, None)
+
+    def _found(self, images: ImageSet, keys: tuple[str, ...], folders: FeatureFolders, work: Work | None) -> FeatureSet:
+        local = None if self.local is None else LocalStore(folders.local)
+        kind = PatchStore if self.patches else GlobalStore
+        descriptors = None if self.descriptor is None else kind(folders.descriptors)
+        return FeatureSet(images, keys, local, descriptors, work)
+
+    def single(self, path: Path) -> ImageFeatures:
+        """The features of one image, which are kept nowhere. Raises ImageError if it cannot be read."""
+        local = descriptor = patches = None
+        for way, kinds in self.passes():
+            (found,) = way.process([way.prepare(path, self.how.max_megapixels)])
+            for kind, item in zip(kinds, found, strict=True):
+                if kind.store is LocalStore:
+                    local = item
+                elif kind.store is PatchStore:
+                    descriptor, patches = item
+                else:
+                    descriptor = item
+        return ImageFeatures(local, descriptor, patches)
+
+    def passes(self) -> list[tuple[Pass, list[Kind]]]:
+        """Ways through the images, with the kinds of features that each gives."""
+        local, descriptor, dtype = self.local, self.descriptor, self.how.dtype
+        if self.joint:
+            assert local is not None and descriptor is not None
+            both: list[Kind] = [Local(local, dtype), Global(descriptor, dtype)]
+            return [(joint_pass(local, cast(JointDescriptor, descriptor)), both)]
+        ways: list[tuple[Pass, list[Kind]]] = []
+        if local is not None:
+            ways.append((local_pass(local), [Local(local, dtype)]))
+        if descriptor is not None and self.patches:
+            patching = cast(PatchDescriptor, descriptor)
+            ways.append((patch_pass(patching), [Patches(patching, dtype)]))
+        elif descriptor is not None:
+            ways.append((global_pass(descriptor), [Global(descriptor, dtype)]))
+        return ways
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of what makes each kind of features: its settings, weights and type."""
+        return {kind.store.kind: self._origin(kind).fingerprint for _, kinds in self.passes() for kind in kinds}
+
+    def _output(self, kind: Kind, folders: FeatureFolders) -> Output:
+        folder = folders.local if kind.store is LocalStore else folders.descriptors
+        return Output(folder, self._origin(kind), kind)
+
+    def _origin(self, kind: Kind) -> Origin:
+        section = "local_features" if kind.store is LocalStore else "global_descriptor"
+        parts = {section: self.settings[section], "weights": kind.weights, "dtype": self.how.dtype}
+        return Origin(kind.store.kind, fingerprint(parts), kind.weights, plain(parts))
+
+
+def _require_images(store: LocalStore | GlobalStore, images: ImageSet) -> tuple[str, ...]:
+    """The store's content keys. Raises DataError if it holds the features of other images."""
+    wanted = [usable_name(name) for name in images.names]
+    same = len(store) == len(wanted)
+    if same and store.names is not None:
+        same = [usable_name(name) for name in store.names] == wanted
+    elif same:  # format 1 has a digest of the names alone
+        same = store.origin["images"] == digest_of_names(wanted)
+    if not same:
+        raise DataError(
+            f"{store.folder}: made from another list of {len(store)} images, this list has {len(images)}; "
+            "extract the features of this list"
+        )
+    return store.keys
