@@ -1,23 +1,15 @@
-"""Random weights of NetVLAD in the published layouts, and the golden files' recipe."""
+"""Random weights of NetVLAD in the published layouts."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
+from scipy.io import savemat
 from torch import Tensor
 
-# Weights of full size are half a gigabyte, which a test makes, writes, reads and hashes.
-full_size = pytest.mark.skipif(os.environ.get("VPR_GOLDEN") != "all", reason="takes a minute; set VPR_GOLDEN=all")
 CPU = torch.device("cpu")
-SEED = 1  # of the golden files
 WIDTHS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
 WIDTHS |= {17: (256, 512), 19: (512, 512), 21: (512, 512), 24: (512, 512), 26: (512, 512), 28: (512, 512)}
 
@@ -48,30 +40,14 @@ def saved(state: dict[str, Tensor], path: Path) -> str:
     return str(path)
 
 
-def golden(name: str, shared: Path) -> SimpleNamespace:
-    """What the json says, the recorded arrays, and the module that makes weights and pictures."""
-    folder = shared / "golden"
-    facts = json.loads((folder / f"{name}.json").read_text())
-    return SimpleNamespace(
-        facts=facts, arrays=np.load(folder / f"{name}_seed1.npz"), recipe=_module(folder / "recipe.py")
-    )
-
-
-def made(recipe: ModuleType, shapes: Mapping[str, list[int]], rules: list) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(np.asarray(array)) for key, array in recipe.state_dict(shapes, rules, SEED).items()}
-
-
-def compare(recorded: SimpleNamespace, name: str, ours: Tensor, tolerance: float) -> None:
-    """With a recorded array, of which the file may hold only some elements."""
-    arrays, got = recorded.arrays, ours.numpy()
-    if f"{name}_index" in arrays:
-        assert tuple(arrays[f"{name}_shape"]) == got.shape
-        got = np.ascontiguousarray(got).reshape(-1)[arrays[f"{name}_index"]]
-    np.testing.assert_allclose(got, arrays[name], rtol=0, atol=tolerance, err_msg=name)
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def save_struct(path: Path, tensors: dict[str, np.ndarray], average: np.ndarray) -> str:
+    """A .mat file with the struct ``net`` of the published form; ``tensors`` are named layers.<i>.weights.<0 or 1>."""
+    layers = np.empty(34, dtype=object)
+    for i in range(34):
+        pair = [tensors[f"layers.{i}.weights.{j}"] for j in (0, 1) if f"layers.{i}.weights.{j}" in tensors]
+        weights = np.empty(len(pair), dtype=object)
+        weights[:] = pair
+        layers[i] = {"type": "conv" if pair else "relu", "weights": weights}
+    normalisation = {"averageImage": np.broadcast_to(average, (224, 224, 3)).astype(np.float32)}
+    savemat(path, {"net": {"layers": layers, "meta": {"normalization": normalisation}}})
+    return str(path)

@@ -1,21 +1,17 @@
-"""What the tests of the published networks share: their golden files, small random weights, and plain references."""
+"""What the tests of the published networks share: small random weights, and plain references."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
-import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
 from vpr.core import LocalFeatures
 
 CPU = torch.device("cpu")
-SEED = 1
 
 
 def module_at(path: Path) -> ModuleType:
@@ -26,26 +22,6 @@ def module_at(path: Path) -> ModuleType:
 
 
 plain = module_at(Path(__file__).parents[1] / "benchmarks" / "plain.py")
-
-
-def golden(name: str, folder: Path) -> SimpleNamespace:
-    """Cases, recorded arrays, the recipe module, and the path of the recipe's weights, saved as a checkpoint."""
-    source = Path(__file__).parents[2] / "shared" / "golden"
-    if not source.is_dir():
-        pytest.skip(f"golden files are not part of this repository: {source}")
-    facts = json.loads((source / f"{name}.json").read_text())
-    recipe = module_at(source / "recipe.py")
-    state = recipe.state_dict(facts["shapes"], facts["rules"], SEED)
-    path = folder / f"{name}.pth"
-    torch.save({key: torch.from_numpy(np.array(value)) for key, value in state.items()}, path)
-    return SimpleNamespace(facts=facts, arrays=np.load(source / f"{name}_seed1.npz"), recipe=recipe, weights=path)
-
-
-def check_picked(recorded: SimpleNamespace, name: str, ours: Tensor, tolerance: float) -> None:
-    """Compare with an array of which the golden file holds only some elements."""
-    arrays = recorded.arrays
-    picked = ours.contiguous().flatten()[torch.from_numpy(arrays[f"{name}_index"]).long()]
-    np.testing.assert_allclose(picked.numpy(), arrays[name], rtol=0, atol=tolerance)
 
 
 def randomise(network: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:

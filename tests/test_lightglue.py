@@ -1,12 +1,11 @@
 import math
 
-import numpy as np
 import pytest
 import torch
-from published import CPU, alike, check_picked, golden, random_features, randomise, same_matches
+from published import CPU, alike, random_features, randomise, same_matches
 from torch.nn import functional
 
-from vpr.core import DataError, LocalFeatures
+from vpr.core import DataError
 from vpr.matchers import lightglue
 from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
 from vpr.matchers.lightglue_fast import FastLightGlue
@@ -41,108 +40,6 @@ def small(seed=0, input_dim=32, layers=4):
 
 def matcher(network, **settings):
     return lightglue.LightGlue(network, "", lightglue.Settings(**settings), CPU)
-
-
-# ---- golden files
-
-
-@torch.inference_mode()
-def test_published(tmp_path, monkeypatch):
-    recorded = golden("lightglue", tmp_path)
-    arrays = recorded.arrays
-    built = lightglue.build(lightglue.Settings(weights=str(recorded.weights)), CPU)
-    network = LightGlueNetwork()
-    network.load_state_dict(network.adopt(torch.load(recorded.weights, weights_only=True)))
-    for case in recorded.facts["cases"]:
-        name, conf = case["name"], case["conf"]
-        query, candidate = (side_of(recorded, case, i) for i in (0, 1))
-        method = built if name == "b" else lightglue.LightGlue(network, "", lightglue.Settings(**conf), CPU)
-        (found,) = method.match(query, [candidate])
-        assert found.pairs.tolist() == arrays[f"{name}/matches"].reshape(-1, 2).tolist()
-        np.testing.assert_allclose(found.scores.numpy(), arrays[f"{name}/scores"], rtol=0, atol=5e-5)
-        if "empty" in case:
-            continue
-        layers, judged, assignments = spied(monkeypatch, method.network)
-        sides = [method.network.begin(stack([each], REACH, CPU)) for each in (query, candidate)]
-        outcome = match_adaptively(method.network, *sides, method.adaptivity)
-        assert outcome.stop.item() == arrays[f"{name}/stop"]
-        scores = best_of(outcome)[1].numpy()
-        np.testing.assert_allclose(scores, arrays[f"{name}/matching_scores0"], rtol=0, atol=5e-5)
-        if conf["width_confidence"] > 0:
-            for side, survived in enumerate((outcome.survived0, outcome.survived1)):
-                assert (1 + survived[0, :-1]).tolist() == arrays[f"{name}/prune{side}"][0].tolist()
-        check_layers(recorded, name, layers, judged)
-        check_core(recorded, name, assignments[-1])
-        if name == "a":
-            check_training_form(recorded, network.eval(), query, candidate)
-
-
-def check_training_form(recorded, network, query, candidate):
-    sides = [stack([each], REACH, CPU) for each in (query, candidate)]
-    assignment = network(*sides)[-1].log_assignment
-    check_picked(recorded, "a/log_assignment", assignment, 1e-3)
-    for ours, part in ((assignment[:, :, -1], "last_column"), (assignment[:, -1, :], "last_row")):
-        np.testing.assert_allclose(ours.numpy(), recorded.arrays[f"a/log_assignment_{part}"], rtol=0, atol=1e-3)
-
-
-def side_of(recorded, case, i):
-    pair = next(each for each in recorded.facts["pairs"] if each["name"] == case["pairs"][0])
-    if case.get("empty") == i:
-        return LocalFeatures.empty(256)
-    points, descriptors = (
-        torch.from_numpy(recorded.arrays[f"pair/{pair['name']}/in_{part}{i}"]).float()
-        for part in ("keypoints", "descriptors")
-    )
-    height, width = (0, 0) if case.get("no_size") else pair[f"size{i}"]
-    return LocalFeatures(points, torch.zeros(len(points)), descriptors, (width, height))
-
-
-def spied(monkeypatch, network):
-    """What the layers, the judges and the heads give while the network runs."""
-    layers, judged, assignments = {}, {}, []
-    layer, judge, log_assignment = network.layer, network.judge, network.log_assignment
-
-    def see_layer(i, side0, side1):
-        sides = layer(i, side0, side1)
-        layers[i] = [each.x for each in sides]
-        return sides
-
-    def see_judge(i, side):
-        judged.setdefault(i, []).append(judge(i, side))
-        return judged[i][-1]
-
-    def see_assignment(*args):
-        assignments.append(log_assignment(*args))
-        return assignments[-1]
-
-    monkeypatch.setattr(network, "layer", see_layer)
-    monkeypatch.setattr(network, "judge", see_judge)
-    monkeypatch.setattr(network, "log_assignment", see_assignment)
-    return layers, judged, assignments
-
-
-def check_layers(recorded, name, layers, judged):
-    for i in (0, 1, 4, 8):
-        for side in (0, 1):
-            if f"{name}/layer{i}_{side}" in recorded.arrays:
-                check_picked(recorded, f"{name}/layer{i}_{side}", layers[i][side], 1e-5)
-    for i, both in judged.items():
-        for side in (0, 1):
-            if f"{name}/confidence{i}_{side}" in recorded.arrays:
-                expected = recorded.arrays[f"{name}/confidence{i}_{side}"]
-                np.testing.assert_allclose(both[side][..., 1].numpy(), expected, rtol=0, atol=5e-5)
-
-
-def check_core(recorded, name, core):
-    """The recorded elements of a log assignment that are not of its last row and column."""
-    arrays = recorded.arrays
-    _, rows, columns = arrays[f"{name}/log_assignment_shape"]
-    assert core.shape == (1, rows - 1, columns - 1)
-    places = arrays[f"{name}/log_assignment_index"]
-    row, column = places // columns, places % columns
-    inside = (row < rows - 1) & (column < columns - 1)
-    ours = core[0].numpy()[row[inside], column[inside]]
-    np.testing.assert_allclose(ours, arrays[f"{name}/log_assignment"][inside], rtol=0, atol=1e-3)
 
 
 # ---- the network

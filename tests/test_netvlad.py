@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import textured
-from netvlad_weights import CPU, compare, full_size, golden, made, random_state, saved
-from scipy.io import savemat
+from netvlad_weights import CPU, random_state, save_struct, saved
 from torch import Tensor
 
 from vpr.config import load
@@ -171,19 +168,6 @@ def test_the_table_knows_them() -> None:
 # ---------------------------------------------------------------- MATLAB
 
 
-def save_struct(path: Path, tensors: dict[str, np.ndarray], average: np.ndarray) -> str:
-    """A .mat file with the struct ``net`` of the published form; ``tensors`` are named layers.<i>.weights.<0 or 1>."""
-    layers = np.empty(34, dtype=object)
-    for i in range(34):
-        pair = [tensors[f"layers.{i}.weights.{j}"] for j in (0, 1) if f"layers.{i}.weights.{j}" in tensors]
-        weights = np.empty(len(pair), dtype=object)
-        weights[:] = pair
-        layers[i] = {"type": "conv" if pair else "relu", "weights": weights}
-    normalisation = {"averageImage": np.broadcast_to(average, (224, 224, 3)).astype(np.float32)}
-    savemat(path, {"net": {"layers": layers, "meta": {"normalization": normalisation}}})
-    return str(path)
-
-
 def matlabs(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Our state under MATLAB's names, axes, signs and order of the vector."""
     tensors = {}
@@ -226,54 +210,3 @@ def test_a_torch_checkpoint_is_no_matlab_file(state: dict[str, Tensor], tmp_path
     path = saved(state, tmp_path / "w.pth.tar")
     with pytest.raises(WeightsError, match=r"not a MATLAB file of NetVLAD on VGG16: .*layers.30.weights.0"):
         netvlad_mat.build(netvlad_mat.Settings(weights=path), CPU)
-
-
-# ---------------------------------------------------------------- published numbers
-
-
-def test_published_resize(shared: Path) -> None:
-    recorded = golden("patchnetvlad", shared)
-    image = recorded.recipe.synth_image(1, "resize", 300, 410, 3)
-    ours = IMAGENET.normalise(to_tensor(pillow_resize(image, (640, 480)))[None])[0].numpy().reshape(-1)
-    picked = ours[recorded.arrays["resize/index"]]
-    np.testing.assert_allclose(picked, recorded.arrays["resize/value"], atol=recorded.facts["tolerance"]["resize"])
-
-
-def test_opencv_does_not_resize_as_published(shared: Path) -> None:
-    recorded = golden("patchnetvlad", shared)
-    image = recorded.recipe.synth_image(1, "resize", 300, 410, 3)
-    resized = cv2.resize(image, (640, 480), interpolation=cv2.INTER_LINEAR)
-    ours = IMAGENET.normalise(to_tensor(resized)[None])[0].numpy().reshape(-1)[recorded.arrays["resize/index"]]
-    assert np.abs(ours - recorded.arrays["resize/value"]).max() > recorded.facts["tolerance"]["resize"]
-
-
-def check_hloc(recorded: SimpleNamespace, path: str, case: dict, whiten: bool) -> None:
-    tolerance, name = recorded.facts["tolerance"], case["name"]
-    height, width = case["size"]
-    model = netvlad_mat.build(netvlad_mat.Settings(weights=path, whiten=whiten), CPU)
-    scenes = [f"hloc{name}:{i}" for i in range(case["images"])]
-    images = [model.preprocess(recorded.recipe.synth_image(1, each, height, width, 3, shapes=70)) for each in scenes]
-    with torch.inference_mode():
-        maps = torch.cat([each for _, each in model.trunk.maps(images)])
-    compare(recorded, f"{name}/backbone", maps, tolerance["backbone"])
-    kind = "global_descriptor" if whiten else "vlad"
-    compare(recorded, f"{name}/{kind}", model.describe(images), tolerance[kind])
-
-
-def test_published_numbers_of_hloc(shared: Path, tmp_path: Path) -> None:
-    recorded = golden("netvlad_hloc", shared)
-    facts = recorded.facts
-    shapes = {key: shape for key, shape in facts["shapes"].items() if not key.startswith("layers.33")}
-    state = {key: value.numpy() for key, value in made(recorded.recipe, shapes, facts["rules"]).items()}
-    path = save_struct(tmp_path / "without_pca.mat", state, np.array(facts["average_image"]))
-    for case in facts["cases"]:
-        check_hloc(recorded, path, case, whiten=False)
-
-
-@full_size
-def test_published_numbers_of_hloc_after_whitening(shared: Path, tmp_path: Path) -> None:
-    recorded = golden("netvlad_hloc", shared)
-    facts = recorded.facts
-    state = {key: value.numpy() for key, value in made(recorded.recipe, facts["shapes"], facts["rules"]).items()}
-    path = save_struct(tmp_path / "full.mat", state, np.array(facts["average_image"]))
-    check_hloc(recorded, path, facts["cases"][0], whiten=True)

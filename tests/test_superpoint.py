@@ -1,9 +1,8 @@
 import logging
 
-import numpy as np
 import pytest
 import torch
-from published import CPU, check_picked, golden, plain, randomise
+from published import CPU, plain, randomise
 from torch import nn
 from torch.nn import functional
 
@@ -42,104 +41,6 @@ def image(height, width, seed=0):
 
 def unit(images):
     return images.float() / 255
-
-
-# ---- golden files
-
-
-def check_features(found, keypoints, scores, descriptors, rows):
-    """Same points in any order; scores of all and descriptors of those picked."""
-    place = {tuple(point): i for i, point in enumerate(found.points.tolist())}
-    assert place.keys() == {tuple(point) for point in keypoints.tolist()}
-    order = [place[tuple(point)] for point in keypoints.tolist()]
-    np.testing.assert_allclose(found.scores[order].numpy(), scores, rtol=0, atol=3e-5)
-    np.testing.assert_allclose(found.descriptors[order][rows].numpy(), descriptors, rtol=0, atol=1e-5)
-
-
-def golden_images(recorded, case):
-    """(B, 1, H, W) float; colour is turned to grey as the published code does it."""
-    images = []
-    for i in range(case["batch"]):
-        name = case["image"] + (f":{i}" if case["batch"] > 1 else "")
-        pixels = torch.from_numpy(recorded.recipe.synth_image(1, name, *case["size"], case.get("channels", 1)))
-        grey = unit(pixels)
-        images.append(grey if grey.dim() == 2 else (grey * torch.tensor([0.299, 0.587, 0.114])).sum(-1))
-    return torch.stack(images)[:, None]
-
-
-def extract_and_see(monkeypatch, method, images):
-    """Features, and the maps that the network gave on the way: logits and coarse descriptors."""
-    maps = []
-    network = method.network
-    monkeypatch.setattr(method, "network", lambda batch: maps.append(network(batch)) or maps[-1])
-    with monkeypatch.context() as patch:  # in order, for the maps to be
-        patch.setattr(torch, "get_num_threads", lambda: 1)
-        found = method.extract(list(images))
-    return found, [torch.cat(each) for each in zip(*maps, strict=True)]
-
-
-def check_maps(recorded, name, maps, logits_name, descriptor_name):
-    logits, coarse = maps
-    check_picked(recorded, f"{name}/{logits_name}", logits, 2e-4)
-    check_picked(recorded, f"{name}/{descriptor_name}", coarse, 1e-4)
-    check_picked(recorded, f"{name}/softmax", score_map(logits), 3e-5)
-
-
-def check_suppressed(recorded, name, scores, above):
-    places = np.flatnonzero(scores.numpy() > above)
-    assert places.tolist() == recorded.arrays[f"{name}/nms_index"].tolist()
-    np.testing.assert_allclose(scores.numpy().flat[places], recorded.arrays[f"{name}/nms_value"], rtol=0, atol=3e-5)
-
-
-@torch.inference_mode()
-def test_published_v1(tmp_path, monkeypatch):
-    recorded = golden("superpoint_v1", tmp_path)
-    arrays = recorded.arrays
-    for case in recorded.facts["cases"]:
-        name, images = case["name"], golden_images(recorded, case)
-        settings = superpoint.Settings(
-            **PUBLISHED | {"weights": str(recorded.weights)},
-            nms_radius=case["nms_radius"],
-            max_keypoints=max(0, case["max_keypoints"]),
-        )
-        method = superpoint.build(settings, CPU)
-        (found,), maps = extract_and_see(monkeypatch, method, images)
-        check_maps(recorded, name, maps, "convPb", "convDb")
-        check_suppressed(recorded, name, suppress(score_map(maps[0]), case["nms_radius"]), above=0)
-        descriptors, columns = arrays[f"{name}/descriptors"].T, arrays[f"{name}/descriptor_columns"]
-        check_features(found, arrays[f"{name}/keypoints"], arrays[f"{name}/scores"], descriptors, columns)
-        assert found.image_size == tuple(reversed(case["size"]))
-    scores = torch.from_numpy(arrays["nms/in_scores"])
-    for radius in (1, 3, 4):
-        expected = torch.from_numpy(arrays[f"nms/radius{radius}"])
-        assert torch.equal(suppress(scores, radius), expected)
-        assert torch.equal(detection._suppress_by_pooling(scores, radius), expected)
-
-
-@torch.inference_mode()
-def test_published_open(tmp_path, monkeypatch):
-    recorded = golden("superpoint_open", tmp_path)
-    arrays = recorded.arrays
-    for case in recorded.facts["cases"]:
-        name, conf, images = case["name"], case["conf"], golden_images(recorded, case)
-        settings = superpoint.Settings(
-            weights=str(recorded.weights),
-            subpixel=False,
-            nms_radius=conf["nms_radius"],
-            max_keypoints=conf.get("max_num_keypoints", 0),
-            border=conf.get("remove_borders", 4),
-            keypoint_threshold=conf.get("detection_threshold", 0.005),
-        )
-        method = superpoint.build(settings, CPU)
-        features, maps = extract_and_see(monkeypatch, method, images)
-        check_maps(recorded, name, maps, "detector", "descriptor")
-        check_suppressed(recorded, name, suppress(score_map(maps[0]), conf["nms_radius"]), above=1e-3)
-        for i, found in enumerate(features):
-            each = f"{name}/{i}" if case["batch"] > 1 else name
-            rows = arrays[f"{each}/descriptor_rows_index"]
-            check_features(
-                found, arrays[f"{each}/keypoints"], arrays[f"{each}/scores"], arrays[f"{each}/descriptors"], rows
-            )
 
 
 # ---- the network
