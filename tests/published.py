@@ -52,6 +52,11 @@ def random_features(count: int, dim: int, seed: int, size: tuple[int, int] = (64
     return LocalFeatures(points, scores, torch.nn.functional.normalize(descriptors, dim=1), size)
 
 
+def features_of_seed(seed: int) -> LocalFeatures:
+    """Features as random as the seed, for suites that ask for nothing more."""
+    return random_features(60, 16, seed)
+
+
 def alike(features: LocalFeatures, count: int, seed: int, noise: float = 0.3) -> LocalFeatures:
     """Another view: ``count`` points, of which most are points of ``features``, moved and with noisy descriptors."""
     generator = torch.Generator().manual_seed(seed)

@@ -433,20 +433,23 @@ def view_of(section: Section, case: Mapping[str, Any], i: int) -> np.ndarray:
 
 def grids_of(section: Section, prefix: str, height: int, width: int) -> dict[int, PatchGrid]:
     """By size, with the stride that gives as many patches as are recorded."""
+    counts: dict[int, int] = {}
+    for name, match in section.matching(rf"{re.escape(prefix)}(?:keypoints|grid)_patch(\d+)"):
+        counts[int(match[1])] = section.file.arrays[name].shape[1]
+    for name, match in section.matching(rf"{re.escape(prefix)}\d+/local_patch(\d+)_shape"):
+        counts[int(match[1])] = int(section.file.arrays[name][1])
     grids = {}
-    pattern = rf"{re.escape(prefix)}(?:keypoints|grid)_patch(\d+)"
-    for name, match in section.matching(pattern):
-        count = section.file.arrays[name].shape[1]
-        tried = (PatchGrid.over(height // 16, width // 16, int(match[1]), stride) for stride in range(1, 40))
-        grids[int(match[1])] = next(each for each in tried if len(each) == count)
-    return dict(sorted(grids.items()))
+    for size, count in sorted(counts.items()):
+        tried = (PatchGrid.over(height // 16, width // 16, size, stride) for stride in range(1, 40))
+        grids[size] = next(each for each in tried if len(each) == count)
+    return grids
 
 
 def check_places(section: Section, prefix: str, grids: Mapping[int, PatchGrid]) -> None:
     for size, grid in grids.items():
-        cells, points = grid.positions(as_published=True)
-        section.check(f"{prefix}grid_patch{size}", cells.T, 0)
-        section.check(f"{prefix}keypoints_patch{size}", points.T, 0)
+        for kind, places in zip(("grid", "keypoints"), grid.positions(as_published=True), strict=True):
+            if f"{prefix}{kind}_patch{size}" in section:
+                section.check(f"{prefix}{kind}_patch{size}", places.T, 0)
 
 
 @torch.inference_mode()

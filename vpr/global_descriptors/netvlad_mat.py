@@ -55,8 +55,10 @@ def translate(net: Mapping[str, Tensor], whiten: bool) -> dict[str, Tensor]:
 
 
 def shrink(image: Image, longest_side: int) -> Image:
+    """The image at most so large, and large enough for one feature."""
     height, width = image.shape[:2]
-    return resize(image, fitted_size(width, height, longest=longest_side))
+    width, height = fitted_size(width, height, longest=longest_side)
+    return resize(image, (max(width, CELL), max(height, CELL)))
 
 
 def build(settings: Settings, device: torch.device) -> NetVlad:

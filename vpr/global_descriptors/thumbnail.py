@@ -47,6 +47,8 @@ class Thumbnail:
         return torch.from_numpy(resize(image, (self.settings.width, self.settings.height))).float()
 
     def describe(self, images: Sequence[Tensor]) -> Tensor:
+        if not images:
+            return torch.zeros(0, self.dim)
         side = self.settings.patch
         patches = torch.stack(list(images)).unfold(1, side, side).unfold(2, side, side).flatten(-2)
         centred = patches - patches.mean(-1, keepdim=True)
