@@ -1,4 +1,4 @@
-"""Settings of every method of the tables, with small random weights where it needs some, for the suites over a table."""
+"""Settings of every method of the tables, with small random weights where needed, for the suites over a table."""
 
 from __future__ import annotations
 
