@@ -35,6 +35,7 @@ ORDER = (
     "benchmark",
     "training",
     "cli",
+    "api",
     "__main__",
 )
 

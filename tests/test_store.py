@@ -381,12 +381,15 @@ def test_aggregates_follow_the_rows_of_the_local_store(image_set: ImageSet, tmp_
 EXTRACT = """
 import sys
 from pathlib import Path
+from vpr.build import build_extractor
 from vpr.config import load
 from vpr.datasets.folders import read_image_folder
+from vpr.features.feature_set import FeatureFolders
 from vpr.settings import Settings
 settings = load(Settings, None, ["store.shard_size=4", "store.batch_size=2", "machine.threads=2"])
+extractor = build_extractor(settings)
 print("ready", flush=True)
-extract(read_image_folder(Path(sys.argv[1])), settings, Path(sys.argv[2]))
+extractor.extract(read_image_folder(Path(sys.argv[1])), FeatureFolders.under(Path(sys.argv[2])))
 print("done", flush=True)
 """
 
@@ -395,7 +398,8 @@ print("done", flush=True)
 def extracting(images: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that is about to extract."""
     command = [sys.executable, "-c", EXTRACT, str(images), str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    log = folder.with_name(f"{folder.name}.log").open("w")
+    with log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         yield process
 
@@ -409,7 +413,7 @@ def test_killed_at_random_moments_the_store_is_byte_identical(image_set: ImageSe
     started = time.perf_counter()
     build_extractor(settings).extract(read_image_folder(images), FeatureFolders.under(tmp_path / "first"))
     whole_s = time.perf_counter() - started
-    for number in range(10):
+    for number in range(6):
         (images / f"new{number}.jpg").write_bytes(random_.choice(pool))
         (images / f"{random_.randrange(9):02d}.jpg").write_bytes(random_.choice(pool) + bytes([number]))
         (images / f"new{number - 4}.jpg").unlink(missing_ok=True)
@@ -417,7 +421,7 @@ def test_killed_at_random_moments_the_store_is_byte_identical(image_set: ImageSe
             time.sleep(random_.uniform(0, whole_s))
             process.send_signal(signal.SIGKILL)
     with extracting(images, tmp_path / "killed") as last:
-        assert last.wait() == 0
+        assert last.wait() == 0, (tmp_path / "killed.log").read_text()
     build_extractor(settings).extract(read_image_folder(images), FeatureFolders.under(tmp_path / "whole"))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 

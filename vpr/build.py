@@ -66,13 +66,27 @@ def build(settings: Settings) -> Engine:
     return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
 
 
-def build_extractor(settings: Settings) -> FeatureExtractor:
-    """What makes the features that the settings need."""
+@dataclass(frozen=True, eq=False)
+class PairMethods:
+    """What matches single pairs of images."""
+
+    extractor: FeatureExtractor
+    reranker: PairReranker[Any]
+
+
+def build_pair_methods(settings: Settings) -> PairMethods:
+    """The features that the second stage compares, and the second stage, also where ``rerank.k`` is 0."""
+    settings = settings.model_copy(update={"rerank": settings.rerank.model_copy(update={"k": 1})})
+    return PairMethods(build_extractor(settings, descriptor=compares_patches(settings)), build_reranker(settings))
+
+
+def build_extractor(settings: Settings, *, descriptor: bool = True) -> FeatureExtractor:
+    """What makes the features that the settings need; without ``descriptor`` no global descriptor of images."""
     patches = compares_patches(settings)
     local = needs_local(settings)
     return FeatureExtractor(
         build_local(settings) if local else None,
-        build_descriptor(settings) if describes_images(settings) else None,
+        build_descriptor(settings) if descriptor and describes_images(settings) else None,
         patches=patches,
         settings={"local_features": settings.local_features, "global_descriptor": settings.global_descriptor},
         how=Extraction(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import cv2
 import imagesize
 import numpy as np
+from numpy.typing import NDArray
 
 from vpr.core import Channels, Image, ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 MAX_MEGAPIXELS = 100.0
 # Lower case. What OpenCV decodes and whose size can be read from the header alone.
@@ -24,6 +29,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", "
 _FLAGS = {"grey": cv2.IMREAD_GRAYSCALE, "rgb": cv2.IMREAD_COLOR_RGB}
 
 T = TypeVar("T")
+ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | PilImage"
 
 
 def read_image(path: Path, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS) -> Image:
@@ -67,6 +73,27 @@ def _size_in_header(data: bytes) -> tuple[int, int]:
     except (ValueError, ArithmeticError, LookupError):  # damaged headers raise what they like
         return -1, -1
     return int(width), int(height)
+
+
+def as_image(image: ImageLike, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS) -> Image:
+    """An image given as a path, an array or a PIL image, as ``read_image`` gives it.
+
+    Arrays are (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA uint8. Raises ImageError for anything else.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image), channels, max_megapixels)
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(
+            f"an image given as an array has shape (H, W) or (H, W, 3) and type uint8, "
+            f"not {array.shape} and {array.dtype}"
+        )
+    if not array.size:
+        raise ImageError(f"an image of shape {array.shape} has no pixels")
+    array = np.ascontiguousarray(array[..., :3] if array.ndim == 3 else array)
+    if channels == "grey":
+        return array if array.ndim == 2 else np.asarray(cv2.cvtColor(array, cv2.COLOR_RGB2GRAY), np.uint8)
+    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
 
 
 def megapixels_in_header(path: Path) -> float:

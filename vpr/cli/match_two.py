@@ -21,15 +21,16 @@ def match_two(
     """Match two images: the score, the matches, how many of them are inliers, and a drawing of them."""
     import cv2
 
-    from vpr.build import build_extractor, build_reranker
+    from vpr.build import build_pair_methods
     from vpr.images import SUFFIXES
     from vpr.report.drawing import draw_matches
 
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise DataError(f"{out}: not an image format that can be written; use one of {', '.join(SUFFIXES)}")
     settings = settings_of(config, overrides)
-    reranker, extractor = build_reranker(settings), build_extractor(settings)
-    query, candidate = (extractor.single(path).rerank_features for path in (first, second))
+    methods = build_pair_methods(settings)
+    reranker = methods.reranker
+    query, candidate = (methods.extractor.single(path).rerank_features for path in (first, second))
     pair = reranker.pair(query, candidate)
     evidence = pair.evidence
     say(f"score     {reranker.score(pair):.3f} ({reranker.score_name})")

@@ -32,7 +32,7 @@ from vpr.features.contents import Contents
 from vpr.features.shards import Arrays, ShardFolder, StoredItem, read_arrays
 from vpr.features.store import OPTIONAL, GlobalStore, LocalStore, PatchStore, local_arrays, patch_arrays
 from vpr.global_descriptors.patches import PatchFeatures
-from vpr.images import MAX_MEGAPIXELS, in_order, read_image
+from vpr.images import MAX_MEGAPIXELS, ImageLike, as_image, in_order
 from vpr.runtime.threads import one_thread_each
 
 logger = logging.getLogger(__name__)
@@ -162,9 +162,9 @@ class Pass:
     preprocess: Callable[[Image], Tensor]
     process: Callable[[Sequence[Tensor]], Sequence[tuple[Any, ...]]]  # for each image, an item for each kind
 
-    def prepare(self, path: Path, max_megapixels: float) -> Tensor:
-        """One image from disk, as ``process`` takes it. Raises ImageError."""
-        return self.preprocess(read_image(path, self.channels, max_megapixels))
+    def prepare(self, image: ImageLike, max_megapixels: float) -> Tensor:
+        """One image, as ``process`` takes it. Raises ImageError."""
+        return self.preprocess(as_image(image, self.channels, max_megapixels))
 
 
 def local_pass(extractor: LocalExtractor) -> Pass:

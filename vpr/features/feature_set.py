@@ -39,6 +39,7 @@ from vpr.features.extraction import (
 )
 from vpr.features.shards import refuse_other_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
+from vpr.images import ImageLike
 
 LOCAL, GLOBAL, CONTENTS = "local", "global", "contents.json"  # in a folder of features
 
@@ -144,11 +145,11 @@ class FeatureExtractor:
         descriptors = None if self.descriptor is None else kind(folders.descriptors)
         return FeatureSet(images, keys, local, descriptors, work)
 
-    def single(self, path: Path) -> ImageFeatures:
+    def single(self, image: ImageLike) -> ImageFeatures:
         """The features of one image, which are kept nowhere. Raises ImageError if it cannot be read."""
         local = descriptor = patches = None
         for way, kinds in self.passes():
-            (found,) = way.process([way.prepare(path, self.how.max_megapixels)])
+            (found,) = way.process([way.prepare(image, self.how.max_megapixels)])
             for kind, item in zip(kinds, found, strict=True):
                 if kind.store is LocalStore:
                     local = item
