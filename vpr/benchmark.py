@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vpr import __version__, pipeline
 from vpr.build import Engine, build
 from vpr.config import digest_of_names, fingerprint
@@ -24,6 +22,7 @@ from vpr.features.store import LocalStore
 from vpr.report.benchmark_rows import Row, rows_of
 from vpr.report.outputs import REPORT
 from vpr.runtime.files import read_json, write_json
+from vpr.runtime.progress import Progress
 from vpr.runtime.timing import Clock
 from vpr.settings import Settings
 
@@ -72,11 +71,11 @@ def run(sources: Sequence[Source], methods: Sequence[Method], out: Path, about: 
     rows: list[Row] = []
     failures: list[Failure] = []
     reused = 0
-    with tqdm(total=len(sources) * len(methods), desc="benchmark", unit="run", disable=None) as progress:
+    with Progress("benchmark", len(sources) * len(methods), "run") as progress:
         for source in sources:
             loaded: Dataset | str | None = None
             for method in methods:
-                progress.set_description(f"{source.name}, {method.name}")
+                progress.describe(f"{source.name}, {method.name}")
                 if loaded is None:
                     loaded = _load(source)
                 outcome = loaded if isinstance(loaded, str) else _attempt(source, loaded, method, out, about)

@@ -173,10 +173,9 @@ def _run(
     summarise: Callable[[Sequence[Row]], dict[str, list[Row]]],
 ) -> None:
     """Measure what is missing of the rows, and write and print the tables."""
-    from tqdm import tqdm
-
     from vpr.config import digest_of_names, dump, fingerprint
     from vpr.geometry.rows import resumed
+    from vpr.runtime.progress import Progress
 
     used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
     made_by = {
@@ -199,7 +198,7 @@ def _run(
         return {"pair": pairs[i].name, "part": pairs[i].part, **measured}
 
     kept = out / "work" / f"rows-{fingerprint(made_by)}.jsonl"
-    rows = list(tqdm(resumed(kept, len(pairs), compute), "pairs", len(pairs), unit="pair"))
+    rows = list(Progress("pairs", len(pairs), "pair").over(resumed(kept, len(pairs), compute)))
     title = (
         f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
         f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"

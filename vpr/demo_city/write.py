@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, Dataset, ImageSet, Origin
@@ -25,6 +24,7 @@ from vpr.demo_city.render import render
 from vpr.demo_city.shots import RADIUS_M, Role, Shot, plan_shots
 from vpr.positives import positives_within
 from vpr.runtime.files import TEMPORARY, read_json, remove_leftovers, write_atomically, write_json
+from vpr.runtime.progress import Progress
 
 _RECIPE = 1  # counts changes of what is drawn
 _MADE_BY = "made_by.json"
@@ -122,7 +122,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 def render_all(out: Path, city: City, shots: Sequence[Shot], with_depth: bool, workers: int) -> None:
     """Render the shots; neighbouring ones, which share textures, go to one process."""
     ordered = sorted(shots, key=lambda shot: (shot.place, *shot.position))
-    with tqdm(total=len(ordered), unit="picture", desc="demo city", disable=None) as bar:
+    with Progress("demo city", len(ordered), "image") as bar:
         if workers == 1:
             for shot in ordered:
                 _write_shot(out, city, shot, with_depth)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from vpr.config import digest_of_names
 from vpr.core import ImageSet
 from vpr.images import megapixels_in_header
 from vpr.runtime.files import read_json, write_json
+from vpr.runtime.progress import Progress
 
 NO_CONTENT = ""  # key of an image whose file is missing or cannot be read
 _CHUNK = 1 << 20  # bytes
@@ -66,7 +65,7 @@ def read_contents(images: ImageSet, cache: Path, *, threads: int = 2, verify: bo
     if to_hash:
         with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
             hashed = pool.map(lambda row: _entry(images.path(row), stamps[row]), to_hash)
-            progress = tqdm(hashed, "hash images", len(to_hash), unit="image", disable=None)
+            progress = Progress("hash images", len(to_hash), "image").over(hashed)
             for row, entry in zip(to_hash, progress, strict=True):
                 entries[row] = entry
         _write_cache(cache, images, entries)

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vpr.core import (
     Channels,
@@ -33,6 +32,7 @@ from vpr.features.shards import Arrays, ShardFolder, StoredItem, read_arrays
 from vpr.features.store import OPTIONAL, GlobalStore, LocalStore, PatchStore, local_arrays, patch_arrays
 from vpr.global_descriptors.patches import PatchFeatures
 from vpr.images import MAX_MEGAPIXELS, ImageLike, as_image, in_order
+from vpr.runtime.progress import Progress
 from vpr.runtime.threads import one_thread_each
 
 logger = logging.getLogger(__name__)
@@ -222,9 +222,8 @@ def extract(images: ImageSet, contents: Contents, way: Pass, outputs: Sequence[O
         ]
         slices = folders[0].slices()
         shards: list[list[str]] = [[] for _ in folders]
-        progress = tqdm(
-            total=len(keys), initial=len(keys) - len(lacking), desc=outputs[0].folder.name, unit="image", disable=None
-        )
+        name = "/".join(outputs[0].folder.parts[-2:])
+        progress = Progress(name, len(keys), "image", initial=len(keys) - len(lacking))
         prepare = in_order(lambda row: way.prepare(images.path(row), how.max_megapixels), lacking, how.threads)
         waiting = set(lacking)
         with progress, closing(prepare) as loaded:
@@ -296,7 +295,7 @@ def aggregate(
     with folder.writing(), one_thread_each(threads) as pool:
         stored = folder.stored()
         shards = []
-        for items in tqdm(folder.slices(), desc=f"aggregate {output.folder.name}", unit="shard", disable=None):
+        for items in Progress("aggregate", len(folder.slices()), "shard").over(folder.slices()):
             failed = {row: unread[row] for row in items if row in unread}
             places = {row - items.start: reason for row, reason in failed.items()}
             name = folder.name_of(items, places)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vpr.core import NO_ROW, Evidence, Origin, Ranking
 from vpr.features.shards import ShardFolder, read_arrays
+from vpr.runtime.progress import Progress
 
 BLOCK = 16  # queries per file, and the most that a kill loses
 
@@ -60,7 +60,7 @@ def rerank_into(
         lacking = {query for query, key in enumerate(keys) if key not in stored}
         names = []
         done = len(keys) - len(lacking)
-        with tqdm(total=len(keys), initial=done, desc="re-rank", unit="query", disable=None) as progress:
+        with Progress("re-rank", len(keys), "query", initial=done) as progress:
             for items in job.slices():
                 name = job.name_of(items, {})
                 if not job.path(name).exists():

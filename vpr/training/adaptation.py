@@ -17,7 +17,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from vpr.config import Section
 from vpr.core import DataError, Floats, ImageError, ImageSet, Origin
@@ -26,6 +25,7 @@ from vpr.features.shards import ShardFolder, StoredItem, read_arrays, read_index
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
 from vpr.runtime.precision import InPrecision, Precision
+from vpr.runtime.progress import Progress
 from vpr.training import homographies
 from vpr.training.photographs import Photographs
 from vpr.training.randomness import randomness
@@ -69,7 +69,7 @@ def label(
         stored = job.stored()
         names = []
         todo = sum(key not in stored for key in keys)
-        with tqdm(total=len(keys), initial=len(keys) - todo, desc="label", unit="image", disable=None) as progress:
+        with Progress("label", len(keys), "image", initial=len(keys) - todo) as progress:
             for items in job.slices():
                 found, failed = [], {}
                 for place, row in enumerate(items):
