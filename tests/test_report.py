@@ -305,12 +305,31 @@ def test_the_clock_notes_time_and_memory():
         held = np.ones(30_000_000)
     (stage,) = clock.timings
     assert stage.seconds > 0 and stage.memory > held.nbytes and stage.median_ms is None
-    clock.alone(lambda row: time.sleep(0.002 * (1 + row)), 2)
+    clock.per_item(lambda row: time.sleep(0.002 * (1 + row)), 2)
     assert 2 <= clock.timings[0].median_ms <= clock.timings[0].slow_ms
     with clock.stage("nothing", 0, "image"):
         pass
-    clock.alone(lambda row: 1 / 0, 0)
+    clock.per_item(lambda row: 1 / 0, 0)
     assert clock.timings[1].median_ms is None
+
+
+def test_what_was_reused_has_no_time():
+    clock = Clock()
+    with clock.stage("extract", 2, "image") as stage:
+        stage.reused = 2
+    clock.per_item(lambda row: pytest.fail("timed what was not done"), 2)
+    with clock.stage("extract", 3, "image") as stage:
+        stage.reused = 2
+    whole, part = clock.timings
+    assert (whole.seconds, whole.reused, whole.median_ms) == (None, 2, None)
+    assert part.seconds is not None and part.reused == 2
+    page = check(render(report(timings=[whole, part]), picture, matches)).text
+    assert "reused" in page and "3 images, 2 reused" in page
+
+
+def test_unreadable_images_are_on_the_page():
+    page = check(render(report(unreadable={"queries": {1: "b.jpg: truncated"}}), picture, matches)).text
+    assert "1 of 6 images (queries)" in page and "b.jpg: truncated" in page
 
 
 def test_timing_rows_by_hand():

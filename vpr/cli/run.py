@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from vpr.settings import Settings
 
 
+FEW_QUERIES = 10  # without ground truth the candidates of so many queries are printed
+SHOWN_CANDIDATES = 5
+
+
 def run(
     *,
     out: Annotated[Path, typer.Option(help="Folder for features, predictions, recalls and report.")],
@@ -57,11 +61,19 @@ def run(
 
 
 def say_results(out: Path, summary: Summary | None) -> None:
-    """The recall table, or that there is none, and where the files are."""
+    """The recall table, or that there is none, what could not be read, the first answers, and where the files are."""
+    from vpr.report.finished import dataset_images, read_run
     from vpr.report.outputs import REPORT
-    from vpr.report.tables import text_table
+    from vpr.report.tables import answer_lines, text_table
 
+    run = read_run(out)
     say(text_table(summary) if summary is not None else "No ground truth, so no recall.")
+    if summary is None and len(run.dataset.queries) <= FEW_QUERIES:
+        for text in answer_lines(run.dataset, list(run.stages.values())[-1], SHOWN_CANDIDATES):
+            say(text)
+    for role, reasons in run.unreadable.items():
+        count = len(dataset_images(run.dataset, role))
+        say(f"Not read:    {len(reasons)} of {count} images ({role}); {next(iter(reasons.values()))}")
     say(f"Predictions: {out / 'predictions.jsonl'}")
     say(f"Report:      {out / REPORT}")
 

@@ -88,7 +88,8 @@ def write_tables(out: Path, report: RunResult, pictures: Pictures, correspondenc
     """Recalls, statistics and the page: all that can be made again from the other files; see finished.read_run."""
     if report.summary is not None and report.statistics is not None:
         write_recalls(out / "recalls.txt", report.summary.recalls)
-        write_recalls_json(out / "recalls.json", report.summary)
+        unreadable = {role: len(reasons) for role, reasons in report.unreadable.items()}
+        write_recalls_json(out / "recalls.json", report.summary, unreadable)
         write_json(out / "statistics.json", statistics_record(report.statistics, report))
     write_report(out / REPORT, report, pictures, correspondences)
 

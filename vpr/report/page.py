@@ -90,6 +90,7 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
             if any(getattr(timing, field) is not None for timing in report.timings)
         },
         "statistics": report.statistics,
+        "max_names": MAX_NAMES,
         **_confidence(report),
     }
 
@@ -161,7 +162,8 @@ def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> lis
     unmeasured = {label: times for label, times in kept.items() if label not in {t.stage for t in timings}}
     rows = []
     for each in timings:
-        median, slow = _percentiles(kept[each.stage]) if each.stage in kept else (None, None)
+        reused = each.seconds is None and each.reused > 0
+        median, slow = _percentiles(kept[each.stage]) if each.stage in kept and not reused else (None, None)
         unit = _plural(each.unit, each.count)
         rows.append(replace(each, unit=unit, median_ms=median or each.median_ms, slow_ms=slow or each.slow_ms))
     for label, times in unmeasured.items():

@@ -22,6 +22,7 @@ def statistics_record(statistics: Statistics, report: RunResult) -> dict[str, An
         "group_count": statistics.group_count,
         "radii_m": list(RADII_M),
         "bytes_per_image": dict(report.bytes_per_image),
+        "unreadable_images": {role: len(reasons) for role, reasons in report.unreadable.items()},
         "stages": {label: _stage(stage, statistics.ks) for label, stage in statistics.stages.items()},
         "calibration": [_trial(trial) for trial in report.calibration],
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpr.core import NO_ROW, Dataset, Ranking
 from vpr.evaluation.bootstrap import Estimate
 from vpr.evaluation.comparison import Change, Summary
 from vpr.evaluation.recall import RecallTable
@@ -19,9 +20,12 @@ def write_recalls(path: Path, recalls: Mapping[str, RecallTable]) -> None:
     write_atomically(path, recall_lines(recalls))
 
 
-def write_recalls_json(path: Path, summary: Summary) -> None:
-    """Write recalls.json: the summary with its intervals, denominators and changes; a recall of no query is null."""
-    write_json(path, _summary_json(summary))
+def write_recalls_json(path: Path, summary: Summary, unreadable: Mapping[str, int] | None = None) -> None:
+    """Write recalls.json: the summary with its intervals, denominators and changes; a recall of no query is null.
+
+    ``unreadable`` counts the images of each role that could not be read.
+    """
+    write_json(path, {**_summary_json(summary), "unreadable_images": dict(unreadable or {})})
 
 
 def recall_lines(recalls: Mapping[str, RecallTable]) -> str:
@@ -36,6 +40,24 @@ def recall_lines(recalls: Mapping[str, RecallTable]) -> str:
 def text_table(summary: Summary) -> str:
     """Recall in percent, one row per stage, for a terminal."""
     return "\n".join([_title(summary), "", *aligned(_rows(summary)), "", *_notes(summary)]) + "\n"
+
+
+def answer_lines(dataset: Dataset, ranking: Ranking, count: int) -> list[str]:
+    """The first candidates of every query with score, inliers and position, one line each."""
+    lines = []
+    for query, name in enumerate(dataset.queries.names):
+        lines.append(name)
+        for place, row in enumerate(ranking.rows[query, :count].tolist()):
+            if row == NO_ROW:
+                break
+            facts = [f"score {ranking.scores[query, place]:.3f}"]
+            if ranking.evidence is not None and ranking.evidence.inliers[query, place] >= 0:
+                facts.append(f"{ranking.evidence.inliers[query, place]} inliers")
+            if dataset.database.positions is not None:
+                east, north = dataset.database.positions[row].tolist()
+                facts.append(f"UTM {dataset.database.zone or ''} {east:.1f} {north:.1f}".replace("  ", " "))
+            lines.append(f"  {place + 1}. {dataset.database.names[row]}  {', '.join(facts)}")
+    return lines
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
