@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "core",
     "runtime",
+    "toml_text",
     "config",
     "images",
     "positives",

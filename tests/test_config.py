@@ -5,8 +5,7 @@ from typing import Literal
 
 import pytest
 
-from vpr.cli.common import config_path, shipped_configs
-from vpr.config import digest_of_names, dump, fingerprint, load
+from vpr.config import config_path, digest_of_names, dump, fingerprint, load, shipped_configs
 from vpr.core import ConfigError
 from vpr.settings import Settings
 from vpr.training.tasks import Settings as TrainingSettings

@@ -53,7 +53,7 @@ def test_list(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     call(["models", "list"])
     one, two = (line.split() for line in capsys.readouterr().out.splitlines())
     assert one == ["one", "superpoint", "theirs", "-"]
-    assert two == ["two", "superpoint", "theirs", str(tmp_path / "cache" / "two.pth")]
+    assert two == ["two", "superpoint", "theirs", str(tmp_path / "cache" / "two.pth"), "(cache)"]
 
 
 def test_list_does_not_wait_for_torch() -> None:
@@ -103,7 +103,7 @@ def test_check_tells_what_a_file_is(site: Site, tmp_path: Path, capsys: pytest.C
     assert said["file"] == str(path)
     assert said["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert said["known"] == "as   no published or recorded file has this hash"
-    assert said["tensors"] == "24, with 1,300,865 numbers"
+    assert said["tensors"] == "24, with 1,300,865 parameters"
     assert said["kind"] == "SuperPoint v1"
     assert said["loads"] == "as   superpoint"
     assert said["sizes"] == "descriptor 256"
@@ -135,7 +135,9 @@ def test_check_knows_layouts_that_no_method_takes(
     torch.save({"aggregator.dust_bin": torch.ones(1), "aggregator.score.0.weight": torch.ones(1)}, tmp_path / "a.ckpt")
     call(["models", "check", str(tmp_path / "a.ckpt")])
     said = capsys.readouterr().out
-    assert "kind       SALAD" in said and "loads as   nothing: no method of vpr takes such weights" in said
+    assert (
+        "kind       SALAD" in said and "loads as   known, not loadable yet: no method of vpr takes such weights" in said
+    )
     assert "sizes      not known" in said and "keys" not in said
 
 

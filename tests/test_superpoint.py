@@ -23,7 +23,7 @@ def small(layout="v1", seed=0):
     return randomise(SuperPointNetwork(layout, **SMALL), seed, gain=1.5)
 
 
-PUBLISHED = {"weights": "superpoint_v1", "keypoint_threshold": 0.005, "subpixel": False}
+PUBLISHED = {"weights": "superpoint_v1", "keypoint_threshold": 0.005, "subpixel": False, "sampling": "published"}
 
 
 def extractor(network, device=CPU, **settings):
@@ -312,13 +312,12 @@ def test_images_are_brought_to_size():
     assert extractor(small(), shortest_side=0, longest_side=48).preprocess(thumbnail).shape == (1, 24, 48)
 
 
-def test_open_weights_are_sampled_as_their_authors_do():
-    assert extractor(small("open")).sampling == "corrected"
-    assert extractor(small("v1")).sampling == "published"
-    assert extractor(small("v1"), sampling="corrected").sampling == "corrected"
-    for ours in ("vpr-superpoint", "runs/superpoint/best.safetensors"):
-        assert extractor(small("v1"), weights=ours).sampling == "corrected"
-        assert extractor(small("v1"), weights=ours, sampling="published").sampling == "published"
+def test_weights_without_a_record_are_sampled_by_the_size_of_their_network():
+    assert extractor(SuperPointNetwork(), sampling="auto").sampling == "published"
+    assert extractor(small("v1"), sampling="auto").sampling == "corrected"
+    for layout in ("v1", "open"):
+        assert extractor(small(layout), sampling="auto").sampling == "corrected"
+        assert extractor(small(layout), sampling="published").sampling == "published"
 
 
 @torch.inference_mode()

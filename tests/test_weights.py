@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vpr import config
-from vpr.cli.common import shipped_configs
+from vpr.config import shipped_configs
 from vpr.core import ConfigError
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.local_features import LOCAL_EXTRACTORS
@@ -26,7 +26,7 @@ from vpr.weights.manifest import FOLDER, read_manifest
 
 def test_the_manifest_is_whole() -> None:
     known = read_manifest().values()
-    ours = [entry for entry in known if not entry.url]
+    ours = [entry for entry in known if not entry.url and not entry.package]
     assert {entry.file for entry in ours} == {path.name for path in shipped(FOLDER).glob("*.safetensors")}
     for entry in ours:
         assert entry.name.startswith("vpr-") and sha256_of(shipped(FOLDER) / entry.file) == entry.sha256
@@ -36,6 +36,8 @@ def test_the_manifest_is_whole() -> None:
     for entry in entries:
         assert entry.url.startswith("https://") and entry.url.endswith(f"/{entry.file}")
         assert set(entry.loads) <= {name for layout in LAYOUTS for name in layout.loads}
+    packaged = [entry for entry in known if entry.package]
+    assert len(packaged) == 10 and all(entry.sha256 and entry.inside.endswith(f"/{entry.file}") for entry in packaged)
     assert {entry.name for entry in entries if "non-commercial" in entry.licence} == {
         "superpoint_v1",
         "superglue_indoor",
@@ -81,6 +83,9 @@ files.one = "one.pth"
         (ENTRY + 'files.two = "../two.pth"', r"\[a.files\] two = '../two.pth'"),
         (ENTRY + 'sha256.one = "abc"', r"\[a.sha256\] one = 'abc'"),
         (ENTRY + f'sha256.two = "{"0" * 64}"', r"\[a.sha256\] names 'two', which \[a.files\] does not"),
+        (ENTRY + "recipe.two.k = 1", r"\[a.recipe\] names 'two', which \[a.files\] does not"),
+        (ENTRY + 'aliases.old = "two"', r"\[a.aliases\] names 'two', which \[a.files\] does not"),
+        (ENTRY + 'trained_for = { weights = "x" }', r"\[a.trained_for\] method = "),
         (ENTRY + ENTRY.replace("[a]", "[b]"), r"\[b.files\] the name one is taken"),
         (ENTRY.replace('licence = "MIT"\n', ""), r"\[a\] licence = "),
         ("a = 1", r"a = 1: expected a table \[a\]"),

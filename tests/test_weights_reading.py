@@ -158,7 +158,7 @@ UNUSABLE: dict[str, tuple[bytes, str]] = {
     "no tensors": (torch_bytes({"state_dict": {"a": 1}}), "holds no tensors"),
     "a stretched tensor": (
         torch_bytes({"a": torch.ones(1).expand(10**12)}),
-        "a claims more numbers than it has, so the file is refused",
+        "a claims more values than it has, so the file is refused",
     ),
     "a sparse tensor": (torch_bytes({"a": torch.eye(2).to_sparse()}), "damaged, or not a file of weights"),
     "cut zip": (torch_bytes(STATE)[:-30], "damaged"),

@@ -6,30 +6,29 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from vpr.config import MethodSettings, Section, chooser
-from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS, vlad
+from vpr.config import Chooser, MethodSettings, Section
+from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
 from vpr.images import MAX_MEGAPIXELS
-from vpr.local_features import LOCAL_EXTRACTORS, superpoint
-from vpr.matchers import MATCHERS, nearest
+from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.matchers import MATCHERS
 from vpr.rerank import RERANKERS, patch_netvlad, reranker
 from vpr.rerank.cost import Settings as Cost
 from vpr.rerank.reranker import RerankSettings
 from vpr.rerank.verification import Settings as Verification
+from vpr.weights import recipe_of
 
 GLOBAL_METHODS = {**GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
 
-LocalSettings = Annotated[
-    SerializeAsAny[MethodSettings], BeforeValidator(chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint"))
-]
-GlobalSettings = Annotated[
-    SerializeAsAny[MethodSettings], BeforeValidator(chooser(GLOBAL_METHODS, "global descriptor", default="vlad"))
-]
-MatcherSettings = Annotated[
-    SerializeAsAny[MethodSettings], BeforeValidator(chooser(MATCHERS, "matcher", default="nearest"))
-]
+LOCAL = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
+GLOBAL = Chooser(GLOBAL_METHODS, "global descriptor", default="vlad", recipe=recipe_of)
+MATCHER = Chooser(MATCHERS, "matcher", default="nearest", recipe=recipe_of)
+
+LocalSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(LOCAL)]
+GlobalSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(GLOBAL)]
+MatcherSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(MATCHER)]
 Rerank = Annotated[
-    SerializeAsAny[RerankSettings], BeforeValidator(chooser(RERANKERS, "re-ranker", default="local_features"))
+    SerializeAsAny[RerankSettings], BeforeValidator(Chooser(RERANKERS, "re-ranker", default="local_features"))
 ]
 
 
@@ -41,7 +40,7 @@ class Machine(Section):
 
 
 class Images(Section):
-    """How pictures are read."""
+    """How images are read."""
 
     on_bad_image: Literal["skip", "fail"] = "skip"
     max_megapixels: float = Field(MAX_MEGAPIXELS, gt=0)
@@ -84,7 +83,7 @@ class Output(Section):
 
     shortlist_name: str = Field("shortlist", pattern=r"^[\w+.-]+$")  # <name>_predictions.txt and recalls.txt
     predictions_name: str = Field("reranked", pattern=r"^[\w+.-]+$")
-    failures: int = Field(24, ge=0)  # shown with pictures in the report
+    failures: int = Field(24, ge=0)  # shown with images in the report
 
     @model_validator(mode="after")
     def _differ(self) -> Output:
@@ -99,11 +98,11 @@ class Settings(Section):
     machine: Machine = Machine()
     images: Images = Images()
     store: Store = Store()
-    local_features: LocalSettings = superpoint.Settings()
-    global_descriptor: GlobalSettings = vlad.Settings()
+    local_features: LocalSettings = Field(default_factory=LOCAL.defaults)
+    global_descriptor: GlobalSettings = Field(default_factory=GLOBAL.defaults)
     index: Index = Index()
     shortlist: Shortlist = Shortlist()
-    matcher: MatcherSettings = nearest.Settings()
+    matcher: MatcherSettings = Field(default_factory=MATCHER.defaults)
     verification: Verification = Verification()
     rerank: Rerank = reranker.Settings()
     cost: Cost = Cost()
@@ -128,7 +127,7 @@ class Settings(Section):
         sizes, weights = self.global_descriptor.patch_sizes, self.rerank.patch_weights
         if len(sizes) != len(weights):
             raise ValueError(
-                f"rerank.patch_weights = {weights} must have one number for each of "
+                f"rerank.patch_weights = {weights} must have one value for each of "
                 f"global_descriptor.patch_sizes = {sizes}"
             )
         return self

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from vpr.cli.common import RadiusOption, SetOption, call_with, command_line, config_path, say, settings_of
+from vpr.cli.common import RadiusOption, SetOption, call_with, command_line, say, settings_of
+from vpr.config import config_path
 from vpr.core import ConfigError, DataError, Dataset
 
 if TYPE_CHECKING:

@@ -12,20 +12,19 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vpr import config
+from vpr.config import config_path
 from vpr.core import ConfigError, VprError
-from vpr.runtime.files import shipped
+from vpr.toml_text import typed_value
 
 if TYPE_CHECKING:
     from vpr.settings import Settings
-
-CONFIGS = shipped("configs")
 
 ConfigOption = Annotated[
     str | None,
@@ -39,36 +38,16 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; may be repeated."),
 ]
-RadiusOption = Annotated[float, typer.Option(help="A database picture this near, in metres, is right.", min=0)]
+RadiusOption = Annotated[
+    float, typer.Option(help="A database image within this distance, in metres, is a positive.", min=0)
+]
 
 
 def settings_of(chosen: str | None, overrides: Sequence[str] | None) -> Settings:
-    """The settings in force: defaults, then the file, then the overrides."""
+    """The settings in force; see ``vpr.config.load`` for where they come from."""
     from vpr.settings import Settings
 
     return config.load(Settings, None if chosen is None else config_path(chosen), overrides or ())
-
-
-def config_path(chosen: str, kind: Literal["run", "train"] = "run") -> Path:
-    """The file of a config given by path, or by the name of one that comes with vpr.
-
-    A config of a training has the name of its file below ``configs/train``, with or without ``train_`` before it.
-    """
-    path = Path(chosen)
-    if path.suffix or path.is_file():  # a folder may have the name of a config, as demo/ has
-        return path
-    known = shipped_configs(kind)
-    name = chosen.removeprefix("train_") if kind == "train" else chosen
-    if name not in known:
-        raise ConfigError(
-            f"no config {chosen!r} comes with vpr; known: {', '.join(known)}; or give the path of a TOML file"
-        )
-    return known[name]
-
-
-def shipped_configs(kind: Literal["run", "train"]) -> dict[str, Path]:
-    """The configs that come with vpr, by name."""
-    return {path.stem: path for path in sorted((CONFIGS / kind).glob("*.toml"))}
 
 
 def call_with(function: Callable[..., Any], assignments: Sequence[str], what: str) -> Any:
@@ -81,7 +60,7 @@ def call_with(function: Callable[..., Any], assignments: Sequence[str], what: st
         if not separator or name not in names:
             raise ConfigError(f"{what} takes NAME=VALUE with the names {', '.join(names)}; got {assignment!r}")
         try:
-            arguments[name] = TypeAdapter(hints[name]).validate_python(config.toml_value(text))
+            arguments[name] = TypeAdapter(hints[name]).validate_python(typed_value(text, hints[name]))
         except ValidationError as error:
             raise ConfigError(f"{what}: {name}={text}: {error.errors()[0]['msg']}") from None
     missing = [
@@ -104,7 +83,7 @@ def command_line() -> str:
 
 
 def guarded(app: Callable[[], Any]) -> None:
-    """Run a command with logging on; an error that the user can mend ends it with one sentence and status 1."""
+    """Run a command with logging on; an error that the user can correct ends it with one sentence and status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # tells at INFO how it was loaded
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what matters is reported with the image's name

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from vpr.cli.common import SetOption, config_path, say
+from vpr.cli.common import SetOption, say
+from vpr.config import config_path
 from vpr.core import ConfigError
 
 

@@ -22,7 +22,7 @@ from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
-from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
+from vpr.local_features.superpoint_network import CELL, PUBLISHED_SIZES, SuperPointNetwork
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.runtime.threads import one_thread_each
 from vpr.weights import load_published
@@ -66,7 +66,8 @@ class Settings(SeenSize, MethodSettings):
     # Points between pixels: at the centroid of the scores, as pytorch-superpoint evaluates (true), or from there at the
     # corner nearby; the published matchers know none (false).
     subpixel: bool | Literal["corners"] = "corners"
-    # Of descriptors: as the first weights were published, or without their shift; "auto" as the weights were trained.
+    # Of descriptors: as the code of the first weights has it, or without its shift. The recipe of the weights says
+    # which they were trained with; "auto", for weights without a recipe, goes by the size of the network.
     sampling: Sampling | Literal["auto"] = "auto"
     precision: Precision = "fp32"
 
@@ -192,13 +193,10 @@ def _strongest_of(found: Sequence[_Found], most: int) -> _Found:
 
 
 def _sampling(settings: Settings, network: SuperPointNetwork) -> Sampling:
-    """The shift is in the code of the first weights only, which came as .pth; ``vpr train`` writes .safetensors."""
-    if network.layout == "open":
-        return "corrected"
-    if settings.sampling == "auto":
-        ours = settings.weights.startswith("vpr-") or settings.weights.endswith(".safetensors")
-        return "corrected" if ours else "published"
-    return settings.sampling
+    """Where there is no record: the shift is in the published code of "v1", and networks of that size are its."""
+    if settings.sampling != "auto":
+        return settings.sampling
+    return "published" if network.layout == "v1" and network.sizes == PUBLISHED_SIZES else "corrected"
 
 
 def build(settings: Settings, device: torch.device) -> SuperPoint:

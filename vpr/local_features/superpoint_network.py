@@ -25,6 +25,7 @@ LAST_LAYERS = {  # whose biases are as long as the heads are wide inside, and as
     "open": ("detector.0.conv.bias", "descriptor.1.conv.bias"),
 }
 HEADS = ("convP", "convD", "detector", "descriptor")  # what the names of their layers begin with
+PUBLISHED_SIZES = ((64, 64, 128, 128), 256, 256)  # widths, head and descriptors of the first published weights
 CLASSES = CELL * CELL + 1  # the pixels of a cell, and "no point here"
 
 
@@ -73,6 +74,7 @@ class SuperPointNetwork(nn.Module):
         """Make the layers anew."""
         self._modules.clear()
         self.layout, self.dim = layout, dim
+        self.sizes = (tuple(widths), head, dim)
         before = [1, *widths[:-1]]
         if layout == "open":
             pairs = zip(before, widths, strict=True)

@@ -26,7 +26,7 @@ class Settings(MethodSettings):
     """Settings of LightGlue."""
 
     method: Literal["lightglue"] = "lightglue"
-    weights: str = "superpoint_lightglue"  # name or path of weights in the published layout, of any size
+    weights: str = "vpr-lightglue"  # name or path of weights in the published layout, of any size
     filter_threshold: float = Field(0.1, ge=0, le=1)  # matches are more confident than this
     agreement: Agreement | None = None  # with this section, matches must agree with those nearby
     depth_confidence: float = Field(0.95, le=1)  # stop when more than this share of the points is sure; -1 never

@@ -125,6 +125,7 @@ class LightGlueNetwork(nn.Module):
     """
 
     reach = 0.5
+    unused_keys = (r"log_assignment\.\d+\.r",)  # in the published weights for DISK
 
     def __init__(self, input_dim: int = 256, dim: int = 256, layers: int = 9, heads: int = 4) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ class Settings(MethodSettings):
     """Settings of SuperGlue."""
 
     method: Literal["superglue"] = "superglue"
-    weights: str = "superglue_outdoor"  # name or path of weights in the published layout, of any size
+    weights: str = "vpr-superglue"  # name or path of weights in the published layout, of any size
     sinkhorn_iterations: int = Field(20, ge=1)
     match_threshold: float = Field(0.2, ge=0, le=1)  # matches are more confident than this
     agreement: Agreement | None = None  # with this section, matches must agree with those nearby

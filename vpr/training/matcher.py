@@ -15,9 +15,9 @@ import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
-from vpr.config import MethodSettings, chooser, lookup
+from vpr.config import Chooser, MethodSettings, lookup
 from vpr.core import ConfigError, LocalExtractor, LocalFeatures
-from vpr.local_features import LOCAL_EXTRACTORS, superpoint
+from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.matchers.lightglue_network import LayerResult, LightGlueNetwork
 from vpr.matchers.points import PointBatch, stack
 from vpr.matchers.superglue_network import SuperGlueNetwork
@@ -28,15 +28,14 @@ from vpr.training.initial import start_as_nearest
 from vpr.training.matching_losses import AssignmentLoss, assignment_loss, confidence_loss, judge
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
-from vpr.weights import load_published
+from vpr.weights import load_published, recipe_of
 
 FEWEST = 16  # points of a picture that a pair is learnt from
 BELIEVED = 0.2  # probability above which a match counts in validation, as in the published settings
 MANY = 10  # matches between pictures of different places that would mislead
 
-Features = Annotated[
-    SerializeAsAny[MethodSettings], BeforeValidator(chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint"))
-]
+FEATURES = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
+Features = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(FEATURES)]
 
 
 class Settings(MethodSettings):
@@ -44,7 +43,7 @@ class Settings(MethodSettings):
 
     method: Literal["matcher"] = "matcher"
     network: Literal["superglue", "lightglue"] = "superglue"
-    features: Features = superpoint.Settings()
+    features: Features = Field(default_factory=FEATURES.defaults)
     start: Path | None = None  # weights to begin with
     encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's keypoint encoder, before the descriptor's
     layers: int = Field(18, ge=2)  # SuperGlue's looks at own and other image; LightGlue's layers, each of both

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import BeforeValidator, SerializeAsAny
 
-from vpr.config import Method, MethodSettings, Section, chooser
+from vpr.config import Chooser, Method, MethodSettings, Section
 from vpr.training import global_descriptor, loop, magicpoint, matcher, superpoint
 
 TASKS: dict[str, Method[loop.Task]] = {
@@ -17,7 +17,7 @@ TASKS: dict[str, Method[loop.Task]] = {
     "superpoint": Method(superpoint.Settings, superpoint.build),
 }
 
-TaskSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(chooser(TASKS, "task", default="magicpoint"))]
+TaskSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(Chooser(TASKS, "task", default="magicpoint"))]
 
 
 class Settings(Section):

@@ -6,18 +6,25 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vpr.weights.checkpoint import WeightsError, load_strictly, read_checkpoint, sha256_of, unwrap
+from vpr.weights.compatibility import require_compatible
 from vpr.weights.finding import WeightsFile, find
+from vpr.weights.recognition import recognise
+from vpr.weights.record import Record, recipe_of, record_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
+    "Record",
     "WeightsError",
     "WeightsFile",
     "find",
     "load_published",
     "load_strictly",
     "read_checkpoint",
+    "recipe_of",
+    "record_of",
+    "require_compatible",
     "sha256_of",
     "unwrap",
 ]
@@ -31,5 +38,10 @@ def load_published(
     Returns the file's sha256.
     """
     found = find(name_or_path)
-    load_strictly(model, convert(read_checkpoint(found.path)), str(found.path))
+    state = read_checkpoint(found.path)
+    try:
+        load_strictly(model, convert(state), str(found.path))
+    except WeightsError as error:
+        recognised = recognise(state)
+        raise WeightsError(f"{error}; {recognised.said}" if recognised else str(error)) from None
     return found.sha256

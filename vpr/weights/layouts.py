@@ -1,7 +1,7 @@
 """The table of known layouts: how each published network names its tensors.
 
 Names are written as patterns: ``conv{1..4}{a,b}.weight`` stands for eight of them, ``layers.{0..<layers}`` for as many
-as the size ``layers`` of the file at hand says, ``{0..<modules/3}`` for every third. Source: the code that builds the
+as the size ``layers`` of the file says, ``{0..<modules/3}`` for every third. Source: the code that builds the
 networks, in the repositories that manifest.toml names.
 """
 
@@ -21,19 +21,22 @@ Measure = Callable[[State], int]
 
 @dataclass(frozen=True)
 class Layout:
-    """One row of the table; the first whose telltale names are all in a file says what the file is."""
+    """One row of the table; the first whose signature keys are all in a file says what the file is."""
 
     name: str
-    telltale: tuple[str, ...]  # names that no layout further down has, all of them together
+    signature_keys: tuple[str, ...]  # names that no layout further down has, all of them together
     loads: tuple[str, ...] = ()  # methods of vpr that take such a file
+    why_not: str = ""  # why no method takes it, where that is not plain
+    condition: Callable[[State], bool] | None = None  # of a layout that differs from another in shapes alone
+    variant: Callable[[State], str] | None = None  # of several networks with these names, which one the shapes tell
     sizes: Mapping[str, Measure] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  # patterns of all names; () where they are not known
     optional: tuple[str, ...] = ()  # patterns of names that a file may have
 
 
-def axis(name: str, number: int = 0) -> Measure:
+def axis(name: str, dimension: int = 0) -> Measure:
     """The length of a tensor along an axis; 0 if the file has no such tensor."""
-    return lambda state: state[name].shape[number] if name in state and number < state[name].dim() else 0
+    return lambda state: state[name].shape[dimension] if name in state and dimension < state[name].dim() else 0
 
 
 def count(prefix: str) -> Measure:
@@ -55,14 +58,14 @@ SUPERPOINT = (
     Layout(
         "SuperPoint v1",
         loads=("superpoint",),
-        telltale=("conv1a.weight", "convPb.weight", "convDb.weight"),
+        signature_keys=("conv1a.weight", "convPb.weight", "convDb.weight"),
         sizes={"descriptor": axis("convDb.weight")},
         keys=(f"conv{{1..4}}{{a,b}}.{LINEAR}", f"conv{{P,D}}{{a,b}}.{LINEAR}"),
     ),
     Layout(
         "SuperPoint, open weights",
         loads=("superpoint",),
-        telltale=("backbone.0.0.conv.weight", "detector.1.conv.weight", "descriptor.1.conv.weight"),
+        signature_keys=("backbone.0.0.conv.weight", "detector.1.conv.weight", "descriptor.1.conv.weight"),
         sizes={"descriptor": axis("descriptor.1.conv.weight")},
         keys=tuple(
             f"{block}.{part}"
@@ -73,7 +76,7 @@ SUPERPOINT = (
     Layout(
         "SuperPoint, gauss2",
         loads=("superpoint",),
-        telltale=("inc.conv.conv.0.weight", "convDb.weight", "bnDb.weight"),
+        signature_keys=("inc.conv.conv.0.weight", "convDb.weight", "bnDb.weight"),
         sizes={"descriptor": axis("convDb.weight")},
         keys=(
             f"{{inc.conv,down1.mpconv.1,down2.mpconv.1,down3.mpconv.1}}.conv.{{0,3}}.{LINEAR}",
@@ -88,7 +91,7 @@ SUPERGLUE = (
     Layout(
         "SuperGlue",
         loads=("superglue",),
-        telltale=("gnn.layers.0.attn.merge.weight", "final_proj.weight", "bin_score"),
+        signature_keys=("gnn.layers.0.attn.merge.weight", "final_proj.weight", "bin_score"),
         sizes={
             "layers": count("gnn.layers."),
             "descriptor": axis("final_proj.weight"),
@@ -105,40 +108,146 @@ SUPERGLUE = (
     ),
     Layout(
         "IMP or EIMP",
-        telltale=("gnn.layers.0.attn.merge.weight", "final_proj.0.weight", "bin_score"),
+        signature_keys=("gnn.layers.0.attn.merge.weight", "final_proj.0.weight", "bin_score"),
         sizes={"layers": count("gnn.layers."), "descriptor": axis("final_proj.0.weight")},
     ),
 )
 
 
-def _lightglue(name: str, own: str, cross: str) -> Layout:
-    """LightGlue with the attention blocks of its layers under these patterns."""
-    final = "log_assignment.0.final_proj.weight"
+ORIENTED = 4  # inputs of the positional encoding: x, y, scale and orientation
+LIGHTGLUE_INPUTS = {  # by the length of the local descriptors; SuperPoint's may have any
+    64: "input 64, as for XFeat",
+    128: "input 128, as for DISK and ALIKED",
+    256: "input 256, as for SuperPoint",
+}
+
+
+def _lightglue_input(state: State) -> int:
+    """The length of the local descriptors."""
+    return axis("input_proj.weight", 1)(state) or axis("log_assignment.0.final_proj.weight", 1)(state)
+
+
+def _lightglue(name: str, own: str, cross: str, oriented: bool = False, part: str = "") -> Layout:
+    """LightGlue with the attention blocks of its layers under these patterns; ``part`` comes before every name."""
+    final = f"{part}log_assignment.0.final_proj.weight"
+    own, cross = part + own, part + cross
+    unloadable = "it also reads scale and orientation of each keypoint, which the method lightglue does not"
+    inner_only = "it is half of a file with the extractor, and has one head"
     return Layout(
         name,
-        loads=("lightglue",),
-        telltale=(own.replace("{0..<layers}", "0") + ".Wqkv.weight", "posenc.Wr.weight", final),
+        loads=() if oriented or part else ("lightglue",),
+        why_not=unloadable if oriented else inner_only if part else "",
+        signature_keys=(own.replace("{0..<layers}", "0") + ".Wqkv.weight", f"{part}posenc.Wr.weight", final),
+        condition=(lambda state: axis("posenc.Wr.weight", 1)(state) == ORIENTED) if oriented else None,
+        variant=None if part or oriented else lambda state: LIGHTGLUE_INPUTS.get(_lightglue_input(state), ""),
         sizes={
-            "layers": count("log_assignment."),
-            "exits": lambda state: count("log_assignment.")(state) - 1,  # layers after which a pair may be done
-            "descriptor": lambda state: axis("input_proj.weight", 1)(state) or axis(final, 1)(state),
+            "layers": count(f"{part}log_assignment."),
+            "exits": lambda state: count(f"{part}log_assignment.")(state) - 1,  # layers after which a pair may be done
+            "descriptor": lambda state: axis(f"{part}input_proj.weight", 1)(state) or axis(final, 1)(state),
             "inner width": axis(final, 1),
-            "numbers per point": axis("posenc.Wr.weight", 1),
+            "inputs per keypoint": axis(f"{part}posenc.Wr.weight", 1),
         },
         keys=(
-            "posenc.Wr.weight",
+            f"{part}posenc.Wr.weight",
             f"{own}.{{Wqkv,out_proj,ffn.0,ffn.1,ffn.3}}.{LINEAR}",
             f"{cross}.{{to_qk,to_v,to_out,ffn.0,ffn.1,ffn.3}}.{LINEAR}",
-            f"log_assignment.{{0..<layers}}.{{matchability,final_proj}}.{LINEAR}",
-            f"token_confidence.{{0..<exits}}.token.0.{LINEAR}",
+            f"{part}log_assignment.{{0..<layers}}.{{matchability,final_proj}}.{LINEAR}",
+            f"{part}token_confidence.{{0..<exits}}.token.0.{LINEAR}",
+            *((f"input_proj.{LINEAR}",) if oriented else ()),
         ),
-        optional=(f"input_proj.{LINEAR}", "confidence_thresholds"),
+        optional=(
+            f"{part}input_proj.{LINEAR}",
+            f"{part}confidence_thresholds",
+            f"{part}log_assignment.{{0..<layers}}.r",
+            *(f"extractor.model.net.{key}" for key in (XFEAT_KEYS if part else ())),
+        ),
     )
 
 
+def _numbered(prefix: str, blocks: str, suffix: str) -> tuple[str, str]:
+    """A convolution without bias and its BatchNorm without gain and shift, of each of the blocks."""
+    return f"{prefix}{blocks}.{suffix}.0.weight", f"{prefix}{blocks}.{suffix}.1.{{running_mean,running_var}}"
+
+
+XFEAT_BLOCKS = (
+    "block1.{0..3}", "block2.{0,1}", "block3.{0..2}", "block4.{0..2}", "block5.{0..3}", "block_fusion.{0,1}",
+    "heatmap_head.{0,1}", "keypoint_head.{0..2}",
+)  # fmt: skip
+XFEAT_KEYS = (
+    f"skip1.1.{LINEAR}",
+    *(key for blocks in XFEAT_BLOCKS for key in _numbered("", blocks, "layer")),
+    f"{{block_fusion.2,heatmap_head.2,keypoint_head.3}}.{LINEAR}",
+    f"fine_matcher.{{0,3,6,9,12}}.{LINEAR}",
+    "fine_matcher.{1,4,7,10}.{running_mean,running_var}",
+)
+
+OWN, CROSS = "transformers.{0..<layers}.self_attn", "transformers.{0..<layers}.cross_attn"
+FIRST_OWN, FIRST_CROSS = "self_attn.{0..<layers}", "cross_attn.{0..<layers}"
+ORIENTED_NAME = "LightGlue with scale and orientation, as for SIFT"
 LIGHTGLUE = (
-    _lightglue("LightGlue", "transformers.{0..<layers}.self_attn", "transformers.{0..<layers}.cross_attn"),
-    _lightglue("LightGlue, as first published", "self_attn.{0..<layers}", "cross_attn.{0..<layers}"),
+    _lightglue(ORIENTED_NAME, OWN, CROSS, oriented=True),
+    _lightglue(f"{ORIENTED_NAME}, as first published", FIRST_OWN, FIRST_CROSS, oriented=True),
+    _lightglue("LightGlue", OWN, CROSS),
+    _lightglue("LightGlue, as first published", FIRST_OWN, FIRST_CROSS),
+    _lightglue("LighterGlue for XFeat", OWN, CROSS, part="matcher."),
+    _lightglue("LighterGlue for XFeat, as first published", FIRST_OWN, FIRST_CROSS, part="matcher."),
+)
+
+ALIKED_VARIANTS = {(128, 16): "n16 or n16rot", (128, 32): "n32", (64, 16): "t16"}  # by descriptor and samples
+FREE_FEATURES = (
+    Layout(
+        "ALIKED",
+        signature_keys=("desc_head.agg_weights", "score_head.6.weight", "block1.conv1.weight"),
+        variant=lambda state: ALIKED_VARIANTS.get(
+            (axis("desc_head.agg_weights", 1)(state), axis("desc_head.agg_weights")(state)), ""
+        ),
+        sizes={"descriptor": axis("desc_head.agg_weights", 1), "samples per descriptor": axis("desc_head.agg_weights")},
+        keys=(
+            "block{1,2}.conv{1,2}.weight",
+            f"block{{3,4}}.conv{{1,2}}.offset_conv.{LINEAR}",
+            "block{3,4}.conv{1,2}.regular_conv.weight",
+            f"block{{1..4}}.bn{{1,2}}.{NORM}",
+            f"block{{2..4}}.downsample.{LINEAR}",
+            "conv{1..4}.weight",
+            "score_head.{0,2,4,6}.weight",
+            "desc_head.agg_weights",
+            f"desc_head.offset_conv.{{0,2}}.{LINEAR}",
+            "desc_head.sf_conv.weight",
+        ),
+    ),
+    Layout(
+        "DISK",
+        signature_keys=("unet.path_down.0.1.3.weight", "unet.path_up.3.conv.3.weight"),
+        sizes={"descriptor": lambda state: axis("unet.path_up.3.conv.3.weight")(state) - 1},
+        keys=(
+            f"unet.path_down.{{0..4}}.1.3.{LINEAR}",
+            "unet.path_down.{1..4}.1.1.weight",
+            "unet.path_up.{0..3}.conv.1.weight",
+            f"unet.path_up.{{0..3}}.conv.3.{LINEAR}",
+        ),
+    ),
+    Layout(
+        "XFeat",
+        signature_keys=("skip1.1.weight", "block_fusion.2.weight", "fine_matcher.12.weight"),
+        sizes={"descriptor": axis("block_fusion.2.weight")},
+        keys=XFEAT_KEYS,
+    ),
+    Layout(
+        "EfficientNet-Lite",
+        signature_keys=("_conv_stem.weight", "_blocks.0._depthwise_conv.weight", "_conv_head.weight"),
+        variant=lambda state: "Lite0" if count("_blocks.")(state) == 16 else "",
+        sizes={"blocks": count("_blocks."), "channels": axis("_conv_head.weight"), "classes": axis("_fc.weight")},
+        keys=(
+            "_conv_stem.weight",
+            f"_bn{{0,1}}.{NORM}",
+            "_blocks.{0..<blocks}.{_depthwise_conv,_project_conv}.weight",
+            f"_blocks.{{0..<blocks}}.{{_bn1,_bn2}}.{NORM}",
+            "_blocks.{1..<blocks}._expand_conv.weight",
+            f"_blocks.{{1..<blocks}}._bn0.{NORM}",
+            "_conv_head.weight",
+        ),
+        optional=(f"_fc.{LINEAR}",),
+    ),
 )
 
 CLUSTERS = {"clusters": axis("pool.centroids"), "local descriptor": axis("pool.centroids", 1)}
@@ -147,7 +256,7 @@ NETVLAD = (
     Layout(
         "NetVLAD with PCA whitening, as of Patch-NetVLAD",
         loads=("netvlad", "patch_netvlad"),
-        telltale=("encoder.0.weight", "pool.centroids", "WPCA.0.weight"),
+        signature_keys=("encoder.0.weight", "pool.centroids", "WPCA.0.weight"),
         sizes={**CLUSTERS, "descriptor": axis("WPCA.0.weight")},
         keys=(*NETVLAD_KEYS, f"WPCA.0.{LINEAR}"),
         optional=("pool.conv.bias",),
@@ -155,7 +264,7 @@ NETVLAD = (
     Layout(
         "NetVLAD, not whitened",
         loads=("netvlad",),
-        telltale=("encoder.0.weight", "pool.centroids"),
+        signature_keys=("encoder.0.weight", "pool.centroids"),
         sizes=CLUSTERS,
         keys=NETVLAD_KEYS,
         optional=("pool.conv.bias",),
@@ -163,7 +272,7 @@ NETVLAD = (
     Layout(
         "NetVLAD, MATLAB network",
         loads=("netvlad_mat",),
-        telltale=("layers.0.weights.0", "layers.30.weights.0"),
+        signature_keys=("layers.0.weights.0", "layers.30.weights.0"),
         sizes={
             "clusters": axis("layers.30.weights.0", 1),
             "local descriptor": axis("layers.30.weights.0"),
@@ -175,23 +284,23 @@ NETVLAD = (
 
 
 @dataclass(frozen=True)
-class Trunk:
+class Backbone:
     """A torchvision network without its classifier, under ``backbone``, its children numbered."""
 
     name: str
-    telltale: str
+    signature_keys: str
     sizes: Mapping[str, Measure]
     keys: tuple[str, ...]
     optional: tuple[str, ...] = ()
 
 
-def _resnet(name: str, convolutions: int, downsampling: str, depths: Mapping[int, int]) -> Trunk:
+def _resnet(name: str, convolutions: int, downsampling: str, depths: Mapping[int, int]) -> Backbone:
     """A ResNet whose blocks have that many convolutions; ``depths`` tells the depth from the blocks of stage 3."""
     blocks = {f"blocks of stage {i + 1}": count(f"backbone.{4 + i}.") for i in range(4)}
     each = [f"backbone.{4 + i}.{{0..<blocks of stage {i + 1}}}" for i in range(4)]
-    return Trunk(
+    return Backbone(
         name,
-        telltale=f"backbone.4.0.conv{convolutions}.weight",
+        signature_keys=f"backbone.4.0.conv{convolutions}.weight",
         sizes={"depth": lambda state: depths.get(blocks["blocks of stage 3"](state), 0), **blocks},
         keys=(
             "backbone.0.weight",
@@ -205,52 +314,52 @@ def _resnet(name: str, convolutions: int, downsampling: str, depths: Mapping[int
     )
 
 
-TRUNKS = (
+BACKBONES = (
     _resnet("ResNet with bottlenecks", 3, "{4,5,6}", {6: 50, 23: 101, 36: 152}),
     _resnet("ResNet", 2, "{5,6}", {2: 18, 6: 34}),
-    Trunk("VGG16", "backbone.28.weight", {}, (f"backbone.{VGG16}.{LINEAR}",)),
+    Backbone("VGG16", "backbone.28.weight", {}, (f"backbone.{VGG16}.{LINEAR}",)),
 )
 DVGL = "deep visual geo-localization benchmark"
 HEADS = (
     Layout(
         "CosPlace or EigenPlaces",
         loads=("cosplace", "eigenplaces"),
-        telltale=("aggregation.1.p", "aggregation.3.weight"),
+        signature_keys=("aggregation.1.p", "aggregation.3.weight"),
         sizes={"descriptor": axis("aggregation.3.weight")},
         keys=("aggregation.1.p", f"aggregation.3.{LINEAR}"),
     ),
-    Layout(f"GeM of the {DVGL}", loads=("gem",), telltale=("aggregation.1.p",), keys=("aggregation.1.p",)),
+    Layout(f"GeM of the {DVGL}", loads=("gem",), signature_keys=("aggregation.1.p",), keys=("aggregation.1.p",)),
     Layout(
         f"GeM with a last layer, of the {DVGL}",
-        telltale=("aggregation.0.1.p", "aggregation.1.weight"),
+        signature_keys=("aggregation.0.1.p", "aggregation.1.weight"),
         sizes={"descriptor": axis("aggregation.1.weight")},
         keys=("aggregation.0.1.p", f"aggregation.1.{LINEAR}"),
     ),
     Layout(
         f"NetVLAD of the {DVGL}",
-        telltale=("aggregation.conv.weight", "aggregation.centroids"),
+        signature_keys=("aggregation.conv.weight", "aggregation.centroids"),
         sizes={"clusters": axis("aggregation.centroids"), "local descriptor": axis("aggregation.centroids", 1)},
         keys=("aggregation.conv.weight", "aggregation.centroids"),
         optional=("aggregation.conv.bias",),
     ),
 )
-TRUNKS_WITH_HEADS = tuple(
+BACKBONES_WITH_HEADS = tuple(
     Layout(
-        f"{head.name}, {trunk.name}",
+        f"{head.name}, {backbone.name}",
         loads=head.loads,
-        telltale=(*head.telltale, trunk.telltale),
-        sizes={**head.sizes, **trunk.sizes},
-        keys=(*head.keys, *trunk.keys),
-        optional=(*head.optional, *trunk.optional),
+        signature_keys=(*head.signature_keys, backbone.signature_keys),
+        sizes={**head.sizes, **backbone.sizes},
+        keys=(*head.keys, *backbone.keys),
+        optional=(*head.optional, *backbone.optional),
     )
     for head in HEADS
-    for trunk in TRUNKS
+    for backbone in BACKBONES
 )
 
-SUPERPOINT_TRUNKS = (
-    Trunk("SuperPoint's trunk", "encoder.conv1a.weight", {}, (f"encoder.conv{{1..4}}{{a,b}}.{LINEAR}",)),
-    Trunk(
-        "SuperPoint's trunk, open weights",
+SUPERPOINT_BACKBONES = (
+    Backbone("SuperPoint's backbone", "encoder.conv1a.weight", {}, (f"encoder.conv{{1..4}}{{a,b}}.{LINEAR}",)),
+    Backbone(
+        "SuperPoint's backbone, open weights",
         "encoder.backbone.0.0.conv.weight",
         {},
         (f"encoder.backbone.{{0..3}}.{{0,1}}.conv.{LINEAR}", f"encoder.backbone.{{0..3}}.{{0,1}}.bn.{NORM}"),
@@ -263,12 +372,12 @@ AGGREGATIONS = (
 )
 GLOBAL_ON_SUPERPOINT = tuple(
     Layout(
-        f"{name} on {trunk.name}",
+        f"{name} on {backbone.name}",
         loads=("superpoint_global",),
-        telltale=(trunk.telltale, "head.0.conv.weight", f"aggregation.{telltale}"),
+        signature_keys=(backbone.signature_keys, "head.0.conv.weight", f"aggregation.{signature_keys}"),
         sizes={"convolutions": count("head."), "whitened to": axis("whitening.weight")},
         keys=(
-            *trunk.keys,
+            *backbone.keys,
             "head.{0..<convolutions}.conv.weight",
             f"head.{{0..<convolutions}}.bn.{NORM}",
             *(f"aggregation.{key}" for key in keys),
@@ -276,20 +385,20 @@ GLOBAL_ON_SUPERPOINT = tuple(
         ),
         optional=(f"whitening.{LINEAR}",),
     )
-    for name, telltale, keys in AGGREGATIONS
-    for trunk in SUPERPOINT_TRUNKS
+    for name, signature_keys, keys in AGGREGATIONS
+    for backbone in SUPERPOINT_BACKBONES
 )
 
 # The blocks of ResNet50 to its third stage.
 MIX_BLOCKS = ",".join(f"layer{stage}.{i}." for stage, blocks in ((1, 3), (2, 4), (3, 6)) for i in range(blocks))
 OTHERS = (
-    Layout("SelaVPR", telltale=("aggregation.1.p", "LocalAdapt.upconv1.weight")),
-    Layout("MegaLoc", telltale=("aggregator.agg.dust_bin", "aggregator.linear.weight")),
-    Layout("SALAD", telltale=("aggregator.dust_bin", "aggregator.score.0.weight")),
+    Layout("SelaVPR", signature_keys=("aggregation.1.p", "LocalAdapt.upconv1.weight")),
+    Layout("MegaLoc", signature_keys=("aggregator.agg.dust_bin", "aggregator.linear.weight")),
+    Layout("SALAD", signature_keys=("aggregator.dust_bin", "aggregator.score.0.weight")),
     Layout(
         "MixVPR",
         loads=("mixvpr",),
-        telltale=("aggregator.channel_proj.weight", "aggregator.row_proj.weight", "backbone.model.conv1.weight"),
+        signature_keys=("aggregator.channel_proj.weight", "aggregator.row_proj.weight", "backbone.model.conv1.weight"),
         sizes={
             "mixers": count("aggregator.mix."),
             "channels": axis("aggregator.channel_proj.weight"),
@@ -306,15 +415,24 @@ OTHERS = (
             f"backbone.model.layer{{1..3}}.0.downsample.1.{NORM}",
         ),
     ),
-    Layout("Bag of Queries", telltale=("aggregator.proj_c.weight", "aggregator.norm_input.weight")),
+    Layout("Bag of Queries", signature_keys=("aggregator.proj_c.weight", "aggregator.norm_input.weight")),
     Layout(
         "VLAD fitted by `vpr fit`",
         loads=("vlad",),
-        telltale=("centroids",),
+        signature_keys=("centroids",),
         sizes={"clusters": axis("centroids"), "local descriptor": axis("centroids", 1)},
         keys=("centroids",),
         optional=("whitening.{weight,bias,variances}",),
     ),
 )
 
-LAYOUTS = (*SUPERPOINT, *SUPERGLUE, *LIGHTGLUE, *NETVLAD, *TRUNKS_WITH_HEADS, *GLOBAL_ON_SUPERPOINT, *OTHERS)
+LAYOUTS = (
+    *SUPERPOINT,
+    *SUPERGLUE,
+    *LIGHTGLUE,
+    *FREE_FEATURES,
+    *NETVLAD,
+    *BACKBONES_WITH_HEADS,
+    *GLOBAL_ON_SUPERPOINT,
+    *OTHERS,
+)

@@ -13,23 +13,37 @@ COUNTER = "num_batches_tracked"  # of BatchNorm; inference does not read it
 
 @dataclass(frozen=True)
 class Recognised:
-    """A layout, with the sizes of the file at hand."""
+    """A layout, with the sizes of the file."""
 
     layout: Layout
+    variant: str  # "" if the layout has none, or the shapes do not tell
     sizes: Mapping[str, int]
     missing: frozenset[str]  # names that the layout has and the file has not
     unused: frozenset[str]  # names that the file has and the layout has not
 
+    @property
+    def kind(self) -> str:
+        """The layout, and which of its networks."""
+        return f"{self.layout.name} ({self.variant})" if self.variant else self.layout.name
+
+    @property
+    def said(self) -> str:
+        """What the file is, and which methods load it or why none does."""
+        if self.layout.loads:
+            return f"the file is {self.kind}, for the method {' or '.join(self.layout.loads)}"
+        return f"the file is {self.kind}: {self.layout.why_not or 'no method of vpr takes such weights'}"
+
 
 def recognise(state: State, layouts: Sequence[Layout] = LAYOUTS) -> Recognised | None:
-    """The first layout whose telltale names are all there; None if there is no such layout."""
+    """The first layout whose signature keys are all there; None if there is no such layout."""
     for layout in layouts:
-        if all(name in state for name in layout.telltale):
+        if all(name in state for name in layout.signature_keys) and (not layout.condition or layout.condition(state)):
             sizes = {size: measure(state) for size, measure in layout.sizes.items()}
             found = {name for name in state if not name.endswith(COUNTER)}
             wanted = _expand_all(layout.keys, sizes) if layout.keys else found
             known = wanted | _expand_all(layout.optional, sizes)
-            return Recognised(layout, sizes, frozenset(wanted - found), frozenset(found - known))
+            variant = layout.variant(state) if layout.variant else ""
+            return Recognised(layout, variant, sizes, frozenset(wanted - found), frozenset(found - known))
     return None
 
 
