@@ -23,7 +23,7 @@ from vpr.core import DataError, Floats, LocalFeatures, Rows
 from vpr.global_descriptors.whitening import Whitening, fit_whitening, unit_rows
 from vpr.runtime.files import write_atomically
 from vpr.runtime.threads import one_thread
-from vpr.weights import find
+from vpr.weights import Record, TrainedFor, find
 
 IMAGES_PER_DIMENSION = 4  # whitening fitted on fewer images amplifies noise: it lost 5 points on 200 images
 
@@ -60,15 +60,21 @@ class Vlad:
         row: Floats = whitened[0]
         return row
 
-    def save(self, path: Path, half: bool = False) -> None:
-        """Write the model to one safetensors file; with ``half`` the whitening's matrix in half precision."""
+    def save(self, path: Path, half: bool = False, trained_for: TrainedFor | None = None) -> None:
+        """Write the model to one safetensors file; with ``half`` the whitening's matrix in half precision.
+
+        The file records ``trained_for``, the local features that it was fitted on.
+        """
         arrays: dict[str, NDArray[np.floating[Any]]] = {"centroids": self.centroids}
         if self.whitening is not None:
             arrays |= {f"whitening.{name}": array for name, array in vars(self.whitening).items()}
             if half:
                 arrays["whitening.weight"] = self.whitening.weight.astype(np.float16)
         about = {"method": "vlad", "power": self.power, "intra_normalise": self.intra_normalise}
-        write_atomically(path, save(arrays, metadata={"vpr": json.dumps(about)}))
+        sizes = {"clusters": len(self.centroids), "dim": self.dim if self.whitening is not None else 0}
+        recipe = {"power": self.power, "intra_normalise": self.intra_normalise, **sizes}
+        record = Record(loads=("vlad",), recipe=recipe, trained_for=trained_for)
+        write_atomically(path, save(arrays, metadata=record.as_metadata(about)))
 
     def _raw(self, features: LocalFeatures) -> Floats:
         """(K * D,) unit vector before whitening, or zeros for an image without points."""

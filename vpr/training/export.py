@@ -12,20 +12,24 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vpr.runtime.files import write_atomically
+from vpr.weights import Record
 
 M = TypeVar("M", bound=nn.Module)
 
+# What SuperPoint's training reads descriptors with.
+SUPERPOINT_RECORD = Record(loads=("superpoint",), recipe={"sampling": "corrected"})
 
-def save_weights(path: Path, model: nn.Module, exact: Sequence[str] = ()) -> None:
-    """Write a model's weights; numbers that count something stay whole.
+
+def save_weights(path: Path, model: nn.Module, exact: Sequence[str] = (), record: Record | None = None) -> None:
+    """Write a model's weights, with what they need as metadata; integers stay integers.
 
     Weights whose names begin with one of ``exact`` stay float32, unless half precision holds them without loss.
     """
-    write_atomically(path, save(_state(model, exact)))
+    write_atomically(path, save(_state(model, exact), record.as_metadata() if record else None))
 
 
 def as_saved(model: M, exact: Sequence[str] = ()) -> M:
-    """A copy of the model with the numbers that ``save_weights`` would write."""
+    """A copy of the model with the values that ``save_weights`` would write."""
     copied = copy.deepcopy(model)
     copied.load_state_dict(_state(model, exact))
     return copied

@@ -18,7 +18,7 @@ from vpr.local_features.detection import score_map, strongest, suppress
 from vpr.local_features.superpoint_network import Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
-from vpr.training.export import save_weights
+from vpr.training.export import SUPERPOINT_RECORD, save_weights
 from vpr.training.initial import keep_variance
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.shapes import draw_shape
@@ -106,7 +106,7 @@ class MagicPoint:
         return {"f_score": f_score, "precision": precision, "recall": recall}
 
     def export(self, model: nn.Module, path: Path) -> None:
-        save_weights(path, model)
+        save_weights(path, model, record=SUPERPOINT_RECORD)
 
     def _stack(self, drawn: Sequence[tuple[Image, Doubles]], homography: Tensor) -> Batch:
         points = torch.zeros(len(drawn), MOST_POINTS, 2)

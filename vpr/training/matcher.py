@@ -28,7 +28,7 @@ from vpr.training.initial import start_as_nearest
 from vpr.training.matching_losses import AssignmentLoss, assignment_loss, confidence_loss, judge
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
-from vpr.weights import load_published, recipe_of
+from vpr.weights import Record, features_of, load_published, recipe_of
 
 FEWEST = 16  # points of a picture that a pair is learnt from
 BELIEVED = 0.2  # probability above which a match counts in validation, as in the published settings
@@ -137,7 +137,9 @@ class Matcher:
         return {**figures, "misled": misled / strangers} if strangers else figures
 
     def export(self, model: nn.Module, path: Path) -> None:
-        save_weights(path, model)
+        chosen, extractor = self.settings.features, self.extractor(torch.device("cpu"))
+        trained_for = features_of(chosen, extractor.dim, extractor.weights)
+        save_weights(path, model, record=Record(loads=(self.settings.network,), trained_for=trained_for))
 
     def _look(self, place: int, device: torch.device) -> Seen:
         """A pair of the pool, a pure function of its place and the process; it has all the points that are wanted."""

@@ -18,7 +18,7 @@ from vpr.training.adaptation import read_labels
 from vpr.training.batch_norm import folded, measure, with_batch_norm
 from vpr.training.description import DESCRIPTOR_LOSSES, Views
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
-from vpr.training.export import save_weights
+from vpr.training.export import SUPERPOINT_RECORD, save_weights
 from vpr.training.initial import keep_variance
 from vpr.training.photographs import FixedCameras, Photographs
 from vpr.training.randomness import Randomness, randomness
@@ -133,7 +133,7 @@ class SuperPoint:
         return {key: float(np.mean([each[key] for each in scores])) for key in scores[0]}
 
     def export(self, model: nn.Module, path: Path) -> None:
-        save_weights(path, folded(model))
+        save_weights(path, folded(model), record=SUPERPOINT_RECORD)
 
     def _stack(self, rows: np.ndarray, others: np.ndarray, first: Tensor, second: Tensor) -> Batch:
         labels = [self.labels[row] for row in rows]

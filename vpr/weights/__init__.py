@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 from vpr.weights.checkpoint import WeightsError, load_strictly, read_checkpoint, sha256_of, unwrap
 from vpr.weights.compatibility import require_compatible
 from vpr.weights.finding import WeightsFile, find
+from vpr.weights.manifest import TrainedFor
 from vpr.weights.recognition import recognise
-from vpr.weights.record import Record, recipe_of, record_of
+from vpr.weights.record import Record, features_of, recipe_of, record_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
     "Record",
+    "TrainedFor",
     "WeightsError",
     "WeightsFile",
+    "features_of",
     "find",
     "load_published",
     "load_strictly",

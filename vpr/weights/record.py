@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from vpr.config import Section, parse
+from vpr.config import MethodSettings, Section, parse
 from vpr.core import ConfigError
 from vpr.weights.checkpoint import METADATA_KEY, WeightsError, read_metadata, sha256_of
 from vpr.weights.finding import known_as
@@ -63,6 +63,17 @@ def names_of(weights: str) -> set[str]:
     if entry is not None:
         return {*names, entry.name, entry.sha256} - {""}
     return {*names, sha256_of(path)} if weights and path.is_file() else names
+
+
+def features_of(settings: MethodSettings, dim: int, sha256: str) -> TrainedFor:
+    """The local features of these settings, as what is trained on them records it.
+
+    ``dim`` and ``sha256`` are the extractor's ``dim`` and ``weights``.
+    """
+    weights = str(getattr(settings, "weights", ""))
+    record = record_of(weights)
+    name = record.name if record is not None and record.name else weights
+    return TrainedFor(method=settings.method, weights=name, sha256=sha256, dim=dim)
 
 
 def other_metadata(path: Path) -> dict[str, Any]:
