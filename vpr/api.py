@@ -20,8 +20,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from vpr.build import PairMethods, build_descriptor, build_local, build_matcher, build_pair_methods
-from vpr.cli.common import config_path
-from vpr.config import load
+from vpr.config import config_path, load
 from vpr.core import DataError, Dataset, Floats, Image, LocalFeatures, Matches, Ranking
 from vpr.evaluation.comparison import Summary, summarise
 from vpr.images import SUFFIXES, ImageLike, as_image
