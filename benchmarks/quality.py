@@ -23,13 +23,13 @@ from tqdm import tqdm
 from vpr import pipeline
 from vpr.build import build, build_reranker
 from vpr.cli.common import settings_of
-from vpr.cli.geometry import Options, run_homographies, run_poses
 from vpr.config import dump
 from vpr.core import Dataset
 from vpr.datasets import read_pair
 from vpr.datasets.homography_pairs import HomographyPair, read_homography_folder
 from vpr.datasets.pose_pairs import read_pose_folder
 from vpr.features.feature_set import FeatureFolders
+from vpr.geometry_benchmark import Options, run_homographies, run_poses
 from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
 from vpr.runtime import device as machine
 from vpr.runtime.files import read_json, write_json
@@ -56,7 +56,10 @@ def main() -> None:
     results: dict[str, Any] = {}
 
     def measured(name: str) -> Options:
-        return Options(arguments.work / name, None, None, arguments.config, [POINTS, *arguments.overrides])
+        def settings(of_protocol: Sequence[str]) -> Settings:
+            return settings_of(arguments.config, [*of_protocol, POINTS, *arguments.overrides])
+
+        return Options(arguments.work / name, settings, shlex.join(["python", *sys.argv]))
 
     for name in HOMOGRAPHIES:
         pairs = read_homography_folder(arguments.data / "geometry" / name)

@@ -34,6 +34,7 @@ ORDER = (
     "build",
     "pipeline",
     "benchmark",
+    "geometry_benchmark",
     "training",
     "cli",
     "api",

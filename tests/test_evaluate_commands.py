@@ -254,7 +254,7 @@ def test_an_estimator_without_its_library(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Left out of what a protocol names; an error if it was asked for."""
-    monkeypatch.setattr("vpr.cli.geometry.find_spec", lambda name: None)
+    monkeypatch.setattr("vpr.geometry_benchmark.find_spec", lambda name: None)
     summary = evaluate("homography-folder", folder, tmp_path / "out", "--first", "1")
     assert not [row for row in summary["tables"]["homographies"] if "poselib" in row["estimator"]]
     with pytest.raises(SystemExit):

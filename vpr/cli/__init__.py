@@ -6,11 +6,12 @@ import sys
 
 import typer
 
-from vpr.cli import configs, dataset_commands, evaluate, ground_truth, models, patchnetvlad
+from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad, training
 from vpr.cli.benchmark import SeveralValues, benchmark
 from vpr.cli.common import guarded
 from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city, demo_places
+from vpr.cli.evaluate import evaluate
 from vpr.cli.fit import fit
 from vpr.cli.match_two import match_two
 from vpr.cli.report import report
@@ -33,13 +34,13 @@ app.command("match-two")(match_two)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
 app.command("fit")(fit)
-app.command("train")(train_command)
-app.command("train-netvlad")(train_netvlad)
-app.command("pca")(pca)
-app.command("label")(label)
+app.add_typer(training.app, name="train")
+app.command("train-netvlad", hidden=True)(train_netvlad)
+app.command("pca", hidden=True)(pca)
+app.command("label", hidden=True)(label)
 app.command("feature-extract")(patchnetvlad.feature_extract)
 app.command("feature-match")(patchnetvlad.feature_match)
-app.add_typer(evaluate.app, name="evaluate")
+app.command("evaluate", no_args_is_help=True)(evaluate)
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(configs.app, name="config")

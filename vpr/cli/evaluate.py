@@ -2,164 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vpr.cli.common import ConfigOption, SetOption
-from vpr.cli.geometry import Options, run_homographies, run_poses
+from vpr.cli.common import ConfigOption, SetOption, command_line, say, settings_of
+from vpr.core import ConfigError
 
-if TYPE_CHECKING:
-    from vpr.datasets.pose_pairs import PosePair
-
-app = typer.Typer(
-    help="Geometry benchmarks: homographies and relative poses from local features and matchers.",
-    no_args_is_help=True,
-)
-
-OutOption = Annotated[Path, typer.Option(help="Folder for rows.csv, summary.json and summary.md.")]
-ProtocolOption = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="plain, superpoint, rpautrat-detectors, rpautrat-descriptors or glue-factory."),
-]
-EstimatorOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--estimator",
-        metavar="NAME[:PX]",
-        help="An estimator with its threshold in pixels, instead of the protocol's; may be repeated.",
-    ),
-]
-LongestOption = Annotated[
-    int | None, typer.Option(help="Measure at this longest side in pixels, instead of the protocol's size.", min=16)
-]
-FirstOption = Annotated[int | None, typer.Option(help="Only so many pairs, the first ones.", min=1)]
-PairsArgument = Annotated[Path, typer.Argument(help="Text file with a pair per line (docs/geometry.md).")]
-ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder that the names in the list are relative to; the list's own by default.")
-]
+DATASETS = {
+    "hpatches": "HPatches' full sequences: folders i_* and v_*",
+    "homography-folder": "a folder with images and homographies.csv: image_a, image_b, h00 to h22",
+    "megadepth1500": "pairs_calibrated.txt of Glue Factory",
+    "scannet1500": "SuperGlue's list, or pairs_calibrated.txt of Glue Factory",
+    "yfcc": "SuperGlue's list yfcc_test_pairs_with_gt.txt",
+    "pose-folder": "a folder with images and poses.csv (image, p0 to p11), or a demo city",
+}
 
 
-@app.command()
-def hpatches(
-    root: Annotated[Path, typer.Argument(help="HPatches' full sequences: folders i_* and v_*.")],
+def evaluate(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[DATASET] PATH",
+            help=" ".join(f"{name}: {what}." for name, what in DATASETS.items()) + " The name may be given here.",
+        ),
+    ],
     *,
-    out: OutOption,
-    protocol: ProtocolOption = "glue-factory",
+    out: Annotated[Path, typer.Option(help="Folder for rows.csv, summary.json and summary.md.")],
+    dataset: Annotated[str | None, typer.Option(metavar="DATASET", help=f"One of {', '.join(DATASETS)}.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of homographies: plain, superpoint, rpautrat-detectors, rpautrat-descriptors or glue-factory.",
+        ),
+    ] = None,
     large: Annotated[
         bool | None,
-        typer.Option(help="Keep the eight sequences of very large pictures; glue-factory leaves them out."),
+        typer.Option(help="hpatches: keep the eight sequences of very large images; glue-factory leaves them out."),
     ] = None,
-    estimators: EstimatorOption = None,
-    longest_side: LongestOption = None,
-    first: FirstOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Homographies of HPatches: repeatability, localisation, NN mAP, matching score, correctness and AUC."""
-    from vpr.datasets.homography_pairs import read_hpatches
-
-    keep = protocol != "glue-factory" if large is None else large
-    pairs = read_hpatches(root, large=keep)
-    options = Options(out, estimators, longest_side, config, overrides)
-    run_homographies("hpatches", pairs[:first], protocol, options)
-
-
-@app.command("homography-folder")
-def homography_folder(
-    root: Annotated[Path, typer.Argument(help="Folder with pictures and homographies.csv.")],
-    *,
-    out: OutOption,
-    protocol: ProtocolOption = "plain",
-    estimators: EstimatorOption = None,
-    longest_side: LongestOption = None,
-    first: FirstOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Homographies of any pictures: columns image_a, image_b, h00 to h22, pixels of a to pixels of b."""
-    from vpr.datasets.homography_pairs import read_homography_folder
-
-    pairs = read_homography_folder(root)
-    options = Options(out, estimators, longest_side, config, overrides)
-    run_homographies("homography-folder", pairs[:first], protocol, options)
-
-
-@app.command()
-def megadepth1500(
-    pairs: PairsArgument,
-    *,
-    out: OutOption,
-    images: ImagesOption = None,
-    estimators: EstimatorOption = None,
-    longest_side: LongestOption = None,
-    first: FirstOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Relative poses of MegaDepth-1500: pairs_calibrated.txt of Glue Factory."""
-    listed = _listed(pairs, images)[:first]
-    run_poses("megadepth1500", listed, Options(out, estimators, longest_side, config, overrides))
-
-
-@app.command()
-def scannet1500(
-    pairs: PairsArgument,
-    *,
-    out: OutOption,
-    images: ImagesOption = None,
-    estimators: EstimatorOption = None,
-    longest_side: LongestOption = None,
-    first: FirstOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Relative poses of ScanNet-1500: SuperGlue's list, or pairs_calibrated.txt of Glue Factory."""
-    listed = _listed(pairs, images)[:first]
-    run_poses("scannet1500", listed, Options(out, estimators, longest_side, config, overrides))
-
-
-@app.command()
-def yfcc(
-    pairs: PairsArgument,
-    *,
-    out: OutOption,
-    images: ImagesOption = None,
-    estimators: EstimatorOption = None,
-    longest_side: LongestOption = None,
-    first: FirstOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Relative poses of YFCC: SuperGlue's list yfcc_test_pairs_with_gt.txt."""
-    listed = _listed(pairs, images)[:first]
-    run_poses("yfcc", listed, Options(out, estimators, longest_side, config, overrides))
-
-
-@app.command("pose-folder")
-def pose_folder(
-    root: Annotated[Path, typer.Argument(help="Folder with pictures and poses.csv, or a demo city.")],
-    *,
-    out: OutOption,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the names in a list are relative to; the list's own by default.")
+    ] = None,
     steps: Annotated[
         list[int] | None,
-        typer.Option("--step", help="Pair pictures so many rows of poses.csv apart; may be repeated (1, 2, 5).", min=1),
+        typer.Option(
+            "--step", help="pose-folder: pair images this many rows of poses.csv apart; may be repeated.", min=1
+        ),
     ] = None,
-    estimators: EstimatorOption = None,
-    longest_side: LongestOption = None,
-    first: FirstOption = None,
+    estimators: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--estimator",
+            metavar="NAME[:PX]",
+            help="An estimator with its threshold in pixels, instead of the protocol's; may be repeated.",
+        ),
+    ] = None,
+    longest_side: Annotated[
+        int | None, typer.Option(help="Measure at this longest side in pixels, not at the protocol's size.", min=16)
+    ] = None,
+    first: Annotated[int | None, typer.Option(help="Only the first pairs, this many.", min=1)] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Relative poses of any pictures: columns image and p0 to p11, the camera-to-world matrix row by row."""
-    from vpr.datasets.pose_pairs import STEPS, read_pose_folder
+    """Measure homographies and relative poses from local features and matchers, against a known truth.
 
-    pairs = read_pose_folder(root, steps or STEPS)[:first]
-    run_poses("pose-folder", pairs, Options(out, estimators, longest_side, config, overrides))
+    Homographies: repeatability, localisation, NN mAP, matching score, correctness and AUC. Poses: AUC of the pose
+    error, and precision of the matches. An interrupted benchmark continues.
+    """
+    from vpr.geometry_benchmark import Options, run_homographies, run_poses
+
+    name, path = _source(source, dataset)
+    options = Options(
+        out,
+        lambda protocol_settings: settings_of(config, [*protocol_settings, *(overrides or [])]),
+        command_line(),
+        estimators,
+        longest_side,
+    )
+    homographies = name in ("hpatches", "homography-folder")
+    _refuse(name, {"--protocol": protocol} if not homographies else {"--images": images})
+    _refuse(name, {"--large": large} if name != "hpatches" else {})
+    _refuse(name, {"--step": steps} if name != "pose-folder" else {})
+    if name == "hpatches":
+        protocol = protocol or "glue-factory"
+        keep = protocol != "glue-factory" if large is None else large
+        say(run_homographies(name, _hpatches(path, keep)[:first], protocol, options))
+    elif name == "homography-folder":
+        from vpr.datasets.homography_pairs import read_homography_folder
+
+        say(run_homographies(name, read_homography_folder(path)[:first], protocol or "plain", options))
+    else:
+        say(run_poses(name, _pose_pairs(name, path, images, steps)[:first], options))
 
 
-def _listed(pairs: Path, images: Path | None) -> list[PosePair]:
-    from vpr.datasets.pose_pairs import read_pair_list
+def _source(source: Sequence[str], dataset: str | None) -> tuple[str, Path]:
+    """Name and path of the data set, the name given by --dataset or before the path."""
+    given = list(source) if dataset is None else [dataset, *source]
+    if len(given) != 2:
+        raise ConfigError(f"give a data set and its path, for instance hpatches ROOT; got {' '.join(given)!r}")
+    name, path = given
+    if name not in DATASETS:
+        raise ConfigError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    return name, Path(path)
 
-    return read_pair_list(pairs, images or pairs.parent)
+
+def _refuse(name: str, options: dict[str, Any]) -> None:
+    """Raise ConfigError for an option that has no meaning for a data set."""
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{option} has no meaning for the data set {name}; leave it out")
+
+
+def _hpatches(root: Path, large: bool) -> Sequence[Any]:
+    from vpr.datasets.homography_pairs import read_hpatches
+
+    return read_hpatches(root, large=large)
+
+
+def _pose_pairs(name: str, path: Path, images: Path | None, steps: Sequence[int] | None) -> Sequence[Any]:
+    from vpr.datasets.pose_pairs import STEPS, read_pair_list, read_pose_folder
+
+    if name == "pose-folder":
+        _refuse(name, {"--images": images})
+        return read_pose_folder(path, steps or STEPS)
+    return read_pair_list(path, images or path.parent)

@@ -13,14 +13,22 @@ from vpr.cli.common import SetOption, say
 from vpr.config import config_path
 from vpr.core import ConfigError
 
+ConfigOption = Annotated[
+    str,
+    typer.Option("--config", metavar="NAME|FILE", help="A TOML file, or a training config of `vpr config list`."),
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the best weights.")]
+OverfitOption = Annotated[
+    int, typer.Option(help="See only this many batches: a check that the task can be learned at all.")
+]
+DevicesOption = Annotated[int, typer.Option(help="GPUs, or processes on a CPU; more than one needs torchrun.", min=1)]
+
 
 def train(
-    config: Annotated[
-        str, typer.Option("--config", metavar="NAME|FILE", help="A TOML file, or one of `vpr config list`: train_*.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the best weights.")],
-    overfit: Annotated[int, typer.Option(help="See only so many batches: a check that the task can be learnt.")] = 0,
-    devices: Annotated[int, typer.Option(help="GPUs, or processes on a CPU; more than one needs torchrun.", min=1)] = 1,
+    config: ConfigOption,
+    out: OutOption,
+    overfit: OverfitOption = 0,
+    devices: DevicesOption = 1,
     overrides: SetOption = None,
 ) -> None:
     """Train from a config; started again after an interruption, it continues at its last checkpoint."""

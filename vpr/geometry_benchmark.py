@@ -1,4 +1,7 @@
-"""What the commands of ``vpr evaluate`` share: settings, progress, and the files that they leave."""
+"""Benchmarks of local features, matchers and estimators on pairs with a known homography or relative pose.
+
+One row per pair is kept while a benchmark runs, so that an interrupted one continues.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from vpr.cli.common import command_line, say, settings_of
 from vpr.core import ConfigError, ImageError, Matcher, Verifier
 
 if TYPE_CHECKING:
@@ -31,10 +33,10 @@ class Options:
     """What every command takes."""
 
     out: Path
-    estimators: Sequence[str] | None
-    longest_side: int | None
-    config: str | None
-    overrides: Sequence[str] | None
+    settings: Callable[[Sequence[str]], Settings]  # with a protocol's settings, as section.key=value, under the user's
+    command: str  # that was given, for the record
+    estimators: Sequence[str] | None = None
+    longest_side: int | None = None  # in pixels, instead of the protocol's size
 
 
 class Bench(Protocol):
@@ -54,8 +56,8 @@ class Bench(Protocol):
     def failed(self) -> Row: ...
 
 
-def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: str, options: Options) -> None:
-    """Measure, write and print a benchmark of homographies."""
+def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: str, options: Options) -> str:
+    """Measure a benchmark of homographies, write its tables, and return them as text."""
     from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
     from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS
 
@@ -69,11 +71,11 @@ def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: 
     bench = HomographyBench(views, matcher, verifier, chosen, judged)
     about = {"benchmark": benchmark, "protocol": protocol, "source": chosen.source, "size": str(resize)}
     about |= {"corners": chosen.corners, "points_judged": str(chosen.points)}
-    _run(bench, pairs, options.out, about, settings=settings, summarise=summarise_homographies)
+    return _run(bench, pairs, options, about, settings=settings, summarise=summarise_homographies)
 
 
-def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> None:
-    """Measure, write and print a benchmark of relative poses."""
+def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> str:
+    """Measure a benchmark of relative poses, write its tables, and return them as text."""
     from vpr.geometry.pose_benchmark import POSE_PROTOCOLS, PoseBench, summarise_poses
     from vpr.geometry.pose_estimators import POSE_ESTIMATORS
 
@@ -84,7 +86,7 @@ def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> No
     views, matcher, verifier = _methods(settings, resize, "fundamental")
     bench = PoseBench(views, matcher, verifier, judged)
     about = {"benchmark": benchmark, "protocol": chosen.name, "source": chosen.source, "size": str(resize)}
-    _run(bench, pairs, options.out, about, settings=settings, summarise=summarise_poses)
+    return _run(bench, pairs, options, about, settings=settings, summarise=summarise_poses)
 
 
 def _size(resize: Resize, options: Options) -> Resize:
@@ -97,13 +99,13 @@ def _settings(options: Options, asked: Mapping[str, object]) -> Settings:
     """The settings with what the protocol asks for, as far as the chosen methods know it; --set is above all."""
     if options.longest_side is not None:  # so that the local features do not shrink the pictures further
         asked = {**asked, "local_features.longest_side": options.longest_side}
-    settings = settings_of(options.config, options.overrides)
+    settings = options.settings(())
     known = [
         f"{key}={value}"
         for key, value in asked.items()
         if key.split(".")[1] in type(getattr(settings, key.split(".")[0])).model_fields
     ]
-    return settings_of(options.config, [*known, *(options.overrides or [])])
+    return options.settings(known)
 
 
 def _estimators(
@@ -147,32 +149,25 @@ def _estimator(text: str, table: Mapping[str, Any]) -> Estimator:
 def _methods(
     settings: Settings, resize: Resize, model: Literal["homography", "fundamental"]
 ) -> tuple[Views, Matcher, Verifier | None]:
-    from vpr.config import lookup
+    from vpr.build import build_local, build_matcher, build_verifier
     from vpr.geometry.views import Views as Extracting
-    from vpr.local_features import LOCAL_EXTRACTORS
-    from vpr.matchers import MATCHERS
-    from vpr.rerank import VERIFIERS
-    from vpr.runtime.device import device_of
 
-    device = device_of(settings.machine.device)
-    features, matching = settings.local_features, settings.matcher
-    verification = settings.verification.model_copy(update={"model": model})
-    extractor = lookup(LOCAL_EXTRACTORS, features.method, "local feature").build(features, device)
-    matcher = lookup(MATCHERS, matching.method, "matcher").build(matching, device)
-    verifier = VERIFIERS[verification.method].build(verification, device) if verification.method != "none" else None
-    return Extracting(extractor, resize, settings.images.max_megapixels), matcher, verifier
+    settings = settings.model_copy(update={"verification": settings.verification.model_copy(update={"model": model})})
+    verifier = build_verifier(settings) if settings.verification.method != "none" else None
+    views = Extracting(build_local(settings), resize, settings.images.max_megapixels)
+    return views, build_matcher(settings), verifier
 
 
 def _run(
     bench: Bench,
     pairs: Sequence[T],
-    out: Path,
+    options: Options,
     about: Mapping[str, str],
     *,
     settings: Settings,
     summarise: Callable[[Sequence[Row]], dict[str, list[Row]]],
-) -> None:
-    """Measure what is missing of the rows, and write and print the tables."""
+) -> str:
+    """Measure what is missing of the rows, write the tables, and return them as text."""
     from vpr.config import digest_of_names, dump, fingerprint
     from vpr.geometry.rows import resumed
     from vpr.runtime.progress import Progress
@@ -197,38 +192,37 @@ def _run(
             measured = {**bench.failed(), "problem": str(error)}
         return {"pair": pairs[i].name, "part": pairs[i].part, **measured}
 
-    kept = out / "work" / f"rows-{fingerprint(made_by)}.jsonl"
+    kept = options.out / "work" / f"rows-{fingerprint(made_by)}.jsonl"
     rows = list(Progress("pairs", len(pairs), "pair").over(resumed(kept, len(pairs), compute)))
     title = (
         f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
         f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
     )
-    device = settings.machine.device
-    _write(out, title, rows, summarise(rows), {**about, "weights": used, "settings": dump(settings)}, device=device)
+    about_all = {**about, "weights": used, "settings": dump(settings)}
+    return _write(options, title, rows, summarise(rows), about_all, device=settings.machine.device)
 
 
 def _write(
-    out: Path,
+    options: Options,
     title: str,
     rows: Sequence[Row],
     tables: dict[str, list[Row]],
     about: Mapping[str, object],
     *,
     device: str,
-) -> None:
+) -> str:
     from vpr.geometry.rows import csv_table, markdown, plain_numbers
     from vpr.runtime import device as machine
     from vpr.runtime.files import write_atomically, write_json
 
     text = "\n\n".join([title, *map(markdown, tables.values())]) + "\n"
-    facts = machine.facts(command_line(), machine.device_of(device))
+    facts = machine.facts(options.command, machine.device_of(device))
     libraries = ", ".join(filter(None, map(_version, LIBRARIES)))
     summary = {**about, "pairs": len(rows), **facts, "estimator_versions": libraries, "tables": plain_numbers(tables)}
-    write_atomically(out / "rows.csv", csv_table(rows))
-    write_json(out / "summary.json", summary)
-    write_atomically(out / "summary.md", text)
-    say(text)
-    say(f"Rows: {out / 'rows.csv'}")
+    write_atomically(options.out / "rows.csv", csv_table(rows))
+    write_json(options.out / "summary.json", summary)
+    write_atomically(options.out / "summary.md", text)
+    return f"{text}\nRows: {options.out / 'rows.csv'}"
 
 
 def _version(library: str) -> str:
