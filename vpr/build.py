@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vpr.config import lookup
+from vpr.config import MethodSettings, lookup
 from vpr.core import GlobalDescriptor, LocalAggregator, LocalExtractor, LocalFeatures, Matcher, Verifier
 from vpr.features.extraction import Extraction
 from vpr.features.feature_set import FeatureExtractor
@@ -23,6 +23,7 @@ from vpr.matchers import MATCHERS
 from vpr.rerank import RERANKERS, VERIFIERS, PairReranker
 from vpr.runtime.device import device_of, threads_of
 from vpr.settings import Settings
+from vpr.weights import require_compatible
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ def build(settings: Settings) -> Engine:
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)
+    require_fitting(settings)
     reranker = build_reranker(settings) if settings.rerank.k > 0 else None
     extractor = build_extractor(settings)
     chosen = settings.global_descriptor
@@ -120,6 +122,7 @@ def fit_aggregator(settings: Settings, database: Sequence[LocalFeatures]) -> Loc
 
 def build_matcher(settings: Settings) -> Matcher:
     """The matcher of local features."""
+    _require_compatible(settings, "matcher", settings.matcher)
     return lookup(MATCHERS, settings.matcher.method, "matcher").build(settings.matcher, _device(settings))
 
 
@@ -141,6 +144,18 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
         control=settings.cost,
         threads=threads_of(settings.machine.threads) if device.type == "cpu" else 1,  # one thread's batches fill a GPU
     )
+
+
+def require_fitting(settings: Settings) -> None:
+    """Raise ConfigError for a matcher or a vocabulary whose weights were trained on other local features."""
+    if settings.rerank.k > 0 and not compares_patches(settings):
+        _require_compatible(settings, "matcher", settings.matcher)
+    if not describes_images(settings):
+        _require_compatible(settings, "global_descriptor", settings.global_descriptor)
+
+
+def _require_compatible(settings: Settings, section: str, method: MethodSettings) -> None:
+    require_compatible(section, str(getattr(method, "weights", "")), settings.local_features)
 
 
 def describes_images(settings: Settings) -> bool:
