@@ -8,7 +8,7 @@ import typer
 
 from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad, training
 from vpr.cli.benchmark import SeveralValues, benchmark
-from vpr.cli.common import guarded
+from vpr.cli.common import EPILOG, guarded
 from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city, demo_places
 from vpr.cli.evaluate import evaluate
@@ -22,6 +22,7 @@ from vpr.cli.train_netvlad import pca, train_netvlad
 
 app = typer.Typer(
     help="Two-stage visual place recognition: retrieve with global descriptors, re-rank with local features.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

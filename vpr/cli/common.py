@@ -5,14 +5,16 @@ The commands import what they need when they run, so that ``--help`` answers at 
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -82,17 +84,80 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+# Options of every command, wherever they stand; typer would take them before the command alone.
+GLOBAL_OPTIONS = {
+    "--debug": "debug",
+    "--verbose": "verbose",
+    "-v": "verbose",
+    "--quiet": "quiet",
+    "-q": "quiet",
+}
+EPILOG = "Every command takes --verbose (-v), --quiet (-q), and --debug, which shows where an error comes from."
+
+
 def guarded(app: Callable[[], Any]) -> None:
-    """Run a command with logging on; an error that the user can correct ends it with one sentence and status 1."""
+    """Run a command with logging on.
+
+    An error that the user can correct ends it with one sentence and status 1; one that is a defect of vpr says so, with
+    status 2. With --debug both show where they come from.
+    """
+    chosen = {GLOBAL_OPTIONS[word] for word in sys.argv[1:] if word in GLOBAL_OPTIONS}
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in GLOBAL_OPTIONS]
+    level = logging.WARNING if "quiet" in chosen else logging.DEBUG if "verbose" in chosen else logging.INFO
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vpr").setLevel(level)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # tells at INFO how it was loaded
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what matters is reported with the image's name
     try:
         with logging_redirect_tqdm():
             app()
-    except VprError as error:
-        typer.echo(f"error: {error}", err=True)
+    except (VprError, OSError, MemoryError) as error:
+        if "debug" in chosen:
+            traceback.print_exc()
+        text = explanation(error)
+        if text is None:
+            _report_defect(error, "debug" in chosen)
+        typer.echo(f"error: {text}", err=True)
         raise SystemExit(1) from None
-    except OSError as error:  # a full disk, a folder that may not be written, a file in the place of a folder
-        typer.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
-        raise SystemExit(1) from None
+    except Exception as error:  # what no command expects
+        _report_defect(error, "debug" in chosen)
+
+
+def explanation(error: BaseException) -> str | None:
+    """What the user can do about an error, as one sentence; None if it is a defect of vpr."""
+    if isinstance(error, VprError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or choose a smaller index, batch or image size"
+    if isinstance(error, OSError) and error.errno in _USERS_ERRORS:
+        where = error.filename or "writing"  # the system names no file where a disk is full
+        return f"{where}: {error.strerror or error}"
+    return None
+
+
+# What a user can correct: a full disk, a folder that may not be written, a file in the place of a folder.
+_USERS_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EMFILE,
+    errno.EFBIG,
+    errno.EPIPE,
+    errno.ENXIO,
+    errno.EIO,
+}
+
+
+def _report_defect(error: BaseException, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    hint = "" if debug else "; run the command again with --debug and send what it prints"
+    typer.echo(f"error: this is a defect of vpr, not of your input: {type(error).__name__}: {error}{hint}", err=True)
+    raise SystemExit(2) from None
