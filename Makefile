@@ -1,9 +1,10 @@
 # make demo   install into .venv, render the demo city, run both stages on it, and print recall and the report's path
-# make test   install the development extras too, then format check, lint, types and tests
+# make test   install the development extras too, then format check, lint, types, tests and the links of the docs
+# make docs   build the documentation into site/
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: .venv/installed
 	$(BIN)/vpr demo-city --out demo/city
@@ -14,9 +15,13 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site
 
 # uv installs in a third of pip's time; where it cannot be had, pip does.
 .venv/installed: setup.py pyproject.toml
