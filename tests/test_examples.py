@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def test_own_data_from_gps(city: Path, tmp_path: Path) -> None:
 def test_compare_two_methods(city: Path, tmp_path: Path) -> None:
     said = run("compare_two_methods.py", city / "database", city / "queries", tmp_path / "out")
     assert "inliers" in said and "confidence" in said and "recall@1" in said
+
+
+def test_tutorial(tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the kernel's own libraries
+        notebook = nbformat.read(EXAMPLES / "tutorial.ipynb", as_version=4)
+        nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert any("data:image/jpeg" in data.get("text/html", "") for data in shown)
+    assert (tmp_path / "result" / "report.html").exists()
 
 
 def test_read_failures(city: Path, tmp_path: Path) -> None:

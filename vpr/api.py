@@ -227,11 +227,13 @@ def run(
     config: PathLike | None = None,
     *,
     ground_truth: bool = True,
+    features: PathLike | None = None,
     **settings: Any,
 ) -> RunSummary:
     """Both stages on two folders of images; writes predictions, recalls and the report.
 
-    ``out`` is a temporary folder by default. Settings are given by section, for instance ``rerank={"k": 20}``.
+    ``out`` is a temporary folder by default; ``features`` is a folder for features that several runs share. Settings
+    are given by section, for instance ``rerank={"k": 20}``.
     Raises ConfigError, DataError or WeightsError, as ``vpr run`` does.
     """
     from vpr import datasets, pipeline
@@ -243,7 +245,8 @@ def run(
     folder = Path(tempfile.mkdtemp(prefix="vpr-")) if out is None else Path(out)
     dataset = datasets.read_pair(Path(database), Path(queries), chosen.evaluation.radius_m, ground_truth=ground_truth)
     about = device.facts("vpr.run", device.device_of(chosen.machine.device))
-    summary = pipeline.run(dataset, chosen, folder, about)
+    shared = None if features is None else Path(features)
+    summary = pipeline.run(dataset, chosen, folder, about, features_folder=shared)
     finished = read_run(folder)
     table = "No ground truth, so no recall." if summary is None else text_table(summary)
     return RunSummary(folder, finished.dataset, finished.stages, summary, table)

@@ -17,8 +17,6 @@ from vpr.build import Engine, build
 from vpr.config import digest_of_names, fingerprint
 from vpr.core import DataError, Dataset, VprError
 from vpr.evaluation.identity import truth_digest
-from vpr.features.feature_set import CONTENTS, GLOBAL, LOCAL, FeatureFolders
-from vpr.features.store import LocalStore
 from vpr.report.benchmark_rows import Row, rows_of
 from vpr.report.outputs import REPORT
 from vpr.runtime.files import read_json, write_json
@@ -124,8 +122,7 @@ def _run(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, 
     """
     place.mkdir(parents=True, exist_ok=True)
     engine, clock, shared = build(settings), Clock(), place.parent
-    folders = SharedFolders(shared / "features", engine.extractor.fingerprints())
-    features = pipeline.extract(dataset, engine, folders.of, clock)
+    features = pipeline.extract(dataset, engine, engine.extractor.shared_folders(shared / "features"), clock)
     identity = {
         # Where it was computed is left out.
         "settings": fingerprint(settings.model_dump(mode="json", exclude={"machine"})),
@@ -156,24 +153,6 @@ def _match(
     """Shortlist, predictions and report of one combination; blocks and indexes are shared by those of a data set."""
     matched = pipeline.match(dataset, features, engine, work=place.parent / "work", clock=clock)
     pipeline.report(dataset, matched, place, about=about, clock=clock)
-
-
-@dataclass(frozen=True)
-class SharedFolders:
-    """Features by what makes them, so that methods that differ elsewhere find the features of each other."""
-
-    folder: Path
-    fingerprints: Mapping[str, str]  # by kind
-
-    def of(self, role: str) -> FeatureFolders:
-        """Where the features of a role lie."""
-        local = self.fingerprints.get(LocalStore.kind, "")
-        others = "-".join(made_by for kind, made_by in self.fingerprints.items() if kind != LocalStore.kind)
-        return FeatureFolders(
-            self.folder / f"{LOCAL}-{local}" / role / LOCAL,
-            self.folder / f"{GLOBAL}-{others}" / role / GLOBAL,
-            self.folder / f"{role}-{CONTENTS}",
-        )
 
 
 def _is_done(place: Path, identity: Mapping[str, str]) -> bool:

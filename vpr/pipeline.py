@@ -53,14 +53,26 @@ class Matched:
 
 
 def run(
-    dataset: Dataset, settings: Settings, out: Path, about: Mapping[str, str], *, verify: bool = False
+    dataset: Dataset,
+    settings: Settings,
+    out: Path,
+    about: Mapping[str, str],
+    *,
+    features_folder: Path | None = None,
+    verify: bool = False,
 ) -> Summary | None:
     """Everything, from images to report, in one folder; returns recall where there is ground truth.
 
-    With ``verify`` every image file is hashed, even if its size and times are those of the last run.
+    Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
+    its size and times are those of the last run.
     """
     engine, clock = build(settings), Clock()
-    features = extract(dataset, engine, lambda role: FeatureFolders.under(out / "features" / role), clock, verify)
+
+    def own(role: str) -> FeatureFolders:
+        return FeatureFolders.under(out / "features" / role)
+
+    folders = own if features_folder is None else engine.extractor.shared_folders(features_folder)
+    features = extract(dataset, engine, folders, clock, verify)
     matched = match(dataset, features, engine, work=out / "work", clock=clock)
     return report(dataset, matched, out, about=about, clock=clock)
 

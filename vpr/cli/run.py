@@ -37,6 +37,12 @@ def run(
         str | None, typer.Option(metavar="NAME", help="Judge by a named protocol (`vpr datasets list`).")
     ] = None,
     ground_truth: Annotated[bool, typer.Option(help="Use positions or a ground_truth.csv where there are any.")] = True,
+    features: Annotated[
+        Path | None, typer.Option(help="Folder for features that several runs share; by default they lie in OUT.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every image file, even if its size and times are unchanged.")
+    ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
@@ -56,7 +62,7 @@ def run(
     if record is not None:
         dataset = datasets.judge(dataset, record)
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
-    summary = pipeline.run(dataset, settings, out, about)
+    summary = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify)
     say_results(out, summary)
 
 

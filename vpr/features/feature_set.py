@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -176,9 +176,23 @@ class FeatureExtractor:
             ways.append((global_pass(descriptor), [Global(descriptor, dtype)]))
         return ways
 
-    def fingerprints(self) -> dict[str, str]:
-        """Of what makes each kind of features: its settings, weights and type."""
-        return {kind.store.kind: self._origin(kind).fingerprint for _, kinds in self.passes() for kind in kinds}
+    def shared_folders(self, folder: Path) -> Callable[[str], FeatureFolders]:
+        """Folders for each role below one folder, by what makes the features.
+
+        So methods that differ elsewhere find the features of each other.
+        """
+        made_by = {kind.store: self._origin(kind).fingerprint for _, kinds in self.passes() for kind in kinds}
+        local = made_by.pop(LocalStore, "")
+        others = "-".join(made_by.values())
+
+        def of_role(role: str) -> FeatureFolders:
+            return FeatureFolders(
+                folder / f"{LOCAL}-{local}" / role / LOCAL,
+                folder / f"{GLOBAL}-{others}" / role / GLOBAL,
+                folder / f"{role}-{CONTENTS}",
+            )
+
+        return of_role
 
     def _output(self, kind: Kind, folders: FeatureFolders) -> Output:
         folder = folders.local if kind.store is LocalStore else folders.descriptors
