@@ -400,7 +400,7 @@ def spied_lightglue(monkeypatch: pytest.MonkeyPatch, network: Any) -> tuple[dict
 
 def plain_lightglue(weights: str) -> LightGlueNetwork:
     network = LightGlueNetwork()
-    network.load_state_dict(network.adopt(torch.load(weights, weights_only=True)))
+    network.load_state_dict(network.convert_state_dict(torch.load(weights, weights_only=True)))
     return network.eval()
 
 

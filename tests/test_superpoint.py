@@ -105,7 +105,7 @@ def test_weights_of_pytorch_superpoint_are_converted():
     layers, images = gauss2(), unit(image(40, 56)[None])
     network = SuperPointNetwork()
     state = {key.replace("/", "."): value for key, value in layers.state_dict().items()}
-    network.load_state_dict(network.adopt(state))
+    network.load_state_dict(network.convert_state_dict(state))
 
     steps = list(layers.values())
     x = images
@@ -119,7 +119,7 @@ def test_weights_of_pytorch_superpoint_are_converted():
 
     del state["bnPa.running_var"]
     with pytest.raises(WeightsError, match=r"pytorch-superpoint, but without 'bnPa.running_var'"):
-        network.adopt(state)
+        network.convert_state_dict(state)
 
 
 @pytest.mark.parametrize("layout", ["v1", "open"])

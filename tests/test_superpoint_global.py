@@ -17,7 +17,7 @@ from vpr.global_descriptors.aggregation import AGGREGATIONS, Gem, NetVlad, Trans
 from vpr.global_descriptors.superpoint_global import GlobalNetwork, SuperPointGlobal
 from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features import superpoint
-from vpr.local_features.superpoint_fast import FastTrunk
+from vpr.local_features.superpoint_fast import FastBackbone
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.settings import Settings
 from vpr.weights import WeightsError, read_checkpoint
@@ -32,13 +32,13 @@ MAKE = {
 DIMS = {"gem": 10, "netvlad": 24, "transport": 32}
 
 
-def trunk(layout="v1", seed=0):
+def backbone(layout="v1", seed=0):
     return randomise(SuperPointNetwork(layout, **SMALL), seed, gain=1.5)
 
 
 def network(aggregation="gem", layout="v1", whitened=False, seed=0):
     torch.manual_seed(seed)
-    made = randomise(GlobalNetwork(trunk(layout), (12, 16, 20), MAKE[aggregation]()), seed, gain=1.5)
+    made = randomise(GlobalNetwork(backbone(layout), (12, 16, 20), MAKE[aggregation]()), seed, gain=1.5)
     if whitened:
         random = np.random.default_rng(seed)
         made.whiten(Whitening(random.normal(size=(5, made.dim)), random.normal(size=5), np.ones(5)))
@@ -50,7 +50,7 @@ def descriptor(made, **settings):
 
 
 def extractor(layout="v1", seed=0, **settings):
-    # The heads differ from those of the descriptor's own trunk; only the trunk has to be the same.
+    # The heads differ from those of the descriptor's own backbone; only the backbone has to be the same.
     own = SuperPointNetwork(layout, **SMALL)
     randomise(own, 7)
     own.load_state_dict({**own.state_dict(), **network("gem", layout, seed=seed).encoder.state_dict()})
@@ -138,7 +138,7 @@ def test_a_file_says_what_it_is(tmp_path, name, layout, whitened):
 
 
 def test_other_weights_are_refused(tmp_path):
-    save_file(trunk().state_dict(), tmp_path / "superpoint.safetensors")
+    save_file(backbone().state_dict(), tmp_path / "superpoint.safetensors")
     with pytest.raises(WeightsError, match="GlobalNetwork"):
         superpoint_global.build(superpoint_global.Settings(weights=str(tmp_path / "superpoint.safetensors")), CPU)
 
@@ -178,9 +178,9 @@ def test_one_pass_equals_two(layout):
     method, local = descriptor(network("transport", layout)), extractor(layout)
     images = [picture(0), picture(1, 40, 80), picture(2), picture(3)[:, :5, :5]]
     passes = []
-    counted = local.network.trunk
-    local.network.trunk = lambda x: passes.append(len(x)) or counted(x)
-    local.network.trunk.channels = counted.channels
+    counted = local.network.backbone
+    local.network.backbone = lambda x: passes.append(len(x)) or counted(x)
+    local.network.backbone.channels = counted.channels
     found = local.extract_and(images, lambda maps: list(method.of_maps(maps)))
     assert sum(passes) == 3
     expected = method.describe(images)
@@ -244,9 +244,9 @@ def test_the_pipeline_goes_through_a_shared_trunk_once(image_set, tmp_path, monk
                 "global_descriptor": {**whole, "longest_side": longest_side},
             },
         )
-        count, plain = [], FastTrunk.__call__
+        count, plain = [], FastBackbone.__call__
         with monkeypatch.context() as patch:
-            patch.setattr(FastTrunk, "__call__", lambda self, x: count.append(len(x)) or plain(self, x))
+            patch.setattr(FastBackbone, "__call__", lambda self, x: count.append(len(x)) or plain(self, x))
             extractor = build_extractor(settings)
             found = extractor.extract(image_set, FeatureFolders.under(tmp_path / f"features {longest_side}"))
             whole_set = sum(count)

@@ -321,7 +321,7 @@ def test_magicpoint_learns_one_batch_by_heart(layout: str, share: float, tmp_pat
     best = loop.train(task, fast(steps=250, overfit=1), tmp_path, CPU)
     assert last_loss(tmp_path) < share * np.log(65)
     network = SuperPointNetwork()
-    load_published(network, str(best), network.adopt)
+    load_published(network, str(best), network.convert_state_dict)
     assert network.dim == 16 and network.layout == layout
 
 

@@ -286,7 +286,7 @@ def test_free_weights_in_packages_are_known(name: str, tmp_path: Path, monkeypat
     assert found is not None and found.kind == KINDS[name] and not found.missing and not found.unused
     if "lightglue" in found.layout.loads:
         network = LightGlueNetwork()
-        load_published(network, name, network.adopt)
+        load_published(network, name, network.convert_state_dict)
         assert network.input_dim == 128
 
 
@@ -361,7 +361,7 @@ def test_known_harmless_keys_are_ignored_and_no_others(tmp_path: Path) -> None:
     def attempt(**more: torch.Tensor) -> None:
         torch.save({**lightglue(), **{key.replace("_0_", ".0."): value for key, value in more.items()}}, tmp_path / "a")
         network = LightGlueNetwork()
-        load_published(network, str(tmp_path / "a"), network.adopt)
+        load_published(network, str(tmp_path / "a"), network.convert_state_dict)
 
     attempt(log_assignment_0_r=torch.ones(1))
     with pytest.raises(WeightsError, match=r"not used 1 keys \(log_assignment.0.q\)"):
@@ -374,7 +374,7 @@ def test_lightglue_for_sift_is_said_to_be_that(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"the file is LightGlue with scale and orientation, as for SIFT: it also reads"
     ):
-        load_published(network, str(tmp_path / "a.pth"), network.adopt)
+        load_published(network, str(tmp_path / "a.pth"), network.convert_state_dict)
 
 
 def test_metadata_are_one_key_of_json(tmp_path: Path) -> None:

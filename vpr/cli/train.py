@@ -89,7 +89,7 @@ def label(
     digest = ""
     if weights != "corners":
         network = learned = SuperPointNetwork()
-        digest = load_published(learned, weights, learned.adopt)
+        digest = load_published(learned, weights, learned.convert_state_dict)
     photographs = Photographs(images, (width, height))
     parts = {"adaptation": settings, "detector": digest or weights, "size": [width, height]}
     origin = Origin(adaptation.KIND, fingerprint(parts), digest, plain(parts))

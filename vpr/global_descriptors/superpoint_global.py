@@ -1,8 +1,8 @@
-"""A global descriptor on SuperPoint's trunk: one pass of it gives local features and this.
+"""A global descriptor on SuperPoint's backbone: one pass of it gives local features and this.
 
-A few convolutions with a wider view follow the trunk's last maps, then an aggregation (``aggregation.py``) and, where
-the weights have one, PCA whitening. `vpr train --config train_global` makes such weights. On a CPU, for 640 x 480
-pixels, what follows the trunk adds 1 to 3 % to SuperPoint's time, and 5 to 9 % to that of one half as wide.
+A few convolutions with a wider view follow the backbone's last maps, then an aggregation (``aggregation.py``) and,
+where the weights have one, PCA whitening. `vpr train --config train_global` makes such weights. On a CPU, for 640 x 480
+pixels, what follows the backbone adds 1 to 3 % to SuperPoint's time, and 5 to 9 % to that of one half as wide.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from vpr.global_descriptors.aggregation import aggregation_like
 from vpr.global_descriptors.networks import equal_sizes, load_like
 from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features.superpoint import SeenSize, SuperPoint
-from vpr.local_features.superpoint_fast import FastTrunk
+from vpr.local_features.superpoint_fast import FastBackbone
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
 
-HALVINGS = 2  # so many of the first convolutions after the trunk halve the map
+HALVINGS = 2  # so many of the first convolutions after the backbone halve the map
 
 
 class Settings(SeenSize, MethodSettings):
-    """Settings of the global descriptor on SuperPoint's trunk.
+    """Settings of the global descriptor on SuperPoint's backbone.
 
-    With SuperPoint for local features, the same trunk in its weights, and equal sizes and precision here and there, an
-    image goes through the trunk once.
+    With SuperPoint for local features, the same backbone in its weights, and equal sizes and precision in both, an
+    image goes through the backbone once.
     """
 
     method: Literal["superpoint_global"] = "superpoint_global"
     weights: str  # name or path of weights that `vpr train` made
-    precision: Precision = "fp32"  # of the trunk; what follows is always fp32
+    precision: Precision = "fp32"  # of the backbone; what follows is always fp32
 
 
 class Convolution(nn.Module):
@@ -53,7 +53,7 @@ class Convolution(nn.Module):
 
 
 class GlobalNetwork(nn.Module):
-    """SuperPoint's trunk as ``encoder``, convolutions as ``head``, and an aggregation; whitened once it is fitted."""
+    """SuperPoint's backbone as ``encoder``, convolutions as ``head``, an aggregation; whitened once it is fitted."""
 
     def __init__(self, encoder: SuperPointNetwork, widths: Sequence[int], aggregation: nn.Module) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class GlobalNetwork(nn.Module):
         encoder = SuperPointNetwork()
         open_layout = "encoder.backbone.0.0.conv.weight" in state
         last = r"backbone\.\d\.1\.conv\.bias" if open_layout else r"conv\db\.bias"
-        trunk = [len(state[key]) for key in sorted(state) if re.fullmatch(rf"encoder\.{last}", key)]
-        if len(trunk) == 4:
-            encoder.build("open" if open_layout else "v1", trunk, head=1, dim=1)
+        backbone = [len(state[key]) for key in sorted(state) if re.fullmatch(rf"encoder\.{last}", key)]
+        if len(backbone) == 4:
+            encoder.build("open" if open_layout else "v1", backbone, head=1, dim=1)
         convolutions = [key for key in sorted(state) if re.fullmatch(r"head\.\d\.conv\.weight", key)]
         widths = [len(state[key]) for key in convolutions] or [1]
         network = GlobalNetwork(encoder, widths, aggregation_like(state, widths[-1]))
@@ -92,9 +92,9 @@ class GlobalNetwork(nn.Module):
 
     def forward(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
         """(B, 1, H, W) with values in [0, 1] to (B, dim) unit rows; ``maps`` if the encoder's are known already."""
-        return self.after_trunk(self.encoder.maps(images) if maps is None else maps)
+        return self.after_backbone(self.encoder.maps(images) if maps is None else maps)
 
-    def after_trunk(self, maps: Tensor) -> Tensor:
+    def after_backbone(self, maps: Tensor) -> Tensor:
         """(B, C, h, w), what SuperPointNetwork.maps gives, to (B, dim) unit rows."""
         features = self.head(maps)
         with torch.autocast(maps.device.type, enabled=False):
@@ -124,7 +124,7 @@ class SuperPointGlobal:
         self.weights = weights
         self.settings = settings
         self.device = device
-        self.trunk = FastTrunk(network.encoder, device, dtype_of(settings.precision, device))
+        self.backbone = FastBackbone(network.encoder, device, dtype_of(settings.precision, device))
         self.network = network.eval().to(device)
         self.network.head.to(memory_format=torch.channels_last)
         self.dim = network.dim
@@ -139,15 +139,15 @@ class SuperPointGlobal:
             if min(batch.shape[2:]) >= CELL:
                 grey = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
                 with arithmetic(self.settings.precision, self.device):
-                    vectors[places] = self.of_maps(self.trunk(grey))
+                    vectors[places] = self.of_maps(self.backbone(grey))
         return vectors
 
     def of_maps(self, maps: Tensor) -> Tensor:
-        """(B, C, h, w) from the trunk to (B, dim); an image too small to have a map has a zero row."""
+        """(B, C, h, w) from the backbone to (B, dim); an image too small to have a map has a zero row."""
         if not maps.numel():
             return torch.zeros(len(maps), self.dim, device=self.device)
         with arithmetic("fp32", self.device):
-            return self.network.after_trunk(self.trunk.finish(maps))
+            return self.network.after_backbone(self.backbone.finish(maps))
 
     def shares_backbone_with(self, extractor: LocalExtractor) -> bool:
         """Whether a local extractor sends the same pixels through the same backbone, so that one pass is enough."""
@@ -155,7 +155,7 @@ class SuperPointGlobal:
             return False
         mine, theirs = self.settings, extractor.settings
         alike = mine.same_as(theirs) and mine.precision == theirs.precision
-        return alike and self.trunk.equals(extractor.network.trunk)
+        return alike and self.backbone.equals(extractor.network.backbone)
 
     def describe_with(self, extractor: LocalExtractor, images: Sequence[Tensor]) -> list[tuple[LocalFeatures, Tensor]]:
         """Local features and global descriptor of each image, from one pass of the backbone."""
@@ -164,8 +164,8 @@ class SuperPointGlobal:
 
 
 def channels_of(encoder: SuperPointNetwork) -> int:
-    """Channels of the trunk's last maps."""
-    return encoder.trunk()[-1].conv.out_channels
+    """Channels of the backbone's last maps."""
+    return encoder.backbone_steps()[-1].conv.out_channels
 
 
 def build(settings: Settings, device: torch.device) -> SuperPointGlobal:

@@ -1,4 +1,4 @@
-"""Image to points, scores and descriptors: one file per method, chosen by name from the table."""
+"""Image to keypoints, scores and descriptors: one file per method, chosen by name from the table."""
 
 from vpr.config import Method
 from vpr.core import LocalExtractor

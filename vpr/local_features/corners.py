@@ -1,4 +1,4 @@
-"""Corners of pictures, to which points move: a detector says that there is a corner better than where exactly it is."""
+"""Keypoints refined to nearby image corners: a detector finds corners reliably, but places them less exactly."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from vpr.core import Floats
 from vpr.local_features.detection import refine
 
 SCALE = 1.0  # of the window in which gradients count, standard deviation in pixels
-SMOOTHING = 0.7  # of the picture before
-SPREAD = 4 / 3  # of the window in which a point looks for the corner
+SMOOTHING = 0.7  # of the image before its gradients are taken
+SPREAD = 4 / 3  # of the window around a keypoint in which its corner is sought
 STEPS = 3
-LEAST = 1e-12  # trace of what is flat
+LEAST = 1e-12  # trace of the second moments, below which the image counts as flat
 
 
-def to_corners(points: Tensor, grey: Tensor) -> Tensor:
-    """Points (B, N, 2) moved to the middle of the corner nearby, in images (B, 1, H, W); where all is flat, none moves.
+def to_corners(keypoints: Tensor, grey: Tensor) -> Tensor:
+    """Keypoints (B, N, 2) moved to the nearest corner of images (B, 1, H, W); on a flat surface none moves.
 
-    Mean shift (Comaniciu and Meer, PAMI 2002) on cornerness, in windows of 5 x 5 pixels. More steps put more points
-    exactly on a corner, and more on another one than in the other picture.
+    Mean shift (Comaniciu and Meer, PAMI 2002) on cornerness, in windows of 5 x 5 pixels. With more steps more
+    keypoints lie exactly on a corner, but two images of a place agree less often on which one.
     """
     strength = cornerness(grey)
     for _ in range(STEPS):
-        points = refine(points, strength, spread=SPREAD)
-    return points
+        keypoints = refine(keypoints, strength, spread=SPREAD)
+    return keypoints
 
 
 def cornerness(grey: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From the scores of a detector's cells to the strongest separate points."""
+"""Keypoint selection: from the scores of a detector's cells to the strongest separate keypoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vpr.local_features.superpoint_network import CELL
 
 
 def score_map(logits: Tensor) -> Tensor:
-    """Probability of a point at each pixel, (B, 8 h, 8 w), from logits (B, 65, h, w), of which the last says "none"."""
+    """Probability of a keypoint at each pixel, (B, 8 h, 8 w), from logits (B, 65, h, w); the last class is "none"."""
     cells = logits.float().permute(0, 2, 3, 1).softmax(-1)[..., :-1]  # (B, h, w, 64), row-major in the cell
     batch, height, width, _ = cells.shape
     pixels = cells.reshape(batch, height, width, CELL, CELL).transpose(2, 3)
@@ -21,10 +21,10 @@ def score_map(logits: Tensor) -> Tensor:
 
 
 def suppress(scores: Tensor, radius: int) -> Tensor:
-    """Zero all scores (B, H, W) but local maxima, so that points lie more than ``radius`` apart along an axis.
+    """Zero all scores (B, H, W) but local maxima, so that keypoints lie more than ``radius`` apart along an axis.
 
     A first round keeps what is the largest of its square; two more rounds add what is the largest of what lies outside
-    the squares of the points found before. Equal neighbours both stay. This is the published procedure, exactly.
+    the squares of the keypoints found before. Equal neighbours both stay. This is the published procedure, exactly.
     """
     if scores.is_cuda:
         return _suppress_by_pooling(scores, radius)
@@ -74,22 +74,22 @@ def strongest(scores: Tensor, threshold: float, border: int, most: int) -> tuple
     return places, found, counts.clamp_max(most)
 
 
-def refine(points: Tensor, scores: Tensor, reach: int = 2, spread: float = torch.inf) -> Tensor:
-    """Points (B, N, 2) moved to the centroid of the scores of the square around them.
+def refine(keypoints: Tensor, scores: Tensor, reach: int = 2, spread: float = torch.inf) -> Tensor:
+    """Keypoints (B, N, 2) moved to the centroid of the scores of the square around them.
 
-    The square is what lies up to ``reach`` pixels from the nearest pixel; what lies ``spread`` pixels from the point
-    itself counts as by a Gaussian of that width. With scores before suppression, and points on pixels, this is the
-    soft-argmax of pytorch-superpoint, of 5 x 5 pixels. A point without scores around it stays.
+    The square reaches ``reach`` pixels from the nearest pixel, and its scores are weighted by a Gaussian around the
+    keypoint of standard deviation ``spread``. With scores before suppression, and keypoints on pixels, this is the
+    soft-argmax of pytorch-superpoint, of 5 x 5 pixels. A keypoint without scores around it stays.
     """
     height, width = scores.shape[1:]
-    steps = torch.arange(-reach, reach + 1, device=points.device)
+    steps = torch.arange(-reach, reach + 1, device=keypoints.device)
     around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).view(-1, 2)
-    places = points.round()[:, :, None] + around  # (B, N, 25, 2)
+    places = keypoints.round()[:, :, None] + around  # (B, N, 25, 2)
     x, y = places.long().unbind(-1)
     inner = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     rows = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
     weights = scores.flatten(1).gather(1, rows.flatten(1)).view_as(rows) * inner
-    offsets = places - points[:, :, None]
+    offsets = places - keypoints[:, :, None]
     weights = weights * torch.exp(-0.5 * (offsets / spread).square().sum(-1))
     moved: Tensor = (weights[..., None] * offsets).sum(2) / weights.sum(2).clamp_min(1e-12)[..., None]
-    return points + moved
+    return keypoints + moved

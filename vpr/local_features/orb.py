@@ -20,7 +20,7 @@ from vpr.config import MethodSettings
 from vpr.core import Channels, Floats, Image, LocalFeatures
 from vpr.images import fitted_size, resize
 
-EDGE = 31  # pixels along the edges of every level without points: what a descriptor reaches
+EDGE = 31  # pixels along the edges of every level without keypoints: what a descriptor reaches
 
 
 class Settings(MethodSettings):
@@ -67,20 +67,20 @@ class Orb:
             edgeThreshold=EDGE,
             fastThreshold=settings.fast_threshold,
         )
-        keypoints, bits = detector.detectAndCompute(image, np.empty(0, np.uint8))
-        if bits is None or not len(keypoints):
+        detected, bits = detector.detectAndCompute(image, np.empty(0, np.uint8))
+        if bits is None or not len(detected):
             return LocalFeatures.empty(self.dim, (width, height))
-        order = np.argsort([-point.response for point in keypoints], kind="stable")[: settings.max_keypoints]
+        order = np.argsort([-each.response for each in detected], kind="stable")[: settings.max_keypoints]
         # OpenCV multiplies a level's pixels by its nominal scale. The level was resized to whole pixels, and the centre
-        # of its first pixel is not that of the image's: left uncorrected, points of the last level lie 1.3 px off.
-        scale = settings.scale_factor ** np.array([[keypoints[i].octave] for i in order], dtype=np.float64)
+        # of its first pixel is not that of the image's: left uncorrected, keypoints of the last level lie 1.3 px off.
+        scale = settings.scale_factor ** np.array([[detected[i].octave] for i in order], dtype=np.float64)
         whole = np.array([width, height])
-        pixels = np.array([keypoints[i].pt for i in order]) / scale
-        points = (pixels + 0.5) * whole / np.rint(whole / scale) - 0.5
-        responses = np.array([max(keypoints[i].response, 0) for i in order], dtype=np.float32)
+        pixels = np.array([detected[i].pt for i in order]) / scale
+        keypoints = (pixels + 0.5) * whole / np.rint(whole / scale) - 0.5
+        responses = np.array([max(detected[i].response, 0) for i in order], dtype=np.float32)
         strongest = max(float(responses[0]), 1e-12)  # Harris responses have no scale of their own
         return LocalFeatures(
-            torch.from_numpy(points.astype(np.float32)),
+            torch.from_numpy(keypoints.astype(np.float32)),
             torch.from_numpy(responses / np.float32(strongest)).clamp(0, 1),
             torch.from_numpy(signs(np.asarray(bits, dtype=np.uint8)[order])),
             (width, height),

@@ -51,7 +51,7 @@ class RootSift:
             return list(pool.map(lambda image: self._extract_one(image[0].numpy()), images))
 
     def _extract_one(self, image: Image) -> LocalFeatures:
-        # Precise upscaling puts the centre of the top-left pixel at (0, 0); without it points lie 0.25 px off.
+        # Precise upscaling puts the centre of the top-left pixel at (0, 0); without it keypoints lie 0.25 px off.
         detector = cv2.SIFT.create(
             nfeatures=self.settings.max_keypoints,
             contrastThreshold=self.settings.contrast_threshold,
@@ -59,15 +59,15 @@ class RootSift:
             enable_precise_upscale=True,
         )
         height, width = image.shape
-        keypoints, histograms = detector.detectAndCompute(image, np.empty(0, np.uint8))
-        if histograms is None or not len(keypoints):
+        detected, histograms = detector.detectAndCompute(image, np.empty(0, np.uint8))
+        if histograms is None or not len(detected):
             return LocalFeatures.empty(self.dim, (width, height))
         # OpenCV keeps all that tie with the last one: cut to the count, strongest first.
-        order = np.argsort([-point.response for point in keypoints], kind="stable")[: self.settings.max_keypoints]
-        points = np.array([keypoints[i].pt for i in order], dtype=np.float32)
-        scores = np.array([keypoints[i].response for i in order], dtype=np.float32).clip(0, 1)
+        order = np.argsort([-each.response for each in detected], kind="stable")[: self.settings.max_keypoints]
+        keypoints = np.array([detected[i].pt for i in order], dtype=np.float32)
+        scores = np.array([detected[i].response for i in order], dtype=np.float32).clip(0, 1)
         return LocalFeatures(
-            torch.from_numpy(points),
+            torch.from_numpy(keypoints),
             torch.from_numpy(scores),
             torch.from_numpy(self.unit(histograms[order].astype(np.float32))),
             (width, height),

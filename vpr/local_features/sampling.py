@@ -1,4 +1,4 @@
-"""Descriptors at points, from a coarse map of them."""
+"""Descriptors at keypoints, from a coarse map of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 Sampling = Literal["published", "corrected"]
 
 
-def sample(coarse: Tensor, points: Tensor, cell: int, sampling: Sampling) -> Tensor:
+def sample(coarse: Tensor, keypoints: Tensor, cell: int, sampling: Sampling) -> Tensor:
     """Unit descriptors (B, N, D) at pixels (B, N, 2) x, y, interpolated between the four nearest cells.
 
     ``coarse`` is (B, h, w, D) unit vectors, one per ``cell`` pixels. "corrected" knows where the cells' centres are.
@@ -19,8 +19,8 @@ def sample(coarse: Tensor, points: Tensor, cell: int, sampling: Sampling) -> Ten
     cell off at the right and bottom one.
     """
     batch, height, width, _ = coarse.shape
-    size = points.new_tensor([width, height])
-    places = points - (cell - 1) / 2
+    size = keypoints.new_tensor([width, height])
+    places = keypoints - (cell - 1) / 2
     places = places / cell if sampling == "corrected" else places / (cell * size - cell / 2 - 0.5) * (size - 1)
     corner = places.floor()
     beyond, corner = places - corner, corner.long()

@@ -33,7 +33,7 @@ PIXELS_TOGETHER = 16 * 640 * 480  # on a GPU: the first layers then take 2.5 GB 
 
 
 class SeenSize(Section):
-    """The size at which SuperPoint's trunk sees an image."""
+    """The size at which SuperPoint's backbone sees an image."""
 
     longest_side: int = Field(640, ge=16)  # larger images are shrunk to this
     shortest_side: int = Field(120, ge=0)  # smaller images are enlarged to this, as far as longest_side allows
@@ -57,14 +57,14 @@ class Settings(SeenSize, MethodSettings):
     method: Literal["superpoint"] = "superpoint"
     weights: str = "vpr-superpoint"  # name or path of weights in a published layout, of any size
     keypoint_threshold: float = Field(0.001, ge=0, lt=1)  # 0.005 as published
-    nms_radius: int = Field(4, ge=0)  # points lie further apart than this many pixels along an axis
-    border: int = Field(4, ge=0)  # pixels along the edges without points
+    nms_radius: int = Field(4, ge=0)  # keypoints lie further apart than this many pixels along an axis
+    border: int = Field(4, ge=0)  # pixels along the edges without keypoints
     max_keypoints: int = Field(1024, ge=0)  # the strongest are kept; 0 for all
-    # Points are also looked for in the image scaled by these factors, as in R2D2 (Revaud et al., NeurIPS 2019): against
+    # Keypoints are also detected in the image scaled by these factors, as in R2D2 (Revaud et al., NeurIPS 2019): for
     # large changes of scale, at the cost of as many more pixels. The strongest of all scales are kept.
     pyramid: tuple[Annotated[float, Field(gt=0, le=4)], ...] = ()
-    # Points between pixels: at the centroid of the scores, as pytorch-superpoint evaluates (true), or from there at the
-    # corner nearby; the published matchers know none (false).
+    # Subpixel positions: the centroid of the scores, as pytorch-superpoint evaluates (true), or from there the nearest
+    # corner; the published matchers were trained without (false).
     subpixel: bool | Literal["corners"] = "corners"
     # Of descriptors: as the code of the first weights has it, or without its shift. The recipe of the weights says
     # which they were trained with; "auto", for weights without a recipe, goes by the size of the network.
@@ -73,16 +73,16 @@ class Settings(SeenSize, MethodSettings):
 
 
 class _Found(NamedTuple):
-    """Points of a batch of images, each image's strongest first; after the first ``counts`` comes padding."""
+    """Keypoints of a batch of images, each image's strongest first; after the first ``counts`` comes padding."""
 
-    points: Tensor  # (B, N, 2)
+    keypoints: Tensor  # (B, N, 2)
     scores: Tensor  # (B, N), 0 for padding
     descriptors: Tensor  # (B, N, D)
     counts: Tensor  # (B,)
 
 
 class SuperPoint:
-    """Points, strongest first; images are (1, H, W) tensors, uint8 or float with values in [0, 1], of any size."""
+    """Keypoints, strongest first; images are (1, H, W) tensors, uint8 or float with values in [0, 1], of any size."""
 
     channels: Channels = "grey"
 
@@ -101,16 +101,16 @@ class SuperPoint:
         return self._in_batches(images, self._extract_batch)
 
     def extract_and(
-        self, images: Sequence[Tensor], look: Callable[[Tensor], Sequence[T]]
+        self, images: Sequence[Tensor], use_maps: Callable[[Tensor], Sequence[T]]
     ) -> list[tuple[LocalFeatures, T]]:
-        """Features of each image, and its item of what ``look`` makes of the trunk's maps of images of one size.
+        """Features of each image, and its item of what ``use_maps`` makes of the backbone's maps of images of one size.
 
-        Both come from one pass. For images too small to have a map, ``look`` gets (B, C, 0, 0).
+        Both come from one pass. For images too small to have a map, ``use_maps`` gets (B, C, 0, 0).
         """
 
         def both(batch: Tensor) -> list[tuple[LocalFeatures, T]]:
             seen: list[T] = []
-            found = self._extract_batch(batch, lambda maps: seen.extend(look(maps)))
+            found = self._extract_batch(batch, lambda maps: seen.extend(use_maps(maps)))
             return list(zip(found, seen, strict=True))
 
         return self._in_batches(images, both)
@@ -141,55 +141,55 @@ class SuperPoint:
         return groups
 
     @torch.inference_mode()
-    def _extract_batch(self, images: Tensor, look: Callable[[Tensor], None] | None = None) -> list[LocalFeatures]:
+    def _extract_batch(self, images: Tensor, use_maps: Callable[[Tensor], None] | None = None) -> list[LocalFeatures]:
         """(B, 1, H, W) of one size."""
         height, width = images.shape[2:]
         if min(height, width) < CELL:
-            if look is not None:
-                look(torch.zeros(len(images), self.network.trunk.channels, 0, 0, device=self.device))
+            if use_maps is not None:
+                use_maps(torch.zeros(len(images), self.network.backbone.channels, 0, 0, device=self.device))
             return [LocalFeatures.empty(self.dim, (width, height))] * len(images)
         images = images.to(self.device, non_blocking=True)
         grey = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        found = [self._points(grey, look)]
+        found = [self._keypoints(grey, use_maps)]
         for scale in self.settings.pyramid:
             size = round(scale * height), round(scale * width)
             if min(size) >= CELL:
                 scaled = functional.interpolate(grey, size, mode="bilinear", antialias=True)
-                points, *rest = self._points(scaled)
+                keypoints, *rest = self._keypoints(scaled)
                 found.append(
-                    _Found((points + 0.5) * points.new_tensor([width / size[1], height / size[0]]) - 0.5, *rest)
+                    _Found((keypoints + 0.5) * keypoints.new_tensor([width / size[1], height / size[0]]) - 0.5, *rest)
                 )
         best = _Found(*(each.cpu() for each in _strongest_of(found, self.settings.max_keypoints)))
         return [LocalFeatures(p[:n], s[:n], d[:n], (width, height)) for p, s, d, n in zip(*best, strict=True)]
 
-    def _points(self, grey: Tensor, look: Callable[[Tensor], None] | None = None) -> _Found:
+    def _keypoints(self, grey: Tensor, use_maps: Callable[[Tensor], None] | None = None) -> _Found:
         """Of images (B, 1, H, W) with values in [0, 1]."""
         settings = self.settings
         with arithmetic(settings.precision, self.device):
-            logits, coarse = self.network(grey) if look is None else self.network(grey, look)
+            logits, coarse = self.network(grey) if use_maps is None else self.network(grey, use_maps)
         dense = score_map(logits)
         scores = suppress(dense, settings.nms_radius)
         places, found, counts = strongest(scores, settings.keypoint_threshold, settings.border, settings.max_keypoints)
-        points = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
+        keypoints = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
         if settings.subpixel:
-            points = refine(points, dense)
+            keypoints = refine(keypoints, dense)
         unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
-        descriptors = sample(unit, points, CELL, self.sampling)  # where the network sees the point
+        descriptors = sample(unit, keypoints, CELL, self.sampling)  # where the network sees the keypoint
         if settings.subpixel == "corners":
-            points = to_corners(points, grey)
-        return _Found(points, found, descriptors, counts)
+            keypoints = to_corners(keypoints, grey)
+        return _Found(keypoints, found, descriptors, counts)
 
 
 def _strongest_of(found: Sequence[_Found], most: int) -> _Found:
-    """The strongest points of all; 0 for all of them."""
+    """The strongest keypoints of all; 0 for all of them."""
     if len(found) == 1:
         return found[0]
-    points, scores, descriptors = (torch.cat(each, dim=1) for each in list(zip(*found, strict=True))[:3])
+    keypoints, scores, descriptors = (torch.cat(each, dim=1) for each in list(zip(*found, strict=True))[:3])
     counts = torch.stack([each.counts for each in found]).sum(0)
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, : most or None, None]
-    best = (each.gather(1, order.expand(-1, -1, each.shape[2])) for each in (points, scores[..., None], descriptors))
-    points, scores, descriptors = best
-    return _Found(points, scores[..., 0], descriptors, counts.clamp_max(order.shape[1]))
+    best = (each.gather(1, order.expand(-1, -1, each.shape[2])) for each in (keypoints, scores[..., None], descriptors))
+    keypoints, scores, descriptors = best
+    return _Found(keypoints, scores[..., 0], descriptors, counts.clamp_max(order.shape[1]))
 
 
 def _sampling(settings: Settings, network: SuperPointNetwork) -> Sampling:
@@ -201,4 +201,4 @@ def _sampling(settings: Settings, network: SuperPointNetwork) -> Sampling:
 
 def build(settings: Settings, device: torch.device) -> SuperPoint:
     network = SuperPointNetwork()
-    return SuperPoint(network, load_published(network, settings.weights, network.adopt), settings, device)
+    return SuperPoint(network, load_published(network, settings.weights, network.convert_state_dict), settings, device)

@@ -33,14 +33,16 @@ class FastConv:
     sign: Tensor | None  # (O, 1, 1) -1 for channels of which the smallest is to be pooled, else 1; None if all are 1
 
 
-class FastTrunk:
-    """The trunk in inference form, computing in ``dtype``; a BatchNorm at its end is left to what comes after."""
+class FastBackbone:
+    """The backbone in inference form, computing in ``dtype``; a BatchNorm at its end is left to what comes after."""
 
     def __init__(self, network: SuperPointNetwork, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.device, self.dtype = device, dtype
-        trunk, self.scale, self.shift = _fold(network.trunk(), torch.ones(1).double(), torch.zeros(1).double())
-        self.channels = len(trunk[-1].weight)
-        self._layers = [_cast(each, device, dtype) for each in trunk]
+        backbone, self.scale, self.shift = _fold(
+            network.backbone_steps(), torch.ones(1).double(), torch.zeros(1).double()
+        )
+        self.channels = len(backbone[-1].weight)
+        self._layers = [_cast(each, device, dtype) for each in backbone]
         self._last = [each.float()[:, None, None].to(device) for each in (self.scale, self.shift)]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -54,11 +56,11 @@ class FastTrunk:
         """What SuperPointNetwork.maps gives, in float32."""
         return maps.float() * self._last[0] + self._last[1]
 
-    def equals(self, other: FastTrunk) -> bool:
+    def equals(self, other: FastBackbone) -> bool:
         """Whether both compute the same of every image."""
         if (self.device, self.dtype, len(self._layers)) != (other.device, other.dtype, len(other._layers)):
             return False
-        mine, theirs = ([each.scale, each.shift, *_numbers(each._layers)] for each in (self, other))
+        mine, theirs = ([each.scale, each.shift, *_parameters(each._layers)] for each in (self, other))
         return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
 
 
@@ -67,18 +69,19 @@ class FastSuperPoint:
 
     def __init__(self, network: SuperPointNetwork, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.layout, self.dim = network.layout, network.dim
-        self.trunk = FastTrunk(network, device, dtype)
+        self.backbone = FastBackbone(network, device, dtype)
         detector, descriptor = (
-            _fold(network.head(name), self.trunk.scale, self.trunk.shift)[0] for name in ("detector", "descriptor")
+            _fold(network.head(name), self.backbone.scale, self.backbone.shift)[0]
+            for name in ("detector", "descriptor")
         )
         self._detector = [_cast(each, device, dtype) for each in detector]
         self._descriptor = [_cast(each, device, dtype) for each in descriptor]
 
-    def __call__(self, images: Tensor, look: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
-        """See SuperPointNetwork.forward; the images are at least 8 x 8. ``look`` gets what the trunk gave."""
-        logits = coarse = self.trunk(images)
-        if look is not None:
-            look(logits)
+    def __call__(self, images: Tensor, use_maps: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
+        """See SuperPointNetwork.forward; the images are at least 8 x 8. ``use_maps`` gets the backbone's output."""
+        logits = coarse = self.backbone(images)
+        if use_maps is not None:
+            use_maps(logits)
         for conv in self._detector:
             logits = _layer(conv, logits)
         for conv in self._descriptor:
@@ -94,13 +97,13 @@ def _cast(conv: FastConv, device: torch.device, dtype: torch.dtype) -> FastConv:
     return FastConv(weight, conv.bias.to(device, dtype), conv.relu, conv.pool, cast(conv.beyond), cast(conv.sign))
 
 
-def _numbers(layers: Sequence[FastConv]) -> list[Tensor]:
+def _parameters(layers: Sequence[FastConv]) -> list[Tensor]:
     found = [each for conv in layers for each in (conv.weight, conv.bias, conv.beyond, conv.sign)]
     return [each for each in found if each is not None]
 
 
 def _two_layers(first: FastConv, second: FastConv, x: Tensor) -> Tensor:
-    """Both layers of a block of the trunk, on a CPU in strips of rows if the second one pools."""
+    """Both layers of a block of the backbone, on a CPU in strips of rows if the second one pools."""
     height, width = x.shape[2:]
     rows = height
     if second.pool and not x.is_cuda:

@@ -26,7 +26,7 @@ LAST_LAYERS = {  # whose biases are as long as the heads are wide inside, and as
 }
 HEADS = ("convP", "convD", "detector", "descriptor")  # what the names of their layers begin with
 PUBLISHED_SIZES = ((64, 64, 128, 128), 256, 256)  # widths, head and descriptors of the first published weights
-CLASSES = CELL * CELL + 1  # the pixels of a cell, and "no point here"
+CLASSES = CELL * CELL + 1  # the pixels of a cell, and "no keypoint here"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,10 @@ class Block(nn.Module):
 
 
 class SuperPointNetwork(nn.Module):
-    """Points and descriptors of grey images with values in [0, 1].
+    """Keypoints and descriptors of grey images with values in [0, 1].
 
     ``layout`` "v1" has the names of the first published weights and no BatchNorm; "open" has those of
-    rpautrat/SuperPoint and a BatchNorm after each ReLU. ``widths`` are the channels of the four blocks of the trunk,
+    rpautrat/SuperPoint and a BatchNorm after each ReLU. ``widths`` are the channels of the four blocks of the backbone,
     ``head`` those inside the two heads, ``dim`` the length of a descriptor.
     """
 
@@ -89,7 +89,7 @@ class SuperPointNetwork(nn.Module):
             self.add_module(f"conv{letter}a", _conv(widths[-1], head, 3))
             self.add_module(f"conv{letter}b", _conv(head, outputs, 1))
 
-    def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Bring weights of a published layout to this network's names, and take their layout and sizes.
 
         The layout of pytorch-superpoint (SuperPointNet_gauss2) becomes "v1", with its BatchNorms folded.
@@ -97,8 +97,8 @@ class SuperPointNetwork(nn.Module):
         if "inc.conv.conv.0.weight" in state:
             state = _from_gauss2(state)
         layout: Layout = "open" if "backbone.0.0.conv.weight" in state else "v1"
-        trunk = r"backbone\.\d\.1\.conv\.bias" if layout == "open" else r"conv\db\.bias"
-        widths = [len(state[key]) for key in sorted(state) if re.fullmatch(trunk, key)]
+        backbone = r"backbone\.\d\.1\.conv\.bias" if layout == "open" else r"conv\db\.bias"
+        widths = [len(state[key]) for key in sorted(state) if re.fullmatch(backbone, key)]
         head, last = LAST_LAYERS[layout]
         if len(widths) == 4 and head in state and last in state:  # else load_strictly will say what is missing
             self.build(layout, widths, len(state[head]), len(state[last]))
@@ -117,18 +117,18 @@ class SuperPointNetwork(nn.Module):
         return logits, coarse
 
     def maps(self, images: Tensor) -> Tensor:
-        """What both heads see, (B, C, h, w)."""
+        """Output of the backbone, the input of both heads, (B, C, h, w)."""
         x = images
-        for step in self.trunk():
+        for step in self.backbone_steps():
             x = step(x)
         return x
 
     def drop_heads(self) -> None:
-        """Keep the trunk alone."""
+        """Keep the backbone alone."""
         for name in [name for name in self._modules if name.startswith(HEADS)]:
             del self._modules[name]
 
-    def trunk(self) -> list[Step]:
+    def backbone_steps(self) -> list[Step]:
         """The layers that both heads share."""
         if self.layout == "open":
             layers = _blocks(self.backbone)

@@ -66,4 +66,4 @@ class LightGlue:
 
 def build(settings: Settings, device: torch.device) -> LightGlue:
     network = LightGlueNetwork()
-    return LightGlue(network, load_published(network, settings.weights, network.adopt), settings, device)
+    return LightGlue(network, load_published(network, settings.weights, network.convert_state_dict), settings, device)

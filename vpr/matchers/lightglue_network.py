@@ -140,7 +140,7 @@ class LightGlueNetwork(nn.Module):
         self.log_assignment = nn.ModuleList(MatchAssignment(dim) for _ in range(layers))
         self.token_confidence = nn.ModuleList(TokenConfidence(dim) for _ in range(layers - 1))
 
-    def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Bring published weights, of either naming, to this layout, and take their sizes."""
         state = {
             re.sub(r"^(self_attn|cross_attn)\.(\d+)", r"transformers.\2.\1", key): value

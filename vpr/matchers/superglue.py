@@ -62,4 +62,4 @@ class SuperGlue:
 
 def build(settings: Settings, device: torch.device) -> SuperGlue:
     network = SuperGlueNetwork(sinkhorn_iterations=settings.sinkhorn_iterations)
-    return SuperGlue(network, load_published(network, settings.weights, network.adopt), settings, device)
+    return SuperGlue(network, load_published(network, settings.weights, network.convert_state_dict), settings, device)

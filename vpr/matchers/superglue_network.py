@@ -122,7 +122,7 @@ class SuperGlueNetwork(nn.Module):
         self.final_proj = PointLinear(self.dim, self.dim)
         self.bin_score = nn.Parameter(torch.tensor(1.0))
 
-    def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take the sizes of these weights, which are in the published layout; returns the weights."""
         encoder = [
             state[key].shape[0] for key in _numbered(state, r"kenc\.encoder\.(\d+)\.weight") if _is_linear(state[key])

@@ -1,4 +1,4 @@
-"""A global descriptor on SuperPoint's trunk, learnt from places: alike where the place is one, else not."""
+"""A global descriptor on SuperPoint's backbone, learnt from places: alike where the place is one, else not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vpr.global_descriptors.aggregation import AGGREGATIONS
 from vpr.global_descriptors.superpoint_global import GlobalNetwork
 from vpr.global_descriptors.vlad import IMAGES_PER_DIMENSION
 from vpr.global_descriptors.whitening import Whitening, fit_whitening
-from vpr.local_features.superpoint_fast import FastTrunk
+from vpr.local_features.superpoint_fast import FastBackbone
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.export import as_saved, save_weights
@@ -31,7 +31,7 @@ from vpr.weights import load_published
 logger = logging.getLogger(__name__)
 
 Width = Annotated[int, Field(ge=1)]
-# The trunk has to equal SuperPoint's, and the others divide by small numbers.
+# The backbone has to equal SuperPoint's, and the others divide by small numbers.
 EXACT = ("encoder.", "centre.", "whitening.")
 TOGETHER = 16  # pictures described at a time
 
@@ -41,10 +41,10 @@ class Settings(MethodSettings):
 
     method: Literal["global"] = "global"
     manifest: tuple[Path, ...] | Path  # csv files with a column image or file, and place, group as far as known
-    start: str | None = None  # SuperPoint's weights, by name or path, for the trunk
-    encoder: Literal["frozen", "tuned"] = "frozen"  # the trunk; frozen, it stays that of ``start``
-    widths: tuple[int, int, int, int] = (64, 64, 128, 128)  # of the trunk, without ``start``
-    head: tuple[Width, ...] = Field((256, 256, 256), min_length=1)  # channels of the convolutions after the trunk
+    start: str | None = None  # SuperPoint's weights, by name or path, for the backbone
+    encoder: Literal["frozen", "tuned"] = "frozen"  # the backbone; frozen, it stays that of ``start``
+    widths: tuple[int, int, int, int] = (64, 64, 128, 128)  # of the backbone, without ``start``
+    head: tuple[Width, ...] = Field((256, 256, 256), min_length=1)  # channels of the convolutions after the backbone
     aggregation: str = "transport"
     clusters: int = Field(32, ge=1)  # of netvlad and transport
     cluster_width: int = Field(64, ge=1)  # numbers of each of them
@@ -102,10 +102,10 @@ class GlobalDescriptor:
         self.settings = settings
         self.network = _network(settings)
         self.model: nn.Module = self.network
-        self.trunk: FastTrunk | None = None
+        self.backbone: FastBackbone | None = None
         if settings.encoder == "frozen":
             self.network.encoder.requires_grad_(False)
-            self.trunk = FastTrunk(self.network.encoder, torch.device("cpu"))
+            self.backbone = FastBackbone(self.network.encoder, torch.device("cpu"))
         if settings.dim > self.network.dim:
             raise ConfigError(f"task.dim = {settings.dim}: the aggregation gives only {self.network.dim} numbers")
         self.places = Places(settings.manifests, settings.size, settings.held_out)
@@ -174,11 +174,11 @@ class GlobalDescriptor:
         save_weights(path, whole, EXACT)
 
     def _maps(self, images: Tensor) -> Tensor | None:
-        """The frozen trunk's maps where its fast form is the faster one: on a CPU, 2.4 times."""
-        if self.trunk is None or images.is_cuda:
+        """The frozen backbone's maps where its fast form is the faster one: on a CPU, 2.4 times."""
+        if self.backbone is None or images.is_cuda:
             return None
         with torch.no_grad():
-            return torch.cat([self.trunk.finish(self.trunk(some)) for some in torch.split(images, 8)])
+            return torch.cat([self.backbone.finish(self.backbone(some)) for some in torch.split(images, 8)])
 
     def _see(self, images: Tensor, homography: Tensor, random: Randomness) -> Tensor:
         warped = homographies.warp_images(images.float() / 255, homography, self.settings.size)
@@ -229,7 +229,7 @@ class GlobalDescriptor:
 def _network(settings: Settings) -> GlobalNetwork:
     encoder = SuperPointNetwork("v1", settings.widths)
     if settings.start is not None:
-        load_published(encoder, settings.start, encoder.adopt)
+        load_published(encoder, settings.start, encoder.convert_state_dict)
     else:
         keep_variance(encoder)
     sizes = {

@@ -242,7 +242,7 @@ def _network(settings: Settings, dim: int) -> nn.Module:
         network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
     start_as_nearest(network)
     if settings.start is not None:
-        load_published(network, str(settings.start), network.adopt)
+        load_published(network, str(settings.start), network.convert_state_dict)
     return network
 
 

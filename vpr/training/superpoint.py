@@ -77,7 +77,7 @@ class SuperPoint:
         keep_variance(network)
         self.photographs = Photographs(settings.photographs, settings.size, settings.held_out)
         if settings.start is not None:
-            load_published(network, str(settings.start), network.adopt)
+            load_published(network, str(settings.start), network.convert_state_dict)
         if settings.batch_norm:
             with_batch_norm(network)
             if settings.start is not None:
