@@ -251,7 +251,7 @@ def test_what_is_trained_records_its_features(tmp_path: Path) -> None:
 
 def test_a_vocabulary_records_its_features(tmp_path: Path) -> None:
     model = vlad.Vlad(torch.rand(4, 8).numpy())
-    model.save(tmp_path / "v.safetensors", trained_for=TrainedFor(method="rootsift", dim=128))
+    model.save(tmp_path / "v.safetensors", trained_for={"method": "rootsift", "dim": 128})
     record = record_of(str(tmp_path / "v.safetensors"))
     assert record is not None and record.recipe["clusters"] == 4 and vlad.load(tmp_path / "v.safetensors").dim == 32
     require_compatible("global_descriptor", str(tmp_path / "v.safetensors"), local(method="rootsift"))

@@ -276,8 +276,11 @@ class LocalAggregator(Protocol):
     def aggregate(self, features: LocalFeatures) -> Floats:
         """(dim,) unit vector, or zeros for an image without points."""
 
-    def save(self, path: Path, half: bool = False) -> None:
-        """Write the fitted model to a file that the setting ``weights`` can name; ``half`` for a smaller one."""
+    def save(self, path: Path, half: bool = False, trained_for: Mapping[str, Any] | None = None) -> None:
+        """Write the fitted model to a file that the setting ``weights`` can name; ``half`` for a smaller one.
+
+        The file records ``trained_for``, the local features it was fitted on: the fields of vpr.weights.TrainedFor.
+        """
 
 
 class Matcher(Protocol):

@@ -26,14 +26,17 @@ def fit(
     from vpr.datasets.folders import read_image_folder
     from vpr.features.feature_set import FeatureFolders
     from vpr.global_descriptors import LOCAL_AGGREGATORS
+    from vpr.weights import features_of
 
     settings = settings_of(config, overrides)
     chosen = settings.global_descriptor
     if chosen.method not in LOCAL_AGGREGATORS:
         raise ConfigError(f"global_descriptor.method = {chosen.method!r} has nothing to fit; choose vlad")
-    found = build_extractor(settings).extract(read_image_folder(images), FeatureFolders.under(features))
-    assert found.local_store is not None
+    extractor = build_extractor(settings)
+    found = extractor.extract(read_image_folder(images), FeatureFolders.under(features))
+    assert found.local_store is not None and extractor.local is not None
     model = fit_aggregator(settings, found.local_store)
     out.parent.mkdir(parents=True, exist_ok=True)
-    model.save(out, half=True)
+    trained_for = features_of(settings.local_features, extractor.local.dim, extractor.local.weights)
+    model.save(out, half=True, trained_for=trained_for.model_dump())
     say(f"{model.dim} dimensions, fitted on {len(found.images)} images: {out}")

@@ -7,7 +7,7 @@ al., ECCV 2010. It needs no trained weights, and is the baseline that trained de
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +60,7 @@ class Vlad:
         row: Floats = whitened[0]
         return row
 
-    def save(self, path: Path, half: bool = False, trained_for: TrainedFor | None = None) -> None:
+    def save(self, path: Path, half: bool = False, trained_for: Mapping[str, Any] | None = None) -> None:
         """Write the model to one safetensors file; with ``half`` the whitening's matrix in half precision.
 
         The file records ``trained_for``, the local features that it was fitted on.
@@ -73,7 +73,8 @@ class Vlad:
         about = {"method": "vlad", "power": self.power, "intra_normalise": self.intra_normalise}
         sizes = {"clusters": len(self.centroids), "dim": self.dim if self.whitening is not None else 0}
         recipe = {"power": self.power, "intra_normalise": self.intra_normalise, **sizes}
-        record = Record(loads=("vlad",), recipe=recipe, trained_for=trained_for)
+        features = TrainedFor(**trained_for) if trained_for else None
+        record = Record(loads=("vlad",), recipe=recipe, trained_for=features)
         write_atomically(path, save(arrays, metadata=record.as_metadata(about)))
 
     def _raw(self, features: LocalFeatures) -> Floats:
