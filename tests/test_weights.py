@@ -217,7 +217,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(
     saved(cache / "one.pth", {"a": torch.ones(2)})
     assert find("one").path == cache / "one.pth"
     assert caplog.records[-1].levelno == logging.WARNING
-    assert "a later change of the file stays unseen" in caplog.records[-1].message
+    assert "a later change of the file stays unnoticed" in caplog.records[-1].message
 
 
 def test_a_damaged_record_is_a_sentence(cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights: which are published, where they lie, what a file is, and reading it without running code in it."""
+"""Weights: the manifest, finding files, recognising them, their recipes, and safe and strict loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights from files: told by their content, read without running code in them, unwrapped, loaded strictly."""
+"""Weights from files: recognised by content, read without running code in them, unwrapped, loaded strictly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a matcher's or a vocabulary's weights fit the local features at hand."""
+"""Compatibility of a matcher's or a vocabulary's weights with the local features of a run."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Fetch published weights: over TLS alone, continued after an interruption, moved into place when whole.
+"""Download published weights: over TLS only, resumed after an interruption, moved into place when complete.
 
-What has arrived is kept in ``.<file>.part``, and what the server calls that version of the file in
-``.<file>.part.etag``: if the server has another version by now, or does not say, the download starts again.
+The bytes received so far are kept in ``.<file>.part``, and the server's ETag of the file in ``.<file>.part.etag``: if
+the server has another version by then, or gives no ETag, the download starts again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import os
 import re
@@ -148,7 +147,7 @@ def _require_tls(url: str) -> None:
 
 @contextmanager
 def _explained(entry: Entry, folder: Path) -> Iterator[None]:
-    """Turn the errors of a transfer into sentences."""
+    """Turn the errors of a transfer into WeightsError."""
     by_hand = f"or put {entry.file} into {folder} by hand"
     try:
         yield
@@ -169,6 +168,8 @@ def _explained(entry: Entry, folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO]:
     """The partial file, opened for adding to it by this process alone."""
+    import fcntl  # POSIX alone has it; nothing else of the package needs it
+
     with partial.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

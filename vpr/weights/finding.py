@@ -1,6 +1,6 @@
-"""Where weights lie on this machine, and whether they are still the file they were.
+"""Find weights on this machine, and check that their file has not changed.
 
-A file without a published hash is trusted at its first use; its sha256 is recorded then and checked ever after.
+A file without a published hash is trusted at its first use; its sha256 is recorded then and checked at each later use.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _folder_of(package: str) -> Path | None:
 
 
 def find(name_or_path: str) -> WeightsFile:
-    """The file of a name of the manifest, or at a path; raises WeightsError that says how to come by it.
+    """The file of a name of the manifest, or at a path; raises WeightsError that says how to get it.
 
     A name's licence is logged at its first use; a file that has changed since is refused.
     """
@@ -87,7 +87,7 @@ def find(name_or_path: str) -> WeightsFile:
 
 
 def absent(entry: Entry) -> WeightsError:
-    """What to say of a file that is not on this machine."""
+    """The error for a file that is not on this machine."""
     if entry.package:
         return WeightsError(
             f"{entry.name} is not on this machine: it is a file of the package {entry.package} "
@@ -113,7 +113,9 @@ def record(entry: Entry, digest: str) -> None:
         cache_folder().mkdir(parents=True, exist_ok=True)
         write_atomically(record_file(), tomli_w.dumps({**read_record(), entry.name: digest}))
     except OSError as error:
-        logger.warning("%s: cannot be written (%s), so a later change of the file stays unseen", record_file(), error)
+        logger.warning(
+            "%s: cannot be written (%s), so a later change of the file stays unnoticed", record_file(), error
+        )
 
 
 def read_record() -> Mapping[str, str]:

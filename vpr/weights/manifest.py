@@ -1,4 +1,4 @@
-"""What is known of published weights: pretrained_models/manifest.toml, read strictly."""
+"""The manifest of published weights: pretrained_models/manifest.toml, read strictly."""
 
 from __future__ import annotations
 

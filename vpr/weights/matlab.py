@@ -1,4 +1,4 @@
-"""MATLAB files of version 5 to 7: numbers, texts, cells and structs; whatever else a variable holds is passed over.
+"""MATLAB files of version 5 to 7: numbers, texts, cells and structs; other content of a variable is skipped.
 
 For weights that came from elsewhere. SciPy's reader looks types up unchecked, and a changed byte can crash it.
 Source of the format: MathWorks, "MAT-File Format", level 5.

@@ -1,4 +1,4 @@
-"""What a file of tensors is, told by the table of layouts."""
+"""Recognise a file of tensors by the table of layouts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What weights say of themselves: the settings they need, and the local features they were trained for.
+"""Records of weights: the settings they need, and the local features they were trained for.
 
-Weights known by name have it in the manifest. A file carries it as JSON under one key of its metadata, where ``vpr
-train`` and ``vpr models export`` write it; a file without is looked up in the manifest by its sha256.
+The manifest has those of weights with a name. A file carries its record as JSON under one key of its metadata, where
+``vpr train``, ``vpr fit`` and ``vpr models export`` write it; a file without is looked up in the manifest by its sha256.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def other_metadata(path: Path) -> dict[str, Any]:
 def _of_file(path: Path, changed_ns: int, size: int) -> Record | None:
     try:
         text = read_metadata(path)
-    except WeightsError:  # whoever loads the file says why
+    except WeightsError:  # loading the file will report why
         return None
     if text is not None:
         try:
             about = json.loads(text)
             return parse(Record, about) if isinstance(about, dict) else None
         except (ValueError, ConfigError, RecursionError) as error:
-            raise WeightsError(f"{path}: what its metadata say of it cannot be read: {error}") from None
+            raise WeightsError(f"{path}: its metadata cannot be read: {error}") from None
     manifest = read_manifest()
     return next((_of_entry(manifest[name]) for name in known_as(sha256_of(path))), None)
 
