@@ -1,7 +1,7 @@
 """Records of weights: the settings they need, and the local features they were trained for.
 
 The manifest has those of weights with a name. A file carries its record as JSON under one key of its metadata, where
-``vpr train``, ``vpr fit`` and ``vpr models export`` write it; a file without is looked up in the manifest by its sha256.
+``vpr train``, ``vpr fit`` and ``vpr models export`` write it; one without is looked up in the manifest by its sha256.
 """
 
 from __future__ import annotations
