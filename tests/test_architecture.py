@@ -32,6 +32,7 @@ ORDER = (
     "report",
     "settings",
     "build",
+    "descriptors",
     "pipeline",
     "benchmark",
     "geometry_benchmark",
@@ -51,7 +52,11 @@ def imports_of(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} if node.module != "vpr" else {f"vpr.{alias.name}" for alias in node.names}
+            found |= (
+                {node.module}
+                if node.module != "vpr"
+                else {f"vpr.{alias.name}" for alias in node.names if alias.name[0] != "_"}
+            )
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {name for name in found if name.startswith("vpr.")}

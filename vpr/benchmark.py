@@ -16,6 +16,7 @@ from vpr import __version__, pipeline
 from vpr.build import Engine, build
 from vpr.config import digest_of_names, fingerprint
 from vpr.core import DataError, Dataset, VprError
+from vpr.descriptors import Features
 from vpr.evaluation.identity import truth_digest
 from vpr.report.benchmark_rows import Row, rows_of
 from vpr.report.outputs import REPORT
@@ -143,7 +144,7 @@ def _run(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, 
 
 def _match(
     dataset: Dataset,
-    features: pipeline.Features,
+    features: Features,
     engine: Engine,
     place: Path,
     *,

@@ -44,14 +44,19 @@ class Engine:
         }
         return {name: method.weights for name, method in methods.items() if method is not None}
 
+    @property
+    def aggregation(self) -> MethodSettings | None:
+        """Settings of the global descriptor that is made of local features; None where there is none."""
+        return aggregation(self.settings)
+
     def fit_aggregator(self, database: Sequence[LocalFeatures]) -> LocalAggregator:
         """The aggregator with its own weights, or fitted on the local features of a database."""
         return self.aggregator or fit_aggregator(self.settings, database)
 
     def load_aggregator(self, path: Path) -> LocalAggregator:
         """The aggregator that was fitted before and saved to a file."""
-        chosen = self.settings.global_descriptor.model_copy(update={"weights": str(path)})
-        return fit_aggregator(self.settings.model_copy(update={"global_descriptor": chosen}), ())
+        chosen = _require_aggregation(self.settings).model_copy(update={"weights": str(path)})
+        return _build_aggregator(chosen, ())
 
 
 def build(settings: Settings) -> Engine:
@@ -63,8 +68,7 @@ def build(settings: Settings) -> Engine:
     require_fitting(settings)
     reranker = build_reranker(settings) if settings.rerank.k > 0 else None
     extractor = build_extractor(settings)
-    chosen = settings.global_descriptor
-    given = not describes_images(settings) and bool(getattr(chosen, "weights", ""))
+    given = bool(getattr(aggregation(settings), "weights", ""))
     return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
 
 
@@ -116,7 +120,23 @@ def build_descriptor(settings: Settings) -> GlobalDescriptor:
 
 def fit_aggregator(settings: Settings, database: Sequence[LocalFeatures]) -> LocalAggregator:
     """The global descriptor of local features: by the weights that the settings name, else fitted on a database."""
-    chosen = settings.global_descriptor
+    return _build_aggregator(_require_aggregation(settings), database)
+
+
+def aggregation(settings: Settings) -> MethodSettings | None:
+    """Settings of the global descriptor that is made of local features; None where there is none."""
+    if not describes_images(settings):
+        return settings.global_descriptor
+    return None if settings.joined is None else settings.joined.descriptor
+
+
+def _require_aggregation(settings: Settings) -> MethodSettings:
+    chosen = aggregation(settings)
+    assert chosen is not None
+    return chosen
+
+
+def _build_aggregator(chosen: MethodSettings, database: Sequence[LocalFeatures]) -> LocalAggregator:
     return lookup(LOCAL_AGGREGATORS, chosen.method, "global descriptor").build(database, chosen)
 
 
@@ -150,8 +170,9 @@ def require_fitting(settings: Settings) -> None:
     """Raise ConfigError for a matcher or a vocabulary whose weights were trained on other local features."""
     if settings.rerank.k > 0 and not compares_patches(settings):
         _require_compatible(settings, "matcher", settings.matcher)
-    if not describes_images(settings):
-        _require_compatible(settings, "global_descriptor", settings.global_descriptor)
+    aggregated = aggregation(settings)
+    if aggregated is not None:
+        _require_compatible(settings, "global_descriptor", aggregated)
 
 
 def _require_compatible(settings: Settings, section: str, method: MethodSettings) -> None:
@@ -170,7 +191,7 @@ def compares_patches(settings: Settings) -> bool:
 
 def needs_local(settings: Settings) -> bool:
     """Whether local features are extracted: for re-ranking, or for a global descriptor made of them."""
-    return (settings.rerank.k > 0 and not compares_patches(settings)) or not describes_images(settings)
+    return (settings.rerank.k > 0 and not compares_patches(settings)) or aggregation(settings) is not None
 
 
 def _device(settings: Settings) -> torch.device:

@@ -6,41 +6,28 @@ Every stage leaves its result in a folder, and picks it up there when it is run 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from vpr.build import Engine, build
 from vpr.config import digest_of_names, dump, fingerprint, plain
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Origin, Ranking, Rows
+from vpr.descriptors import Features, describe
 from vpr.evaluation.comparison import Summary
-from vpr.features.extraction import Global, Output, aggregate
 from vpr.features.feature_set import FeatureFolders, FeatureSet
-from vpr.features.store import GlobalStore, LocalStore
 from vpr.images import read_image, resize
 from vpr.index import kept_index, shortlist
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
 from vpr.rerank import rerank_into
 from vpr.results import RunResult
-from vpr.runtime.device import threads_of
 from vpr.runtime.timing import Clock
 from vpr.settings import Settings
-from vpr.weights import find, sha256_of
 
 logger = logging.getLogger(__name__)
 
 Folders = Callable[[str], FeatureFolders]  # of the features of a role, "database" or "queries"
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Features of database and queries."""
-
-    database: FeatureSet
-    queries: FeatureSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +100,7 @@ def match(dataset: Dataset, features: Features, engine: Engine, *, work: Path, c
     database, queries, settings = features.database, features.queries, engine.settings
     output = settings.output
     with clock.stage("describe", len(dataset.database) + len(dataset.queries), "image") as stage:
-        descriptors = _descriptors(features, engine, work)
+        descriptors = describe(features, engine, work)
         stage.reused = descriptors.reused
     if descriptors.aggregate_one is not None:
         clock.per_item(descriptors.aggregate_one, len(dataset.queries))
@@ -178,62 +165,6 @@ def report(
         return _correspondences(matched, query, candidate)
 
     return write_outputs(out, result, picture, correspondences, root)
-
-
-class _Descriptors(NamedTuple):
-    """Global descriptors of database and queries."""
-
-    database: GlobalStore
-    queries: GlobalStore
-    made_by: str  # fingerprint
-    # Descriptor of one query from its local features; None where features are extracted with those of the image.
-    aggregate_one: Callable[[int], Floats] | None
-    reused: int
-
-
-def _descriptors(features: Features, engine: Engine, work: Path) -> _Descriptors:
-    database, queries = features.database, features.queries
-    if database.global_store is not None and queries.global_store is not None:
-        made_by = database.global_store.fingerprint
-        count = len(database.global_store) + len(queries.global_store)
-        return _Descriptors(database.global_store, queries.global_store, made_by, None, count)
-    if database.local_store is None or queries.local_store is None:
-        raise AssertionError("a method that aggregates local features was chosen, but they were not opened")
-    chosen = engine.settings.global_descriptor
-    given: str = getattr(chosen, "weights", "")
-    parts: dict[str, Any] = {
-        "global_descriptor": chosen,
-        "local features": database.local_store.fingerprint,
-        "fitted on": find(given).sha256 if given else digest_of_names(database.keys),
-    }
-    folder = _beside(database.local_store, work)
-    name = f"aggregated-{fingerprint(parts)}"
-    aggregator = engine.aggregator
-    if aggregator is None:
-        model = folder / f"{name}.safetensors"
-        if not model.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            engine.fit_aggregator(database.local_store).save(model)
-        aggregator = engine.load_aggregator(model)
-        parts["weights"] = sha256_of(model)
-    stores, reused = [], 0
-    for each, local in ((database, database.local_store), (queries, queries.local_store)):
-        origin = Origin(GlobalStore.kind, fingerprint(parts), str(parts.get("weights", "")), plain(parts))
-        target = _beside(local, work / ("database" if each is database else "queries")) / name
-        output = Output(target, origin, Global(aggregator, "float32"))
-        done = aggregate(local, each.keys, aggregator, output, threads=threads_of(engine.settings.machine.threads))
-        stores.append(done.store)
-        reused += done.reused
-    of_queries = queries.local_store
-    return _Descriptors(
-        stores[0], stores[1], fingerprint(parts), lambda row: aggregator.aggregate(of_queries[row]), reused
-    )
-
-
-def _beside(store: LocalStore, work: Path) -> Path:
-    """The folder of a store, for what is made of it, so that other runs find it; ``work`` if it is read-only."""
-    folder = store.folder.parent
-    return folder if os.access(folder, os.W_OK) else work
 
 
 def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path) -> tuple[Ranking, int]:

@@ -22,10 +22,12 @@ GLOBAL_METHODS = {**GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
 
 LOCAL = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
 GLOBAL = Chooser(GLOBAL_METHODS, "global descriptor", default="vlad", recipe=recipe_of)
+AGGREGATOR = Chooser(LOCAL_AGGREGATORS, "descriptor of local features", default="vlad", recipe=recipe_of)
 MATCHER = Chooser(MATCHERS, "matcher", default="nearest", recipe=recipe_of)
 
 LocalSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(LOCAL)]
 GlobalSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(GLOBAL)]
+AggregatorSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(AGGREGATOR)]
 MatcherSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(MATCHER)]
 Rerank = Annotated[
     SerializeAsAny[RerankSettings], BeforeValidator(Chooser(RERANKERS, "re-ranker", default="local_features"))
@@ -52,6 +54,13 @@ class Store(Section):
     batch_size: int = Field(16, ge=1)  # images per batch of the network
     shard_size: int = Field(128, ge=1)  # images per file
     dtype: Literal["float16", "float32"] = "float16"  # of local descriptors and scores
+
+
+class Joined(Section):
+    """A global descriptor of local features that is joined with that of the image: their similarities are added."""
+
+    descriptor: AggregatorSettings = Field(default_factory=AGGREGATOR.defaults)
+    weight: float = Field(0.5, gt=0, lt=1)  # of its similarity; the rest is that of the image's descriptor
 
 
 class Index(Section):
@@ -100,6 +109,7 @@ class Settings(Section):
     store: Store = Store()
     local_features: LocalSettings = Field(default_factory=LOCAL.defaults)
     global_descriptor: GlobalSettings = Field(default_factory=GLOBAL.defaults)
+    joined: Joined | None = None  # for a global descriptor of images
     index: Index = Index()
     shortlist: Shortlist = Shortlist()
     matcher: MatcherSettings = Field(default_factory=MATCHER.defaults)
@@ -116,6 +126,17 @@ class Settings(Section):
                 f"evaluation.recall_at begins at {min(self.evaluation.recall_at)}, "
                 f"but a shortlist holds shortlist.k = {self.shortlist.k} candidates"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _joins_two_kinds(self) -> Settings:
+        if self.joined is not None and self.global_descriptor.method not in GLOBAL_DESCRIPTORS:
+            raise ValueError(
+                f"[joined] adds a descriptor of local features to one of the image, but "
+                f"global_descriptor.method = {self.global_descriptor.method!r} is made of local features itself"
+            )
+        if self.joined is not None and self.rerank.method == "patch_netvlad":
+            raise ValueError("[joined] needs local features, which rerank.method = 'patch_netvlad' does not extract")
         return self
 
     @model_validator(mode="after")

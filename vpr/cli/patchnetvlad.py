@@ -84,6 +84,7 @@ def feature_match(
     from vpr import pipeline
     from vpr.build import build
     from vpr.datasets.image_lists import read_image_lists
+    from vpr.descriptors import Features
     from vpr.features.feature_set import FeatureFolders
     from vpr.runtime import device as machine
     from vpr.runtime.timing import Clock
@@ -95,7 +96,7 @@ def feature_match(
         dataset_root_dir, index_file_path, query_file_path, ground_truth_path, pos_dist_thr, group_size=group_size
     )
     engine, clock = build(settings), Clock()
-    features = pipeline.Features(
+    features = Features(
         engine.extractor.open(dataset.database, FeatureFolders.under(index_input_features_dir)),
         engine.extractor.open(dataset.queries, FeatureFolders.under(query_input_features_dir)),
     )
