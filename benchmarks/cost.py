@@ -3,7 +3,7 @@
     python benchmarks/cost.py DATA --out benchmarks/results/NAME.json [--config NAME] [--k 100] [--only SET ...]
 
 Every pair is matched and verified once and remembered; each rule is then played through by the re-ranker itself, so
-that its recall and the pairs it looks at are exact, whatever a pair costs. A pair that the scout looks at costs what
+that its recall and the pairs it looks at are exact, whatever a pair costs. A pair in the prefilter costs what
 nearest neighbours cost; seconds of a whole query are in benchmarks/speed.py.
 """
 
@@ -72,13 +72,13 @@ class RememberedScout:
 
     weights = ""
 
-    def __init__(self, scout: nearest.Nearest) -> None:
-        self.scout = scout
+    def __init__(self, prefilter: nearest.Nearest) -> None:
+        self.prefilter = prefilter
         self.known: dict[tuple[int, int], Matches] = {}
 
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
         new = [each for each in candidates if (id(query), id(each)) not in self.known]
-        for each, matches in zip(new, self.scout.match(query, new), strict=True):
+        for each, matches in zip(new, self.prefilter.match(query, new), strict=True):
             self.known[id(query), id(each)] = matches
         return [self.known[id(query), id(each)] for each in candidates]
 
@@ -125,11 +125,11 @@ def play(
 ) -> list[dict[str, Any]]:
     assert dataset.positives is not None
     reranker = Remembered(like)
-    scout = RememberedScout(nearest.build(nearest.RATIO_ALONE, machine.device_of("cpu")))
+    prefilter = RememberedScout(nearest.build(nearest.RATIO_ALONE, machine.device_of("cpu")))
     rows = [{"rule": "shortlist", "pairs": 0.0, "recall_at_1": recall(shortlist, dataset)}]
     for name, rule in tqdm(RULES.items(), desc=dataset.name):
         reranker.control = cost.Settings(**rule)
-        reranker.scout = scout if reranker.control.order == "nearest" else None
+        reranker.prefilter = prefilter if reranker.control.order == "nearest" else None
         ranking = reranker.rerank(shortlist, queries, database)
         assert ranking.evidence is not None
         pairs = float((ranking.evidence.matches >= 0).sum(axis=1).mean())

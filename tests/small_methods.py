@@ -51,11 +51,11 @@ def _superpoint_global(folder: Path) -> dict[str, Any]:
 
 
 def _resnet18() -> nn.Sequential:
-    return test_resnet_descriptors.trunk("resnet18")
+    return test_resnet_descriptors.random_backbone("resnet18")
 
 
 def _mixvpr(folder: Path) -> dict[str, Any]:
-    return _saved(test_resnet_descriptors.mixvpr_state(test_resnet_descriptors.trunk("resnet50")), folder)
+    return _saved(test_resnet_descriptors.mixvpr_state(test_resnet_descriptors.random_backbone("resnet50")), folder)
 
 
 def _gem(dim: int | None) -> Callable[[Path], dict[str, Any]]:

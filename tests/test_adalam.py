@@ -145,9 +145,9 @@ def test_pairs_do_not_see_each_other(scene: LocalFeatures) -> None:
     area = torch.tensor([640.0 * 480])
 
     def found_in(rows: slice) -> Affinities:
-        doubt = 1 - similarity[rows].amax(2)
+        ambiguity = 1 - similarity[rows].amax(2)
         matches = tentative(
-            scene.points.expand(len(doubt), -1, -1), others[rows], similarity[rows], doubt, (area, area)
+            scene.points.expand(len(ambiguity), -1, -1), others[rows], similarity[rows], ambiguity, (area, area)
         )
         return find_affinities(matches, affinities.Settings())
 
@@ -212,7 +212,7 @@ def learned(
     (found,) = match_one_to_many(
         one,
         [other],
-        begin=lambda batch: batch,
+        encode=lambda batch: batch,
         compare=lambda *_: log_scores[None],
         reach=1.0,
         threshold=threshold,
@@ -230,7 +230,7 @@ def test_agreement_finds_partners_that_a_network_ranks_second(scene: LocalFeatur
     found = learned(scene, scene, probable.log(), threshold=0.1)
     assert found[63, 63] == pytest.approx(expected) and (130, 130) in found
     assert len(found) > 0.95 * len(scene) and all(row == partner for row, partner in found)
-    found = learned(scene, scene, probable.log(), threshold=0.1, sure=0.6)
+    found = learned(scene, scene, probable.log(), threshold=0.1, accept_threshold=0.6)
     assert found[130, 280] == pytest.approx(0.8) and found[63, 63] == pytest.approx(expected)
 
 

@@ -49,8 +49,10 @@ def test_overrides_are_strict(override: str, sentence: str | None) -> None:
 
 
 def test_keys_of_a_section_that_may_be_absent_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"\[matcher.agreement\] unknown key 'shure' \(did you mean 'sure'\?\)"):
-        load(Settings, None, ["matcher.method=superglue", "matcher.agreement.shure=1"])
+    with pytest.raises(
+        ConfigError, match=r"\[matcher.agreement\] unknown key 'accept_treshold' \(did you mean 'accept_threshold'\?\)"
+    ):
+        load(Settings, None, ["matcher.method=superglue", "matcher.agreement.accept_treshold=1"])
 
 
 def test_an_override_of_a_value_is_no_section() -> None:

@@ -306,7 +306,7 @@ def test_superglue(section: Section, tmp_path: Path) -> None:
         plain = SuperGlueNetwork(sinkhorn_iterations=method.settings.sinkhorn_iterations).eval()
         plain.load_state_dict(torch.load(weights, weights_only=True))
         given = spied_layers(plain)
-        for assignment in (fast.log_assignment(*map(fast.begin, batches)), plain(*batches)):
+        for assignment in (fast.log_assignment(*map(fast.encode, batches)), plain(*batches)):
             check_assignment(section, assignment, tolerance["log_assignment"])
             check_scores(section, assignment[:, :-1, :-1], tolerance["matching_scores"])
         for array, match in section.matching(rf"{name}/gnn_(input_layer\d+|output)_([01])"):
@@ -348,7 +348,7 @@ def test_lightglue(section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyP
             check_matches(section, row, matches, tolerance["scores"])
         layers, judged, assigned = spied_lightglue(monkeypatch, method.network)
         batches = [stack(each, LightGlueNetwork.reach, CPU) for each in zip(*pairs, strict=True)]
-        outcome = match_adaptively(method.network, *map(method.network.begin, batches), method.adaptivity)
+        outcome = match_adaptively(method.network, *map(method.network.encode, batches), method.adaptivity)
         assert np.array_equal(np.unique(outcome.stop), np.unique(section[f"{name}/stop"]))
         check_scores(section, outcome.log_scores[:, :-1, :-1], tolerance["scores"])
         for side, survived in enumerate((outcome.survived0, outcome.survived1)):
@@ -497,7 +497,7 @@ def check_quiet_patches(section: Section) -> None:
 def check_global(section: Section, prefix: str, model: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     """Every quantity of the whole image; returns its unit features and their shares in the clusters."""
     tolerance, network = section.facts["tolerance"], model.network
-    _, maps = next(model.trunk.maps([image]))
+    _, maps = next(model.backbone.maps([image]))
     unit, shares = network.pool.assign(maps)
     vlad = network.flatten(network.pool(unit, shares))
     section.check(f"{prefix}/encoder", maps, tolerance["encoder"])
@@ -648,7 +648,7 @@ def test_netvlad_of_hloc(section: Section, tmp_path: Path) -> None:
         if whitened:
             section.check(f"{name}/global_descriptor", model.describe(images), tolerance["global_descriptor"])
             return
-        maps = torch.cat([each for _, each in model.trunk.maps(images)])
+        maps = torch.cat([each for _, each in model.backbone.maps(images)])
         section.check(f"{name}/backbone", maps, tolerance["backbone"])
         section.check(f"{name}/vlad", model.describe(images), tolerance["vlad"])
 

@@ -57,7 +57,7 @@ def plain_lightglue(network, first, second):
     def softmax_sum(q, k, v):
         return torch.einsum("hmn,hnd->mhd", torch.softmax(torch.einsum("hmd,hnd->hmn", q, k), -1), v).flatten(1)
 
-    def look(x, message, block, out):
+    def updated(x, message, block, out):
         return x + block.ffn(torch.cat([x, out(message)], -1))
 
     def turned(q, points):
@@ -79,12 +79,12 @@ def plain_lightglue(network, first, second):
         for i in (0, 1):
             q, k, v = own.Wqkv(xs[i]).view(-1, heads, channels, 3).permute(3, 1, 0, 2)
             message = softmax_sum(turned(q, places[i]) / math.sqrt(channels), turned(k, places[i]), v)
-            xs[i] = look(xs[i], message, own, own.out_proj)
+            xs[i] = updated(xs[i], message, own, own.out_proj)
         cross = layer.cross_attn
         qk = [cross.to_qk(x).view(-1, heads, channels).transpose(0, 1) / channels**0.25 for x in xs]
         v = [cross.to_v(x).view(-1, heads, channels).transpose(0, 1) for x in xs]
         messages = [softmax_sum(qk[i], qk[1 - i], v[1 - i]) for i in (0, 1)]
-        xs = [look(x, message, cross, cross.to_out) for x, message in zip(xs, messages, strict=True)]
+        xs = [updated(x, message, cross, cross.to_out) for x, message in zip(xs, messages, strict=True)]
     head = network.log_assignment[-1]
     similarity = head.final_proj(xs[0]) @ head.final_proj(xs[1]).T / math.sqrt(network.dim)
     sure = [functional.logsigmoid(head.matchability(x)) for x in xs]
@@ -117,7 +117,7 @@ def test_the_fast_form_is_the_same_function_also_where_padded():
         for counts in ((20, 11, 1), (7, 30, 12))
     ]
     fast = FastLightGlue(network, CPU)
-    sides = tuple(map(fast.begin, batches))
+    sides = tuple(map(fast.encode, batches))
     for i, expected in enumerate(network(*batches)):
         sides = fast.layer(i, *sides)
         core = expected.log_assignment[:, :-1, :-1]
@@ -179,10 +179,10 @@ def test_every_pair_of_a_batch_does_what_it_does_alone(how):
     query = random_features(24, 32, seed=0)
     candidates = [alike(query, count, seed=count) for count in (30, 24, 17, 9, 3, 1)]
     candidates += [random_features(count, 32, seed=count + 50) for count in (28, 24, 2)]
-    mine = fast.begin(stack([query], REACH, CPU))
-    together = match_adaptively(fast, mine, fast.begin(stack(candidates, REACH, CPU)), how)
+    mine = fast.encode(stack([query], REACH, CPU))
+    together = match_adaptively(fast, mine, fast.encode(stack(candidates, REACH, CPU)), how)
     for row, candidate in enumerate(candidates):
-        alone = match_adaptively(fast, mine, fast.begin(stack([candidate], REACH, CPU)), how)
+        alone = match_adaptively(fast, mine, fast.encode(stack([candidate], REACH, CPU)), how)
         assert together.stop[row] == alone.stop[0]
         mine_alone = best_of(alone)
         mine_together = [each[row] for each in best_of(together)]
@@ -203,7 +203,7 @@ def test_a_pair_that_loses_all_points_ends_without_matches():
         assign.matchability.bias.data.fill_(-100.0)
     query = random_features(10, 32, seed=0)
     fast = FastLightGlue(network, CPU)
-    sides = [fast.begin(stack(each, REACH, CPU)) for each in ([query], [alike(query, 10, seed=1), query])]
+    sides = [fast.encode(stack(each, REACH, CPU)) for each in ([query], [alike(query, 10, seed=1), query])]
     found = match_adaptively(fast, *sides, Adaptivity(-1, 0.9))
     assert found.stop.tolist() == [2, 2]
     assert (best_of(found)[0] == -1).all()
@@ -221,7 +221,7 @@ def test_a_stopped_pair_is_matched_by_the_head_of_its_layer():
     candidate = alike(query, 12, seed=1)
     sides = [stack([each], REACH, CPU) for each in (query, candidate)]
     fast = FastLightGlue(network, CPU)
-    found = match_adaptively(fast, *map(fast.begin, sides), Adaptivity())
+    found = match_adaptively(fast, *map(fast.encode, sides), Adaptivity())
     assert found.stop.tolist() == [1]
     first = network(*sides)[0].log_assignment[0, :-1, :-1]
     partner, scores = (each[0] for each in best_of(found))
@@ -271,5 +271,5 @@ def test_half_precision_stays_near():
     scores = []
     for dtype in (torch.float32, torch.bfloat16):
         fast = FastLightGlue(network, CPU, dtype)
-        scores.append(best_of(match_adaptively(fast, *map(fast.begin, sides), OFF))[1])
+        scores.append(best_of(match_adaptively(fast, *map(fast.encode, sides), OFF))[1])
     assert (scores[0] - scores[1]).abs().max() < 0.1

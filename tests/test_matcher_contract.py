@@ -19,7 +19,7 @@ CASES = [
     ("superglue", {"match_threshold": 0.1}),
     ("superglue", {"match_threshold": 0.0, "agreement": AFFINITIES}),
     ("lightglue", ADAPTIVE),
-    ("lightglue", {**ADAPTIVE, "agreement": {**AFFINITIES, "sure": 0.9}}),
+    ("lightglue", {**ADAPTIVE, "agreement": {**AFFINITIES, "accept_threshold": 0.9}}),
     ("nearest", {"ratio": 0.95, "agreement": {"ratio": 0.0}}),
     ("nearest", {"ratio": 0.5, "agreement": {**AFFINITIES, "ratio": 0.95}}),
 ]

@@ -102,8 +102,8 @@ def test_every_picture_is_brought_to_one_size(small: NetVlad, size: tuple[int, i
 def test_half_precision_is_near(small: NetVlad, state: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved(state, tmp_path / "w.pth")
     half = netvlad.build(netvlad.Settings(weights=path, height=32, width=48, precision="bf16"), CPU)
-    half.trunk.dtype = torch.bfloat16  # also on a CPU that only emulates it
-    half.trunk.network.to(torch.bfloat16)
+    half.backbone.dtype = torch.bfloat16  # also on a CPU that only emulates it
+    half.backbone.network.to(torch.bfloat16)
     full = netvlad.build(netvlad.Settings(weights=path, height=32, width=48), CPU)
     image = full.preprocess(textured(2))
     assert (half.describe([image]) @ full.describe([image]).T).item() > 0.99
@@ -190,8 +190,8 @@ def struct(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -
 def test_matlabs_file_gives_the_same_network(struct: str, small: NetVlad) -> None:
     loaded = netvlad_mat.build(netvlad_mat.Settings(weights=struct), CPU)
     assert loaded.weights == sha256_of(Path(struct)) and loaded.dim == DIM
-    assert loaded.trunk.levels == Levels((120, 110, 100), (1, 1, 1))
-    loaded.trunk.levels = IMAGENET  # what the other one takes out
+    assert loaded.backbone.levels == Levels((120, 110, 100), (1, 1, 1))
+    loaded.backbone.levels = IMAGENET  # what the other one takes out
     image = small.preprocess(textured(5))
     assert torch.allclose(loaded.describe([image]), small.describe([image]), atol=1e-5)
 

@@ -370,22 +370,24 @@ def test_the_gate_guards_only_a_shortlist_whose_first_stands_out() -> None:
 
 def test_the_scout_sends_the_promising_ones_first() -> None:
     """The cheap matcher sees what the dear one sees, so the best candidate is found with a single pair."""
-    scouted = told(control=cost.Settings(budget_pairs=1), scout=Told(), together=1, threads=2)
-    ranking = scouted.rerank(SHORTLIST, QUERIES, DATABASE)
+    prefiltered = told(control=cost.Settings(budget_pairs=1), prefilter=Told(), together=1, threads=2)
+    ranking = prefiltered.rerank(SHORTLIST, QUERIES, DATABASE)
     assert examined(ranking) == [4]
     assert ranking.rows[0].tolist() == [4, 0, 1, 2, 3, 5]
 
 
 def test_the_scout_can_leave_out_those_that_promise_little() -> None:
     for share, looked_at in ((0.0, [4, 2, 0, 3, 1, 5]), (0.25, [4, 2, 0, 3]), (0.26, [4, 2]), (1.0, [4])):
-        scouted = told(control=cost.Settings(promise=share), scout=Told())
-        assert examined(scouted.rerank(SHORTLIST, QUERIES, DATABASE)) == looked_at
+        prefiltered = told(control=cost.Settings(promise=share), prefilter=Told())
+        assert examined(prefiltered.rerank(SHORTLIST, QUERIES, DATABASE)) == looked_at
     nothing = [with_matches(0)] * 6
-    assert len(examined(told(control=cost.Settings(promise=1), scout=Told()).rerank(SHORTLIST, QUERIES, nothing))) == 6
+    assert (
+        len(examined(told(control=cost.Settings(promise=1), prefilter=Told()).rerank(SHORTLIST, QUERIES, nothing))) == 6
+    )
 
 
 def test_without_an_early_end_the_order_of_work_changes_nothing() -> None:
-    ranking = told(scout=Told(), weight=0.5).rerank(SHORTLIST, QUERIES, DATABASE)
+    ranking = told(prefilter=Told(), weight=0.5).rerank(SHORTLIST, QUERIES, DATABASE)
     plain = told(weight=0.5).rerank(SHORTLIST, QUERIES, DATABASE)
     assert np.array_equal(ranking.rows, plain.rows) and np.array_equal(ranking.scores, plain.scores)
 

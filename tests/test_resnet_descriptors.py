@@ -22,7 +22,7 @@ from vpr.weights import WeightsError, sha256_of
 CPU = torch.device("cpu")
 
 
-def trunk(name: str) -> nn.Sequential:
+def random_backbone(name: str) -> nn.Sequential:
     """Random, with running statistics that matter; the parts are numbered as CosPlace numbers them."""
     torch.manual_seed(0)
     network = models.get_model(name, weights=None)
@@ -61,7 +61,7 @@ def plain_gem(maps: Tensor, p: float) -> Tensor:
 
 @pytest.fixture(scope="module")
 def resnet18() -> nn.Sequential:
-    return trunk("resnet18")
+    return random_backbone("resnet18")
 
 
 def test_generalised_mean_by_hand() -> None:
@@ -110,18 +110,18 @@ def test_only_large_pictures_are_shrunk(
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "dim"), [("resnet50", 9), ("resnet101", 4), ("vgg16", 6), ("resnet18", None)])
-def test_trunk_and_size_are_read_off_the_weights(name: str, dim: int | None, tmp_path: Path) -> None:
-    backbone = trunk(name)
+def test_backbone_and_size_are_read_off_the_weights(name: str, dim: int | None, tmp_path: Path) -> None:
+    backbone = random_backbone(name)
     descriptor = built(published(backbone, dim), tmp_path / "w.pth")
     assert descriptor.dim == (512 if dim is None else dim)
     image = descriptor.preprocess(textured(1, 48, 64))
     maps = backbone(resnet.IMAGENET.normalise(image[None]))
-    _, ours = next(descriptor.trunk.maps([image]))
+    _, ours = next(descriptor.backbone.maps([image]))
     assert torch.allclose(ours, maps, atol=1e-3 * float(maps.abs().max()))
 
 
 @torch.no_grad()
-def test_a_trunk_cut_before_its_last_stage(resnet18: nn.Sequential, tmp_path: Path) -> None:
+def test_a_backbone_cut_before_its_last_stage(resnet18: nn.Sequential, tmp_path: Path) -> None:
     """As the deep visual geo-localization benchmark's ``resnet18conv4``."""
     descriptor = built(published(resnet18[:7], None, p=3.0), tmp_path / "w.pth", "gem")
     image = descriptor.preprocess(textured(1, 64, 64))
@@ -173,7 +173,7 @@ def mixvpr_state(backbone: nn.Sequential, channels: int = 6, rows: int = 2, mixe
 
 @torch.no_grad()
 def test_mixvpr_against_the_definition(tmp_path: Path) -> None:
-    backbone = trunk("resnet50")
+    backbone = random_backbone("resnet50")
     state = mixvpr_state(backbone)
     descriptor = built(state, tmp_path / "w.pth", "mixvpr")
     assert descriptor.dim == 12

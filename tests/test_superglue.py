@@ -4,7 +4,7 @@ from published import CPU, alike, plain, random_features, randomise, same_matche
 
 from vpr.core import DataError
 from vpr.matchers import superglue
-from vpr.matchers.attention import look
+from vpr.matchers.attention import attention
 from vpr.matchers.points import stack
 from vpr.matchers.superglue_fast import FastSuperGlue
 from vpr.matchers.superglue_network import SuperGlueNetwork
@@ -65,7 +65,7 @@ def test_attention_learns_in_half_precision_what_it_learns_in_full(padded):
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         q, k, v = (each.to(dtype, copy=True).requires_grad_() for each in inputs)
-        message = look(q, k, v, mask)
+        message = attention(q, k, v, mask)
         message.float().square().sum().backward()
         found.append([message, q.grad, k.grad, v.grad])
     for full, half in zip(*found, strict=True):
@@ -79,18 +79,18 @@ def test_the_fast_form_is_the_same_function_also_where_padded():
     seconds = stack([random_features(count, 32, seed=count) for count in (7, 30, 12)], REACH, CPU)
     fast = FastSuperGlue(network, CPU)
     torch.testing.assert_close(
-        fast.log_assignment(fast.begin(firsts), fast.begin(seconds)), network(firsts, seconds), rtol=0, atol=2e-4
+        fast.log_assignment(fast.encode(firsts), fast.encode(seconds)), network(firsts, seconds), rtol=0, atol=2e-4
     )
 
 
 @torch.inference_mode()
 def test_one_query_serves_all_candidates():
     fast = FastSuperGlue(small(), CPU)
-    query = fast.begin(stack([random_features(20, 32, seed=0)], REACH, CPU))
+    query = fast.encode(stack([random_features(20, 32, seed=0)], REACH, CPU))
     candidates = [random_features(count, 32, seed=count) for count in (9, 25)]
-    together = fast.log_assignment(query, fast.begin(stack(candidates, REACH, CPU)))
+    together = fast.log_assignment(query, fast.encode(stack(candidates, REACH, CPU)))
     for each, candidate in zip(together, candidates, strict=True):
-        alone = fast.log_assignment(query, fast.begin(stack([candidate], REACH, CPU)))[0]
+        alone = fast.log_assignment(query, fast.encode(stack([candidate], REACH, CPU)))[0]
         torch.testing.assert_close(each[:, [*range(len(candidate)), -1]], alone, rtol=0, atol=1e-4)
 
 
@@ -143,6 +143,6 @@ def test_half_precision_stays_near():
     sides = [stack([each], REACH, CPU) for each in (query, alike(query, 20, seed=1))]
     half = FastSuperGlue(network, CPU, torch.bfloat16)
     exact = network(*sides)
-    ours = half.log_assignment(*map(half.begin, sides))
+    ours = half.log_assignment(*map(half.encode, sides))
     assert ours.dtype == torch.float32
     assert (ours.exp() - exact.exp()).abs().max() < 0.1

@@ -13,7 +13,7 @@ from vpr.core import DataError, ImageError, Origin
 from vpr.features.extraction import Extraction
 from vpr.features.feature_set import FeatureFolders
 from vpr.global_descriptors import superpoint_global
-from vpr.global_descriptors.aggregation import AGGREGATIONS, Gem, NetVlad, Transport, carry
+from vpr.global_descriptors.aggregation import AGGREGATIONS, Gem, NetVlad, Transport, sinkhorn
 from vpr.global_descriptors.superpoint_global import GlobalNetwork, SuperPointGlobal
 from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features import superpoint
@@ -87,7 +87,7 @@ def test_netvlad_equals_a_plain_loop():
 def test_transport_gives_every_bin_its_part():
     scores = torch.zeros(1, 3, 6)
     scores[0, 0] = 8  # all like the first bin best
-    shares = carry(scores, 50)
+    shares = sinkhorn(scores, 50)
     torch.testing.assert_close(shares.sum(1), torch.ones(1, 6))
     torch.testing.assert_close(shares.sum(2), torch.full((1, 3), 2.0))
     assert scores.softmax(1).sum(2)[0, 0] > 5.9
@@ -152,7 +152,7 @@ def test_images_are_brought_to_size():
 # ---- one pass
 
 
-def test_the_trunk_is_shared_only_where_nothing_would_change():
+def test_the_backbone_is_shared_only_where_nothing_would_change():
     method = descriptor(network())
     assert method.shares_backbone_with(extractor())
     assert not method.shares_backbone_with(extractor(longest_side=320))
@@ -166,7 +166,7 @@ def test_the_trunk_is_shared_only_where_nothing_would_change():
     assert not descriptor(other).shares_backbone_with(extractor())
 
 
-def test_a_batchnorm_at_the_end_of_the_trunk_is_part_of_it():
+def test_a_batchnorm_at_the_end_of_the_backbone_is_part_of_it():
     other = network(layout="open")
     assert descriptor(other).shares_backbone_with(extractor("open"))
     other.encoder.get_parameter("backbone.3.1.bn.bias").data[0] += 1e-3
@@ -227,7 +227,7 @@ def test_an_interrupted_joint_extraction_writes_only_what_is_missing(image_set, 
         extract_together(image_set, local, method, folders=folders, origins=other, how=how)
 
 
-def test_the_pipeline_goes_through_a_shared_trunk_once(image_set, tmp_path, monkeypatch):
+def test_the_pipeline_goes_through_a_shared_backbone_once(image_set, tmp_path, monkeypatch):
     save_file(network().state_dict(), tmp_path / "global.safetensors")
     own = SuperPointNetwork("v1", **SMALL)
     state = own.state_dict() | network().encoder.state_dict()

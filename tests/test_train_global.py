@@ -191,7 +191,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(manifest, tmp_path):
     assert (tmp_path / "once" / loop.BEST).read_bytes() == (tmp_path / "twice" / loop.BEST).read_bytes()
 
 
-def test_a_frozen_trunk_stays_to_the_bit(manifest, tmp_path):
+def test_a_frozen_backbone_stays_to_the_bit(manifest, tmp_path):
     start = randomise(SuperPointNetwork("open", (8, 8, 12, 16), 16, 24), gain=1.5)
     save_file(start.state_dict(), tmp_path / "superpoint.safetensors")  # float32, which half precision does not hold
     made = task(manifest, encoder="frozen", start=str(tmp_path / "superpoint.safetensors"))

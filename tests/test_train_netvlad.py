@@ -23,7 +23,7 @@ from vpr.weights import WeightsError, read_checkpoint
 from vpr.weights.recognition import recognise
 
 SIZE = (48, 32)
-SMALL = ["width=48", "height=32", "clusters=3", 'trunk="vgg.pth"', "cached_queries=4", "dim=4", "learning_rate=1e-3"]
+SMALL = ["width=48", "height=32", "clusters=3", 'backbone="vgg.pth"', "cached_queries=4", "dim=4", "learning_rate=1e-3"]
 SETS = [word for setting in SMALL for word in ("--set", setting)]
 
 

@@ -20,6 +20,7 @@ from vpr.training.batch_norm import folded, measure, with_batch_norm
 from vpr.training.corners import Corners, least_eigenvalue
 from vpr.training.description import DESCRIPTOR_LOSSES, Views, dense, softmax, sparse
 from vpr.training.detection import NO_POINT, cell_classes, detector_loss, point_map, whole_cells
+from vpr.training.grey_images import GreyImages, cut_to
 from vpr.training.homographies import (
     homography_of,
     inside,
@@ -29,7 +30,6 @@ from vpr.training.homographies import (
     warp_images,
     warp_points,
 )
-from vpr.training.photographs import Photographs, cut_to
 from vpr.training.randomness import randomness
 from vpr.training.repeatability import judge_views
 from vpr.training.shapes import PRIMITIVES, SCALE, draw_shape
@@ -241,7 +241,7 @@ def with_dots(folder: Path, count: int, seed: int = 0) -> list[np.ndarray]:
 
 def test_adaptation_finds_the_dots_through_all_warps(tmp_path: Path) -> None:
     all_dots = with_dots(tmp_path / "photos", 3)
-    photographs = Photographs(tmp_path / "photos", SIZE)
+    photographs = GreyImages(tmp_path / "photos", SIZE)
     settings = adaptation.Settings(warps=30, batch_size=7, most=3, homography=homographies.Settings(rotation_deg=30))
     origin = Origin(adaptation.KIND, "f")
     adaptation.label(photographs, Bright(), tmp_path / "labels", origin, settings=settings, device=CPU)
@@ -258,7 +258,7 @@ def test_labels_move_to_the_corner_between_pixels(tmp_path: Path) -> None:
     spot = np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 0.9**2))
     (tmp_path / "photos").mkdir()
     cv2.imwrite(str(tmp_path / "photos" / "0.png"), (255 * spot).astype(np.uint8))
-    photographs = Photographs(tmp_path / "photos", SIZE)
+    photographs = GreyImages(tmp_path / "photos", SIZE)
     errors = []
     for corners in (False, True):
         folder = tmp_path / f"labels-{corners}"
@@ -271,7 +271,7 @@ def test_labels_move_to_the_corner_between_pixels(tmp_path: Path) -> None:
 
 def test_interrupted_labels_end_with_the_same_bytes(tmp_path: Path) -> None:
     with_dots(tmp_path / "photos", 70)
-    photographs = Photographs(tmp_path / "photos", SIZE)
+    photographs = GreyImages(tmp_path / "photos", SIZE)
     settings = adaptation.Settings(warps=2)
     origin = Origin(adaptation.KIND, "f")
     folders = [tmp_path / "whole", tmp_path / "parts"]
@@ -292,10 +292,10 @@ def test_photographs_are_cut_to_their_middle_and_shared_out(tmp_path: Path) -> N
     cut = cut_to(image, (100, 100))
     assert cut.shape == (100, 100) and abs(int(cut[0, 0]) - 50) <= 1
     with_dots(tmp_path / "photos", 10)
-    photographs = Photographs(tmp_path / "photos", SIZE, held_out=3)
+    photographs = GreyImages(tmp_path / "photos", SIZE, held_out=3)
     assert sorted([*photographs.held, *photographs.seen]) == list(range(10)) and len(photographs.held) == 3
     with pytest.raises(DataError, match="10 pictures are too few to keep 6"):
-        Photographs(tmp_path / "photos", SIZE, held_out=6)
+        GreyImages(tmp_path / "photos", SIZE, held_out=6)
 
 
 # --- the tasks
@@ -328,7 +328,7 @@ def test_magicpoint_learns_one_batch_by_heart(layout: str, share: float, tmp_pat
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_superpoint_can_learn_one_batch_by_heart(batch_norm: bool, tmp_path: Path) -> None:
     dots = with_dots(tmp_path / "photos", 6)
-    photographs = Photographs(tmp_path / "photos", SIZE)
+    photographs = GreyImages(tmp_path / "photos", SIZE)
     origin = Origin(adaptation.KIND, "f")
     settings = adaptation.Settings(warps=4, most=len(dots[0]))
     adaptation.label(photographs, Bright(), tmp_path / "labels", origin, settings=settings, device=CPU)
@@ -376,7 +376,7 @@ def test_a_camera_that_stood_still_shows_one_view_in_two_lights(tmp_path: Path) 
     with_dots(tmp_path / "photos", 9)
     for number, name in enumerate(sorted((tmp_path / "photos").iterdir())):
         name.rename(name.with_name(f"{'camera' if number < 4 else 'other'}_{number}{name.suffix}"))
-    photographs = Photographs(tmp_path / "photos", SIZE)
+    photographs = GreyImages(tmp_path / "photos", SIZE)
     adaptation.label(
         photographs,
         Bright(),

@@ -34,9 +34,9 @@ from vpr.training.correspondence import (
     epipolar_distance,
     reproject,
 )
+from vpr.training.grey_images import cut_matrix, cut_to
 from vpr.training.initial import SHARPNESS, start_as_nearest
 from vpr.training.matching_losses import assignment_loss, judge
-from vpr.training.photographs import cut_matrix, cut_to
 from vpr.training.randomness import randomness
 
 CPU = torch.device("cpu")
@@ -532,7 +532,7 @@ def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:
         settings(
             photos,
             scenes=(pairs.ScenesSettings(folder=city, held_out=0.3),),
-            strangers=pairs.StrangersSettings(manifests=(manifest(photos),), held_out=0.5, share=1),
+            negative_pairs=pairs.NegativePairsSettings(manifests=(manifest(photos),), held_out=0.5, share=1),
         )
     )
     assert task.shares == pytest.approx([1 / 3] * 3)
@@ -548,7 +548,7 @@ def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:
 
 
 def test_strangers_are_of_different_places(photos: Path) -> None:
-    source = pairs.StrangerPairs(pairs.StrangersSettings(manifests=(manifest(photos),), held_out=0.4), SIZE)
+    source = pairs.NegativePairs(pairs.NegativePairsSettings(manifests=(manifest(photos),), held_out=0.4), SIZE)
     for seed in range(20):
         one, other = source._draw(randomness(seed).numpy, held=False)
         assert source.places.labels[one] != source.places.labels[other]
@@ -560,19 +560,21 @@ def test_strangers_that_look_alike_are_of_groups_of_one_pattern(photos: Path) ->
     groups = ["streets a", "streets b", "gardens", "frames"]
     lines = [f"database/{name},,{groups[row % 4]}" for row, name in enumerate(names)]
     listed.write_text("\n".join(["image,place,group", *lines]) + "\n")
-    settings = pairs.StrangersSettings(manifests=(listed,), held_out=0.1, alike=("streets *", "gardens"), alike_share=1)
-    source = pairs.StrangerPairs(settings, SIZE)
+    settings = pairs.NegativePairsSettings(
+        manifests=(listed,), held_out=0.1, alike=("streets *", "gardens"), alike_share=1
+    )
+    source = pairs.NegativePairs(settings, SIZE)
     drawn = {source._draw(randomness(seed).numpy, held=False) for seed in range(40)}
     kinds = {tuple(sorted(source.places.group_names[row].split()[0] for row in pair)) for pair in drawn}
     assert kinds == {("streets", "streets"), ("gardens", "gardens")}
     assert all(one != other for one, other in drawn)
-    rare = pairs.StrangerPairs(settings.model_copy(update={"alike": ("gardens",), "held_out": 0.4}), SIZE)
+    rare = pairs.NegativePairs(settings.model_copy(update={"alike": ("gardens",), "held_out": 0.4}), SIZE)
     assert [] in rare.alike.values()  # too few are left on one side, where the others serve
     for held in (True, False):
         one, other = rare._draw(randomness(0).numpy, held=held)
         assert rare.places.labels[one] != rare.places.labels[other]
     with pytest.raises(DataError, match="no group of the manifests matches towers"):
-        pairs.StrangerPairs(settings.model_copy(update={"alike": ("towers", "gardens")}), SIZE)
+        pairs.NegativePairs(settings.model_copy(update={"alike": ("towers", "gardens")}), SIZE)
 
 
 def test_settings_that_cannot_work_are_told(photos: Path) -> None:

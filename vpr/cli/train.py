@@ -61,7 +61,7 @@ def label(
     weights: Annotated[
         str, typer.Option(help="MagicPoint's or SuperPoint's weights, by name or path; or corners, for plain corners.")
     ] = "corners",
-    width: Annotated[int, typer.Option(help="Photographs are brought to this width; a multiple of 8.", min=8)] = 320,
+    width: Annotated[int, typer.Option(help="Images are brought to this width; a multiple of 8.", min=8)] = 320,
     height: Annotated[int, typer.Option(help="And to this height; a multiple of 8.", min=8)] = 240,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overrides: SetOption = None,
@@ -79,7 +79,7 @@ def label(
     from vpr.runtime.device import device_of
     from vpr.training import adaptation
     from vpr.training.corners import Corners
-    from vpr.training.photographs import Photographs
+    from vpr.training.grey_images import GreyImages
     from vpr.weights import load_published
 
     if width % 8 or height % 8:
@@ -90,7 +90,7 @@ def label(
     if weights != "corners":
         network = learned = SuperPointNetwork()
         digest = load_published(learned, weights, learned.convert_state_dict)
-    photographs = Photographs(images, (width, height))
+    photographs = GreyImages(images, (width, height))
     parts = {"adaptation": settings, "detector": digest or weights, "size": [width, height]}
     origin = Origin(adaptation.KIND, fingerprint(parts), digest, plain(parts))
     adaptation.label(photographs, network, out, origin, settings=settings, device=device_of(device))

@@ -16,9 +16,9 @@ from vpr.cli.common import SetOption, say
 from vpr.core import ConfigError
 
 if TYPE_CHECKING:
+    from vpr.training.colour_images import ColourImages
     from vpr.training.netvlad_data import TrainingData
     from vpr.training.netvlad_recipe import Settings
-    from vpr.training.pictures import Pictures
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,9 @@ def train_netvlad(
     own = out / CHECKPOINT
     begin = own if own.exists() else resume_path
     if begin is not None:
-        network = NetVladNetwork.like(read_checkpoint(begin))
+        network = NetVladNetwork.from_state_dict(read_checkpoint(begin))
     else:
-        network = fresh_network(settings.clusters, settings.trunk).to(pictures.device)
+        network = fresh_network(settings.clusters, settings.backbone).to(pictures.device)
         known = (cache_path or out) / "centroids" / f"vgg16_{trainset}_{settings.clusters}.safetensors"
         find_clusters(network, data.training.database, pictures, cluster_path or known, settings.seed)
     recipe = Recipe(network, data, settings, pictures=pictures, out=out)
@@ -109,7 +109,7 @@ def pca(
     The dimension is the setting dim: --set dim=512.
     """
     from vpr.global_descriptors.netvlad import NetVladNetwork
-    from vpr.global_descriptors.networks import load_like
+    from vpr.global_descriptors.networks import load_network
     from vpr.training.netvlad_pca import add_whitening, save_whitened, whitened_path
 
     settings, data, pictures = _prepared(
@@ -121,7 +121,7 @@ def pca(
         threads=threads,
         nocuda=nocuda,
     )
-    network, _ = load_like(str(resume_path), NetVladNetwork.like)
+    network, _ = load_network(str(resume_path), NetVladNetwork.from_state_dict)
     images, most = data.training.database, settings.whitening_images
     whitened = add_whitening(network, images, pictures, dim=settings.dim, most=most, seed=settings.seed)
     out = whitened_path(resume_path, settings.dim)
@@ -139,12 +139,12 @@ def _prepared(
     panoramas: bool,
     threads: int,
     nocuda: bool,
-) -> tuple[Settings, TrainingData, Pictures]:
+) -> tuple[Settings, TrainingData, ColourImages]:
     from vpr import config as configuration
     from vpr.runtime.device import device_of
+    from vpr.training.colour_images import ColourImages
     from vpr.training.netvlad_data import TRAINSETS
     from vpr.training.netvlad_recipe import Settings
-    from vpr.training.pictures import Pictures
 
     if trainset not in TRAINSETS:
         raise ConfigError(f"unknown training set {trainset!r}; known: {', '.join(sorted(TRAINSETS))}")
@@ -154,7 +154,7 @@ def _prepared(
         "%d queries and %d database images to learn from", len(data.training.queries), len(data.training.database)
     )
     device = device_of("cpu" if nocuda else "auto")
-    return settings, data, Pictures((settings.width, settings.height), device, settings.cache_batch_size, threads)
+    return settings, data, ColourImages((settings.width, settings.height), device, settings.cache_batch_size, threads)
 
 
 def _require_same(path: Path, settings: Settings) -> None:

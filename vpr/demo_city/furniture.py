@@ -16,7 +16,7 @@ _NEAR_M = 70.0
 
 
 def add_tree(rng: np.random.Generator, builder: Builder, foot: Doubles) -> None:
-    """A trunk of two crossed strips and a crown of leafy cards, (3,) foot in metres."""
+    """A backbone of two crossed strips and a crown of leafy cards, (3,) foot in metres."""
     size = rng.uniform(0.8, 1.25)
     bark = Paint("bark", int(rng.integers(6)), (0.28, round(2.6 * size, 3)), _TEXELS)
     turn = rng.uniform(0, np.pi)

@@ -1,4 +1,4 @@
-"""Textures of what stands in the street: leaves, trunks, cars, lamp posts, signs, awnings and railings."""
+"""Textures of what stands in the street: leaves, backbones, cars, lamp posts, signs, awnings and railings."""
 
 from __future__ import annotations
 

@@ -67,13 +67,13 @@ class Transport(nn.Module):
         """(B, C, h, w) to (B, scene + clusters * width) unit rows."""
         scores = self.score(maps).flatten(2)
         with_bin = torch.cat([scores, self.bin.expand(len(scores), 1, scores.shape[2])], dim=1)
-        shares = carry(with_bin, SINKHORN_ITERATIONS)[:, :-1]
+        shares = sinkhorn(with_bin, SINKHORN_ITERATIONS)[:, :-1]
         clusters = functional.normalize(shares @ self.reduce(maps).flatten(2).transpose(1, 2), dim=2)
         whole = functional.normalize(self.scene(maps.mean((2, 3))), dim=1)
         return functional.normalize(torch.cat([whole, clusters.flatten(1)], dim=1), dim=1)
 
 
-def carry(scores: Tensor, iterations: int) -> Tensor:
+def sinkhorn(scores: Tensor, iterations: int) -> Tensor:
     """Shares (B, K, N) of features in bins, by Sinkhorn's iteration on their scores.
 
     Each feature's shares sum to 1, and each bin gets nearly N / K of them.
@@ -103,7 +103,7 @@ AGGREGATIONS = {
 TELLTALES = {"gem": "mean.p", "netvlad": "centroids", "transport": "bin"}
 
 
-def aggregation_like(state: Mapping[str, Tensor], channels: int) -> nn.Module:
+def aggregation_from_state_dict(state: Mapping[str, Tensor], channels: int) -> nn.Module:
     """An aggregation of the kind and the sizes of the weights ``aggregation.*``; GeM for weights of another kind."""
     name = next((name for name, key in TELLTALES.items() if f"aggregation.{key}" in state), "gem")
     row = AGGREGATIONS[name]

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image
-from vpr.global_descriptors.networks import IMAGENET, Trunk, load_like, pillow_resize, to_tensor
+from vpr.global_descriptors.networks import IMAGENET, Backbone, load_network, pillow_resize, to_tensor
 from vpr.runtime.precision import Precision
 
 CELL = 16  # pixels from one feature to the next
@@ -28,7 +28,7 @@ class Settings(MethodSettings):
 
     method: Literal["mixvpr"] = "mixvpr"
     weights: str  # name or path of a checkpoint with backbone.model.* and aggregator.*
-    precision: Precision = "fp32"  # of the trunk; the mixing is always fp32
+    precision: Precision = "fp32"  # of the backbone; the mixing is always fp32
 
 
 class Mixer(nn.Module):
@@ -79,7 +79,7 @@ class MixNetwork(nn.Module):
         self.side = CELL * math.isqrt(places)  # of the square image that has so many features
 
     @staticmethod
-    def like(state: Mapping[str, Tensor]) -> MixNetwork:
+    def from_state_dict(state: Mapping[str, Tensor]) -> MixNetwork:
         """A network of the sizes of these weights; of the largest published ones for weights of another kind."""
         numbers = {found[1] for key in state if (found := re.match(r"aggregator\.mix\.(\d+)\.", key))}
         hidden = state.get("aggregator.mix.0.mix.1.weight", torch.empty(400, 400))
@@ -98,7 +98,7 @@ class MixVpr:
         self.dim = network.dim
         self.device = device
         self.network = network.eval().to(device)
-        self.trunk = Trunk(network.backbone, IMAGENET, device, settings.precision)
+        self.backbone = Backbone(network.backbone, IMAGENET, device, settings.precision)
 
     def preprocess(self, image: Image) -> Tensor:
         return to_tensor(pillow_resize(image, (self.network.side, self.network.side)))
@@ -106,7 +106,7 @@ class MixVpr:
     @torch.inference_mode()
     def describe(self, images: Sequence[Tensor]) -> Tensor:
         vectors = torch.empty(len(images), self.dim, device=self.device)
-        for places, maps in self.trunk.maps(images):
+        for places, maps in self.backbone.maps(images):
             vectors[places] = self.network.aggregator(maps)
         return vectors
 
@@ -117,5 +117,5 @@ def _two(tensor: Tensor) -> tuple[int, int]:
 
 
 def build(settings: Settings, device: torch.device) -> MixVpr:
-    network, sha256 = load_like(settings.weights, MixNetwork.like)
+    network, sha256 = load_network(settings.weights, MixNetwork.from_state_dict)
     return MixVpr(network, sha256, settings, device)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image
-from vpr.global_descriptors.networks import IMAGENET, Levels, Trunk, load_like, pillow_resize, to_tensor
+from vpr.global_descriptors.networks import IMAGENET, Backbone, Levels, load_network, pillow_resize, to_tensor
 from vpr.global_descriptors.patches import CELL
 from vpr.runtime.precision import Precision
 
@@ -83,7 +83,7 @@ class NetVladNetwork(nn.Module):
         self.to_empty(device="cpu")
 
     @staticmethod
-    def like(state: Mapping[str, Tensor], *, clusters_first: bool = True) -> NetVladNetwork:
+    def from_state_dict(state: Mapping[str, Tensor], *, clusters_first: bool = True) -> NetVladNetwork:
         """A network of the sizes of these weights."""
         clusters = len(state.get("pool.centroids", torch.empty(64)))
         dim = len(state["WPCA.0.weight"]) if "WPCA.0.weight" in state else None
@@ -133,7 +133,7 @@ class NetVlad:
         self.resize = resize
         self.device = device
         self.network = network.to(device)
-        self.trunk = Trunk(network.encoder, levels, device, precision)
+        self.backbone = Backbone(network.encoder, levels, device, precision)
 
     def preprocess(self, image: Image) -> Tensor:
         return to_tensor(self.resize(image))
@@ -147,7 +147,7 @@ class NetVlad:
 
     def assigned(self, images: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Places of some images in the sequence, their features, and the features' shares: see Pool.assign."""
-        for places, features in self.trunk.maps(images):
+        for places, features in self.backbone.maps(images):
             yield places, *self.network.pool.assign(features)
 
 
@@ -155,11 +155,11 @@ def vgg16_to_conv5_3() -> nn.Sequential:
     """VGG16's features without the last ReLU and pooling."""
     from torchvision.models import vgg16  # type: ignore[import-untyped]
 
-    trunk: nn.Sequential = vgg16(weights=None, init_weights=False).features[:-2]
-    return trunk
+    backbone: nn.Sequential = vgg16(weights=None, init_weights=False).features[:-2]
+    return backbone
 
 
 def build(settings: Settings, device: torch.device) -> NetVlad:
-    network, sha256 = load_like(settings.weights, NetVladNetwork.like)
+    network, sha256 = load_network(settings.weights, NetVladNetwork.from_state_dict)
     resize = partial(pillow_resize, size=settings.size)
     return NetVlad(network, sha256, resize=resize, levels=IMAGENET, device=device, precision=settings.precision)

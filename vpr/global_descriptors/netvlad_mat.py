@@ -69,7 +69,7 @@ def build(settings: Settings, device: torch.device) -> NetVlad:
         red, green, blue = net[AVERAGE].reshape(-1, 3)[0].tolist()
     except (KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{found.path}: not a MATLAB file of NetVLAD on VGG16: {error}") from None
-    network = NetVladNetwork.like(state, clusters_first=False)
+    network = NetVladNetwork.from_state_dict(state, clusters_first=False)
     load_strictly(network, state, str(found.path))
     return NetVlad(
         network,

@@ -38,7 +38,7 @@ class Levels:
 IMAGENET = Levels(mean=(123.675, 116.28, 103.53), deviation=(58.395, 57.12, 57.375))
 
 
-class Trunk:
+class Backbone:
     """A convolutional network on a device, in one number format."""
 
     def __init__(self, network: nn.Module, levels: Levels, device: torch.device, precision: Precision) -> None:
@@ -58,7 +58,7 @@ class Trunk:
             yield places, features
 
 
-def load_like(name_or_path: str, like: Callable[[dict[str, Tensor]], N]) -> tuple[N, str]:
+def load_network(name_or_path: str, like: Callable[[dict[str, Tensor]], N]) -> tuple[N, str]:
     """The network that ``like`` makes for the published weights, with them loaded, and the sha256 of their file."""
     found = find(name_or_path)
     state = read_checkpoint(found.path)

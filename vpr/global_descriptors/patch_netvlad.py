@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vpr.global_descriptors.netvlad import Input, NetVlad, NetVladNetwork
-from vpr.global_descriptors.networks import IMAGENET, load_like, pillow_resize
+from vpr.global_descriptors.networks import IMAGENET, load_network, pillow_resize
 from vpr.global_descriptors.patches import CELL, PatchFeatures, PatchGrid, patch_residuals, whiten_patches
 from vpr.weights import WeightsError
 
@@ -79,7 +79,7 @@ class PatchNetVlad(NetVlad):
 
 
 def build(settings: Settings, device: torch.device) -> PatchNetVlad:
-    network, sha256 = load_like(settings.weights, NetVladNetwork.like)
+    network, sha256 = load_network(settings.weights, NetVladNetwork.from_state_dict)
     if network.WPCA is None:
         raise WeightsError(
             f"{settings.weights}: has no PCA layer (WPCA), and patches of {network.dim} numbers would fill a disk; "

@@ -1,8 +1,8 @@
 """Generalised-mean pooling of a ResNet's or VGG16's features: CosPlace, EigenPlaces, and plain GeM.
 
 GeM: Radenovic et al., TPAMI 2019, arXiv:1711.02512. CosPlace: Berton et al., CVPR 2022, arXiv:2204.02287. EigenPlaces:
-Berton et al., ICCV 2023, arXiv:2308.10832. They differ in how they were trained; trunk, depth and dimensions are read
-off the weights.
+Berton et al., ICCV 2023, arXiv:2308.10832. They differ in how they were trained; backbone, depth and dimensions are
+read off the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image
-from vpr.global_descriptors.networks import IMAGENET, Trunk, load_like, pillow_resize, to_tensor
+from vpr.global_descriptors.networks import IMAGENET, Backbone, load_network, pillow_resize, to_tensor
 from vpr.images import fitted_size
 from vpr.runtime.precision import Precision
 
@@ -32,7 +32,7 @@ class Settings(MethodSettings):
     method: Literal["gem", "cosplace", "eigenplaces"] = "gem"
     weights: str  # name or path of a checkpoint with backbone.* and aggregation.*
     shortest_side: int = Field(512, ge=32)  # larger images are shrunk to this
-    precision: Precision = "fp32"  # of the trunk; the pooling is always fp32
+    precision: Precision = "fp32"  # of the backbone; the pooling is always fp32
 
 
 class CosPlaceSettings(Settings):
@@ -68,23 +68,23 @@ class GeneralisedMean(nn.Module):
 
 
 class GemNetwork(nn.Module):
-    """Trunk, pooling and, with ``dim``, a linear layer. Made without weights: load them before use."""
+    """Backbone, pooling and, with ``dim``, a linear layer. Made without weights: load them before use."""
 
-    def __init__(self, trunk: str, depth: int, channels: int, dim: int | None) -> None:
+    def __init__(self, backbone: str, depth: int, channels: int, dim: int | None) -> None:
         super().__init__()
         with torch.device("meta"):  # torchvision would fill a classifier, which is not used, with random numbers
-            self.backbone = nn.Sequential(*_modules(trunk)[:depth])
+            self.backbone = nn.Sequential(*_modules(backbone)[:depth])
             linear = [] if dim is None else [nn.Linear(channels, dim), Unit()]
             self.aggregation = nn.Sequential(Unit(), GeneralisedMean(), nn.Flatten(), *linear)
         self.to_empty(device="cpu")
 
     @staticmethod
-    def like(state: Mapping[str, Tensor]) -> GemNetwork:
-        """A network of the trunk, depth and sizes of these weights."""
+    def from_state_dict(state: Mapping[str, Tensor]) -> GemNetwork:
+        """A network of the backbone, depth and sizes of these weights."""
         numbers = [int(found[1]) for key in state if (found := re.match(r"backbone\.(\d+)\.", key))]
         linear = state.get("aggregation.3.weight")
         channels, dim = (0, None) if linear is None else (linear.shape[1], linear.shape[0])
-        return GemNetwork(_trunk_of(state), 1 + max(numbers, default=7), channels, dim)
+        return GemNetwork(_backbone_of(state), 1 + max(numbers, default=7), channels, dim)
 
     def head(self, maps: Tensor) -> Tensor:
         """(B, C, h, w) float32 to (B, D) unit rows."""
@@ -101,7 +101,7 @@ class Gem:
         self.settings = settings
         self.device = device
         self.network = network.to(device)
-        self.trunk = Trunk(network.backbone, IMAGENET, device, settings.precision)
+        self.backbone = Backbone(network.backbone, IMAGENET, device, settings.precision)
         self.dim = self._dim()
 
     def preprocess(self, image: Image) -> Tensor:
@@ -111,19 +111,19 @@ class Gem:
     @torch.inference_mode()
     def describe(self, images: Sequence[Tensor]) -> Tensor:
         vectors = torch.empty(len(images), self.dim, device=self.device)
-        for places, maps in self.trunk.maps(images):
+        for places, maps in self.backbone.maps(images):
             vectors[places] = self.network.head(maps)
         return vectors
 
     @torch.inference_mode()
     def _dim(self) -> int:
-        """Without a linear layer it is the number of the trunk's channels: look."""
-        _, maps = next(self.trunk.maps([torch.zeros(3, 32, 32, dtype=torch.uint8)]))
+        """Without a linear layer it is the number of the backbone's channels: look."""
+        _, maps = next(self.backbone.maps([torch.zeros(3, 32, 32, dtype=torch.uint8)]))
         return self.network.head(maps).shape[1]
 
 
-def _trunk_of(state: Mapping[str, Tensor]) -> str:
-    """The name of the trunk; the most common one for weights of another kind, which will not load into it."""
+def _backbone_of(state: Mapping[str, Tensor]) -> str:
+    """The name of the backbone; the most common one for weights of another kind, which will not load into it."""
     first = state.get("backbone.0.weight")
     if first is not None and first.shape[-1] == 3:
         return "vgg16"
@@ -131,15 +131,15 @@ def _trunk_of(state: Mapping[str, Tensor]) -> str:
     return RESNETS.get((len(blocks), "backbone.6.0.conv3.weight" in state), "resnet50")
 
 
-def _modules(trunk: str) -> list[nn.Module]:
-    """The trunk's parts in the order of the published numbers."""
+def _modules(backbone: str) -> list[nn.Module]:
+    """The backbone's parts in the order of the published numbers."""
     from torchvision import models  # type: ignore[import-untyped]
 
-    if trunk == "vgg16":
+    if backbone == "vgg16":
         return list(models.vgg16(weights=None, init_weights=False).features)
-    return list(models.get_model(trunk, weights=None).children())
+    return list(models.get_model(backbone, weights=None).children())
 
 
 def build(settings: Settings, device: torch.device) -> Gem:
-    network, sha256 = load_like(settings.weights, GemNetwork.like)
+    network, sha256 = load_network(settings.weights, GemNetwork.from_state_dict)
     return Gem(network, sha256, settings, device)

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from vpr.config import MethodSettings
 from vpr.core import Channels, Image, LocalExtractor, LocalFeatures
-from vpr.global_descriptors.aggregation import aggregation_like
-from vpr.global_descriptors.networks import equal_sizes, load_like
+from vpr.global_descriptors.aggregation import aggregation_from_state_dict
+from vpr.global_descriptors.networks import equal_sizes, load_network
 from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features.superpoint import SeenSize, SuperPoint
 from vpr.local_features.superpoint_fast import FastBackbone
@@ -68,7 +68,7 @@ class GlobalNetwork(nn.Module):
         self.whitening: nn.Linear | None = None
 
     @staticmethod
-    def like(state: Mapping[str, Tensor]) -> GlobalNetwork:
+    def from_state_dict(state: Mapping[str, Tensor]) -> GlobalNetwork:
         """A network of the kinds and sizes of these weights."""
         encoder = SuperPointNetwork()
         open_layout = "encoder.backbone.0.0.conv.weight" in state
@@ -78,7 +78,7 @@ class GlobalNetwork(nn.Module):
             encoder.build("open" if open_layout else "v1", backbone, head=1, dim=1)
         convolutions = [key for key in sorted(state) if re.fullmatch(r"head\.\d\.conv\.weight", key)]
         widths = [len(state[key]) for key in convolutions] or [1]
-        network = GlobalNetwork(encoder, widths, aggregation_like(state, widths[-1]))
+        network = GlobalNetwork(encoder, widths, aggregation_from_state_dict(state, widths[-1]))
         if "whitening.weight" in state and state["whitening.weight"].dim() == 2:
             network.whitening = nn.Linear(state["whitening.weight"].shape[1], state["whitening.weight"].shape[0])
         return network
@@ -169,5 +169,5 @@ def channels_of(encoder: SuperPointNetwork) -> int:
 
 
 def build(settings: Settings, device: torch.device) -> SuperPointGlobal:
-    network, sha256 = load_like(settings.weights, GlobalNetwork.like)
+    network, sha256 = load_network(settings.weights, GlobalNetwork.from_state_dict)
     return SuperPointGlobal(network, sha256, settings, device)

@@ -60,21 +60,21 @@ class Tentative(NamedTuple):
 
     points: Tensor  # (K, N, 2)
     partners: Tensor  # (K, N, 2) in the other picture
-    doubt: Tensor  # (K, N) the lower, the clearer; only the order counts, and inf is no partner at all
+    ambiguity: Tensor  # (K, N) the lower, the clearer; only the order counts, and inf is no partner at all
     mutual: Tensor  # (K, N) which are their partners' partners too: only these are seeds
     areas: tuple[Tensor, Tensor]  # (K,) of both pictures, square pixels; (1,) is the same for all
 
 
 def keep_explained(
-    query: LocalFeatures, candidates: Sequence[LocalFeatures], scores: Tensor, doubt: Tensor, settings: Settings
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], scores: Tensor, ambiguity: Tensor, settings: Settings
 ) -> Tensor:
     """The scores (K, N, M) of a query's points against its candidates', -inf where no local affinity allows a match.
 
-    ``doubt`` (K, N) is of each point's best partner. Padded columns of the scores are -inf. On one core 1,000 points
-    against 1,000 take 15 ms, and 40 where most match.
+    ``ambiguity`` (K, N) is of each point's best partner. Padded columns of the scores are -inf. On one core 1,000
+    points against 1,000 take 15 ms, and 40 where most match.
     """
     points, others, areas = places_of(query, candidates, scores.device)
-    found = find_affinities(tentative(points, others, scores, doubt, areas), settings)
+    found = find_affinities(tentative(points, others, scores, ambiguity, areas), settings)
     return scores.masked_fill(~explained(points, others, found, settings.tolerance), -torch.inf)
 
 
@@ -89,19 +89,21 @@ def places_of(
     return query.points.to(device).expand(len(others), -1, -1), others, (area, areas)
 
 
-def tentative(points: Tensor, others: Tensor, scores: Tensor, doubt: Tensor, areas: tuple[Tensor, Tensor]) -> Tentative:
+def tentative(
+    points: Tensor, others: Tensor, scores: Tensor, ambiguity: Tensor, areas: tuple[Tensor, Tensor]
+) -> Tentative:
     """The best partner of each of (K, N, 2) points among (K, M, 2) others by their scores (K, N, M)."""
     forward = scores.argmax(2)
     mutual = scores.argmax(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
-    return Tentative(points, rows_of(others, forward), doubt, mutual, areas)
+    return Tentative(points, rows_of(others, forward), ambiguity, mutual, areas)
 
 
 def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
     """Those that are believed."""
-    known = int(matches.doubt.isfinite().sum(1).amax())
-    clearest_first = matches.doubt.argsort(dim=1, stable=True)[:, : max(known, 1)]
+    known = int(matches.ambiguity.isfinite().sum(1).amax())
+    clearest_first = matches.ambiguity.argsort(dim=1, stable=True)[:, : max(known, 1)]
     points, partners = (rows_of(each, clearest_first) for each in (matches.points, matches.partners))
-    mutual, sound = (each.gather(1, clearest_first) for each in (matches.mutual, matches.doubt.isfinite()))
+    mutual, sound = (each.gather(1, clearest_first) for each in (matches.mutual, matches.ambiguity.isfinite()))
     radius, radius_there = (
         (each / (settings.area_ratio * torch.pi)).sqrt().expand(len(points)) for each in matches.areas
     )
@@ -146,7 +148,7 @@ def agrees(matches: Tentative, found: Affinities, tolerance: float) -> Tensor:
     right = (moved - matches.partners[pair, row]).norm(dim=1) < tolerance
     agreeing = torch.zeros_like(matches.mutual)
     agreeing[pair[right], row[right]] = True
-    return agreeing & matches.doubt.isfinite()
+    return agreeing & matches.ambiguity.isfinite()
 
 
 def covered(points: Tensor, found: Affinities) -> Tensor:

@@ -18,10 +18,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
 def attend_by_head(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same for (B, heads, N, C / heads) inputs."""
-    return look(q, k, v, mask).transpose(1, 2).flatten(2)
+    return attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
-def look(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The message of each head to each point, (B, heads, M, C / heads)."""
     keys = None if mask is None else mask[:, None, None, :]
     if not (q.requires_grad and q.dtype is torch.bfloat16 and q.device.type == "cpu"):

@@ -52,7 +52,7 @@ class LightGlue:
             return match_one_to_many(
                 query,
                 candidates,
-                self.network.begin,
+                self.network.encode,
                 self._compare,
                 reach=LightGlueNetwork.reach,
                 threshold=self.settings.filter_threshold,

@@ -56,7 +56,7 @@ class _Running:
 
 
 def match_adaptively(network: FastLightGlue, query: Side, candidates: Side, how: Adaptivity) -> Found:
-    """One query, or B queries, against B candidates, each begun by the network."""
+    """One query, or B queries, against B candidates, each encoded by the network."""
     count = len(candidates.x)
     if len(query.x) != count:
         query = query.pairs(query.index.new_zeros(count))

@@ -96,7 +96,7 @@ class FastLightGlue:
         self._cross = [FastBlock(*_cast(_fold_cross(layer.cross_attn), device, dtype)) for layer, _, _ in parts]
         self._heads = [FastHead(*_cast(_fold_head(assign, confidence), device)) for _, assign, confidence in parts]
 
-    def begin(self, batch: PointBatch) -> Side:
+    def encode(self, batch: PointBatch) -> Side:
         """Everything that needs no partner: up to the first look at the own image."""
         x = batch.descriptors if self._input is None else functional.linear(batch.descriptors, *self._input)
         angles = functional.linear(batch.points, self._frequencies)

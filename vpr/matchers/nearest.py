@@ -77,8 +77,8 @@ def _agreeing(
 ) -> Tensor:
     """(K, N) of partners (K, N), which agree with those nearby; those without one have an infinite ratio."""
     points, others, areas = affinities.places_of(query, candidates, ratio.device)
-    doubt = ratio.masked_fill(ratio >= settings.ratio, torch.inf)
-    matches = affinities.Tentative(points, affinities.rows_of(others, partner), doubt, doubt.isfinite(), areas)
+    ambiguity = ratio.masked_fill(ratio >= settings.ratio, torch.inf)
+    matches = affinities.Tentative(points, affinities.rows_of(others, partner), ambiguity, ambiguity.isfinite(), areas)
     return affinities.agrees(matches, affinities.find_affinities(matches, settings), settings.tolerance)
 
 

@@ -26,13 +26,15 @@ T = TypeVar("T")
 class Agreement(affinities.Settings):
     """Settings of local affinities on top of a learned matcher's probabilities."""
 
-    sure: float = Field(1.0, gt=0, le=1)  # a match more probable than this needs no agreement with those nearby
+    accept_threshold: float = Field(
+        1.0, gt=0, le=1
+    )  # a match more probable than this needs no agreement with those nearby
 
 
 def match_one_to_many(
     query: LocalFeatures,
     candidates: Sequence[LocalFeatures],
-    begin: Callable[[PointBatch], T],
+    encode: Callable[[PointBatch], T],
     compare: Callable[[T, T], Tensor],
     *,
     reach: float,
@@ -42,22 +44,22 @@ def match_one_to_many(
 ) -> list[Matches]:
     """Matches with each candidate whose score is above the threshold; images without points have none.
 
-    ``begin`` is what a network does with images before they meet their partners; ``compare`` takes the query and a
-    batch of B candidates so begun and returns log-probabilities (B, M, N). With ``agreement`` only matches that agree
+    ``encode`` is what a network does with images before they meet their partners; ``compare`` takes the query and a
+    batch of B encoded candidates and returns log-probabilities (B, M, N). With ``agreement`` only matches that agree
     with those nearby are taken. Without it the host waits for the device once.
     """
     matches = [Matches.empty()] * len(candidates)
     plan = list(_batches(query, candidates, device)) if len(query) else []
     if not plan:
         return matches
-    mine = begin(stack([query], reach, device))
+    mine = encode(stack([query], reach, device))
     found = []
     for batch in plan:
         some = [candidates[i] for i in batch]
-        log_scores = compare(mine, begin(stack(some, reach, device)))
+        log_scores = compare(mine, encode(stack(some, reach, device)))
         if agreement is not None:
             agreeing = keep_explained(query, some, log_scores, -log_scores.amax(2), agreement)
-            log_scores = torch.where(log_scores > math.log(agreement.sure), log_scores, agreeing)
+            log_scores = torch.where(log_scores > math.log(agreement.accept_threshold), log_scores, agreeing)
         found.append(mutual_best(log_scores))
     partners, scores = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     for i, partner, score in zip(chain.from_iterable(plan), partners, scores, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
 from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
-from vpr.matchers.superglue_fast import Begun, FastSuperGlue
+from vpr.matchers.superglue_fast import Encoded, FastSuperGlue
 from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.weights import load_published
@@ -48,7 +48,7 @@ class SuperGlue:
             return match_one_to_many(
                 query,
                 candidates,
-                self.network.begin,
+                self.network.encode,
                 self._compare,
                 reach=SuperGlueNetwork.reach,
                 threshold=self.settings.match_threshold,
@@ -56,7 +56,7 @@ class SuperGlue:
                 device=self.device,
             )
 
-    def _compare(self, query: Begun, candidates: Begun) -> Tensor:
+    def _compare(self, query: Encoded, candidates: Encoded) -> Tensor:
         return self.network.log_assignment(query, candidates)[:, :-1, :-1]
 
 

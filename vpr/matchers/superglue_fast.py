@@ -35,16 +35,16 @@ class FastLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class Begun:
+class Encoded:
     """An image as far as it does not depend on its partner: after its first look at itself."""
 
     x: Tensor  # (B, N, D)
     qkv: Tensor  # (B, N, 3 D) for the first look at the partner
     mask: Tensor | None  # (B, N)
 
-    def repeated(self, times: int) -> Begun:
+    def repeated(self, times: int) -> Encoded:
         mask = None if self.mask is None else self.mask.expand(times, -1)
-        return Begun(self.x.expand(times, -1, -1), self.qkv.expand(times, -1, -1), mask)
+        return Encoded(self.x.expand(times, -1, -1), self.qkv.expand(times, -1, -1), mask)
 
 
 class FastSuperGlue:
@@ -61,7 +61,7 @@ class FastSuperGlue:
         weight, bias = _linears(nn.Sequential(network.final_proj))[0]
         self._final = _cast((weight / self.dim**0.25, bias / self.dim**0.25), device)
 
-    def begin(self, batch: PointBatch) -> Begun:
+    def encode(self, batch: PointBatch) -> Encoded:
         """Everything that needs no partner."""
         hidden = torch.cat([batch.points, batch.scores[..., None]], dim=2)
         for i, (weight, bias) in enumerate(self._encoder):
@@ -70,9 +70,9 @@ class FastSuperGlue:
         first = self._layers[0]
         qkv = self._project(first, x)
         x = self._update(first, x, qkv, qkv, batch.mask)
-        return Begun(x, self._project(self._layers[1], x), batch.mask)
+        return Encoded(x, self._project(self._layers[1], x), batch.mask)
 
-    def log_assignment(self, query: Begun, candidates: Begun) -> Tensor:
+    def log_assignment(self, query: Encoded, candidates: Encoded) -> Tensor:
         """(B, M + 1, N + 1) of one query, or B queries, against B candidates."""
         mine = query.repeated(len(candidates.x)) if len(query.x) == 1 else query
         x0, qkv0, mask0 = mine.x, mine.qkv, mine.mask

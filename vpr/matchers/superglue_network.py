@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vpr.matchers.attention import look
+from vpr.matchers.attention import attention
 from vpr.matchers.points import PointBatch
 from vpr.matchers.sinkhorn import log_assignment
 
@@ -62,7 +62,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         inputs = zip(self.proj, (x, source, source), strict=True)
         q, k, v = (project(each).unflatten(2, (-1, HEADS)).permute(0, 3, 1, 2).contiguous() for project, each in inputs)
-        message = look(q, k, v, mask)  # (B, heads, N, D / heads)
+        message = attention(q, k, v, mask)  # (B, heads, N, D / heads)
         merged: Tensor = self.merge(message.permute(0, 2, 3, 1).flatten(2))
         return merged
 

@@ -155,7 +155,7 @@ class PairReranker(ABC, Generic[F]):
 
         pairs: dict[int, Pair] = {}
         waiting = self.agenda(query, candidates, rows, pool)
-        # Few at first, since the scout or the shortlist often has the best in front; then as many as fill the device.
+        # Few at first, since the best are often in front; then as many as fill the device.
         wave = max(self.threads, self.together // 16) if meter.watches else max(1, len(waiting))
         while waiting and (room := meter.room(min(wave, len(waiting)))):
             places, waiting = waiting[:room], waiting[room:]
@@ -212,7 +212,7 @@ class LocalReranker(PairReranker[LocalFeatures]):
         geometry: verification.Settings,
         *,
         control: cost.Settings | None = None,
-        scout: Matcher | None = None,
+        prefilter: Matcher | None = None,
         threads: int = 2,
         together: int = 4,
         reads_ahead: bool = False,
@@ -231,7 +231,7 @@ class LocalReranker(PairReranker[LocalFeatures]):
         self.verifier = verifier
         self.settings = settings
         self.geometry = geometry
-        self.scout = scout  # the cheap matcher that decides in which order candidates are looked at
+        self.prefilter = prefilter  # the cheap matcher that decides in which order candidates are looked at
 
     def compare(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Pair]:
         found = self.matcher.match(query, candidates)
@@ -253,12 +253,14 @@ class LocalReranker(PairReranker[LocalFeatures]):
     def agenda(
         self, query: LocalFeatures, candidates: Candidates[LocalFeatures], rows: Sequence[int], pool: ThreadPoolExecutor
     ) -> list[int]:
-        scout = self.scout
-        if scout is None:
+        prefilter = self.prefilter
+        if prefilter is None:
             return list(range(len(rows)))
 
         def look(places: Sequence[int]) -> list[float]:
-            return [float(m.scores.sum()) for m in scout.match(query, [candidates[rows[place]] for place in places])]
+            return [
+                float(m.scores.sum()) for m in prefilter.match(query, [candidates[rows[place]] for place in places])
+            ]
 
         parts = _parts(range(len(rows)), self.together)
         promise = [score for part in pool.map(look, parts) for score in part]

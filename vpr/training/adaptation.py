@@ -27,7 +27,7 @@ from vpr.local_features.detection import score_map, strongest, suppress
 from vpr.runtime.precision import InPrecision, Precision
 from vpr.runtime.progress import Progress
 from vpr.training import homographies
-from vpr.training.photographs import Photographs
+from vpr.training.grey_images import GreyImages
 from vpr.training.randomness import randomness
 
 KIND = "points of photographs"
@@ -52,7 +52,7 @@ class Settings(Section):
 
 
 def label(
-    photographs: Photographs,
+    photographs: GreyImages,
     network: nn.Module,
     folder: Path,
     origin: Origin,

@@ -34,7 +34,7 @@ from vpr.training.tensors import on_tensors
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
-HOPELESS = 20  # steps in a row whose loss is not finite
+MAX_NONFINITE_STEPS = 20  # steps in a row whose loss is not finite
 
 
 class TrainingError(VprError):
@@ -144,7 +144,7 @@ class Run:
         rate = self._set_rate()
         losses = self._optimise(batch)
         self.bad = 0 if losses is not None else self.bad + 1
-        if self.bad == HOPELESS:
+        if self.bad == MAX_NONFINITE_STEPS:
             raise TrainingError(f"step {self.step}: no finite loss for {self.bad} steps; lower train.learning_rate")
         self.step += 1
         last = self.step == settings.steps

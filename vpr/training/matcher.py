@@ -56,7 +56,7 @@ class Settings(MethodSettings):
     homographies: pairs.HomographySettings | None = None
     scenes: tuple[pairs.ScenesSettings, ...] = ()
     two_views: pairs.TwoViewSettings | None = None
-    strangers: pairs.StrangersSettings | None = None
+    negative_pairs: pairs.NegativePairsSettings | None = None
     pool: int = Field(0, ge=0)  # pairs of each process whose features are kept in memory; 0: every pair is a new one
     validation_pairs: int = Field(64, ge=1)  # of each source
 
@@ -120,21 +120,21 @@ class Matcher:
         than 10 matches.
         """
         ours, nearest = _Count(), _Count()
-        misled = strangers = 0
+        misled = negative_pairs = 0
         for source in self.sources:
             for number in range(0, self.settings.validation_pairs, 8):
                 random = randomness(1, 8, number)
                 part = source.draw(min(8, self.settings.validation_pairs - number), random, held=True)
                 first, second, truth = self._see((on_tensors(part, lambda each: each.to(device)),), random, device)
                 counts = judge(_assignments(model(first, second))[-1], truth, BELIEVED)
-                if isinstance(source, pairs.StrangerPairs):
+                if isinstance(source, pairs.NegativePairs):
                     misled += int((counts["found"] > MANY).sum())
-                    strangers += len(counts["found"])
+                    negative_pairs += len(counts["found"])
                     continue
                 ours.add(counts)
                 nearest.add(judge(_cosines(first, second), truth, 0.0))
         figures = {**ours.figures(""), **nearest.figures("nearest_")}
-        return {**figures, "misled": misled / strangers} if strangers else figures
+        return {**figures, "misled": misled / negative_pairs} if negative_pairs else figures
 
     def export(self, model: nn.Module, path: Path) -> None:
         chosen, extractor = self.settings.features, self.extractor(torch.device("cpu"))
@@ -217,8 +217,8 @@ def build(settings: Settings) -> Matcher:
     sources += [pairs.ScenePairs(each, settings.size) for each in settings.scenes]
     if settings.two_views is not None:
         sources.append(pairs.TwoViewPairs(settings.two_views, settings.size))
-    if settings.strangers is not None:
-        sources.append(pairs.StrangerPairs(settings.strangers, settings.size))
+    if settings.negative_pairs is not None:
+        sources.append(pairs.NegativePairs(settings.negative_pairs, settings.size))
     if not sources or sum(_shares(settings)) <= 0:
         raise ConfigError("task: name a source of pairs: task.homographies, task.scenes or task.two_views")
     if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
@@ -228,7 +228,7 @@ def build(settings: Settings) -> Matcher:
 
 def _shares(settings: Settings) -> list[float]:
     """Of the sources, in the order in which they are built; they add up to 1."""
-    chosen = [settings.homographies, *settings.scenes, settings.two_views, settings.strangers]
+    chosen = [settings.homographies, *settings.scenes, settings.two_views, settings.negative_pairs]
     shares = [each.share for each in chosen if each is not None]
     total = sum(shares)
     return [share / total for share in shares] if total > 0 else []

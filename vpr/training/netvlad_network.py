@@ -16,7 +16,7 @@ from torch.nn import functional
 from vpr.core import Floats, ImageSet
 from vpr.global_descriptors.netvlad import WIDTH, NetVladNetwork
 from vpr.runtime.files import write_atomically
-from vpr.training.pictures import Pictures
+from vpr.training.colour_images import ColourImages
 from vpr.weights import WeightsError, find, load_strictly, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,17 @@ DESCRIPTORS, PER_IMAGE = 50_000, 100  # that k-means sees
 ITERATIONS = 100
 
 
-def fresh_network(clusters: int, trunk: str) -> NetVladNetwork:
+def fresh_network(clusters: int, backbone: str) -> NetVladNetwork:
     """NetVLAD whose VGG16 is torchvision's ("imagenet"), random, or that of a checkpoint; its clusters are not set."""
     network = NetVladNetwork(clusters, None)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    load_strictly(network.encoder, _trunk(trunk), trunk)
+    load_strictly(network.encoder, _backbone(backbone), backbone)
     return network
 
 
-def find_clusters(network: NetVladNetwork, images: ImageSet, pictures: Pictures, cache: Path, seed: int) -> None:
+def find_clusters(network: NetVladNetwork, images: ImageSet, pictures: ColourImages, cache: Path, seed: int) -> None:
     """Set the clusters to those of k-means on features of some images; they are kept in the file ``cache``."""
     clusters = len(network.pool.centroids)
     if cache.exists():
@@ -83,7 +83,7 @@ def vlad(network: NetVladNetwork, images: Tensor) -> Tensor:
 
 
 def _features(
-    network: NetVladNetwork, images: ImageSet, rows: np.ndarray, pictures: Pictures, random: np.random.Generator
+    network: NetVladNetwork, images: ImageSet, rows: np.ndarray, pictures: ColourImages, random: np.random.Generator
 ) -> Floats:
     """At most PER_IMAGE unit features of each image, from random places."""
     chosen = []
@@ -95,7 +95,7 @@ def _features(
     return torch.cat(chosen).numpy()
 
 
-def _trunk(name: str) -> dict[str, Tensor]:
+def _backbone(name: str) -> dict[str, Tensor]:
     """VGG16's weights to conv5_3 under the names of its modules."""
     if name in ("imagenet", "random"):
         from torchvision.models import VGG16_Weights, vgg16  # type: ignore[import-untyped]
@@ -105,7 +105,7 @@ def _trunk(name: str) -> dict[str, Tensor]:
         except OSError as error:
             raise WeightsError(
                 f"torchvision's weights of VGG16 cannot be fetched: {error}; "
-                "name a file of them, or a checkpoint of NetVLAD, in the setting trunk"
+                "name a file of them, or a checkpoint of NetVLAD, in the setting backbone"
             ) from None
         state = model.state_dict()
     else:

@@ -13,12 +13,12 @@ from vpr.core import ImageSet
 from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.global_descriptors.whitening import fit_whitening
 from vpr.runtime.files import write_atomically
+from vpr.training.colour_images import ColourImages
 from vpr.training.netvlad_network import vlad
-from vpr.training.pictures import Pictures
 
 
 def add_whitening(
-    network: NetVladNetwork, images: ImageSet, pictures: Pictures, *, dim: int, most: int, seed: int
+    network: NetVladNetwork, images: ImageSet, pictures: ColourImages, *, dim: int, most: int, seed: int
 ) -> NetVladNetwork:
     """The network with a layer that whitens to ``dim`` numbers, fitted on at most ``most`` of the images."""
     network.WPCA = None

@@ -27,11 +27,11 @@ from vpr.evaluation.recall import first_hits
 from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.index import build_index, shortlist
 from vpr.runtime.files import write_atomically
+from vpr.training.colour_images import ColourImages
 from vpr.training.journal import Journal
 from vpr.training.loop import TrainingError
 from vpr.training.netvlad_data import TrainingData
 from vpr.training.netvlad_network import train_last, vlad
-from vpr.training.pictures import Pictures
 from vpr.training.randomness import randomness
 from vpr.training.triplets import Triplet, TripletSet
 from vpr.weights import load_strictly, read_checkpoint
@@ -46,7 +46,7 @@ DECIDES = 5  # recall at this says which epoch is best
 class Settings(Section):
     """Settings of the recipe, with the published values."""
 
-    trunk: str = "imagenet"  # VGG16 to begin with: "imagenet", "random", or the path of a checkpoint
+    backbone: str = "imagenet"  # VGG16 to begin with: "imagenet", "random", or the path of a checkpoint
     clusters: int = Field(16, ge=1)
     trained_modules: int = Field(5, ge=0)  # of VGG16, from its end
     width: int = Field(640, ge=32)
@@ -76,7 +76,7 @@ class Recipe:
     """A run: the network, and how far it has come. ``epoch`` counts finished epochs, ``subset`` parts of the next."""
 
     def __init__(
-        self, network: NetVladNetwork, data: TrainingData, settings: Settings, *, pictures: Pictures, out: Path
+        self, network: NetVladNetwork, data: TrainingData, settings: Settings, *, pictures: ColourImages, out: Path
     ) -> None:
         self.network = network.to(pictures.device)
         train_last(self.network, settings.trained_modules)

@@ -25,7 +25,7 @@ from vpr.datasets.tables import name_at, read_table
 from vpr.images import read_image
 from vpr.training import homographies
 from vpr.training.correspondence import Depth, Epipolar, Geometry, Plane, Strangers, View
-from vpr.training.photographs import FixedCameras, Photographs, cut_matrix, cut_to
+from vpr.training.grey_images import GreyImages, StaticCameras, cut_matrix, cut_to
 from vpr.training.places import Places
 from vpr.training.randomness import Randomness
 
@@ -83,7 +83,7 @@ class TwoViewSettings(Section):
     held_out: float = Field(0.05, gt=0, lt=1)
 
 
-class StrangersSettings(Section):
+class NegativePairsSettings(Section):
     """Pictures of different places, by a csv with columns image (or file) and place or group."""
 
     share: float = Field(0.2, ge=0)
@@ -102,8 +102,8 @@ class HomographyPairs(Source):
     def __init__(self, settings: HomographySettings, size: Size) -> None:
         self.settings = settings
         self.size = size
-        self.photographs = Photographs(settings.folder, size, settings.held_out)
-        self.cameras = FixedCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
+        self.photographs = GreyImages(settings.folder, size, settings.held_out)
+        self.cameras = StaticCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
         rows = random.numpy.choice(self.photographs.held if held else self.photographs.seen, count)
@@ -251,12 +251,12 @@ class TwoViewPairs(Source):
         return cut_to(image, self.size), cut_matrix((image.shape[1], image.shape[0]), self.size)
 
 
-class StrangerPairs(Source):
-    """See StrangersSettings."""
+class NegativePairs(Source):
+    """See NegativePairsSettings."""
 
-    name = "strangers"
+    name = "negative_pairs"
 
-    def __init__(self, settings: StrangersSettings, size: Size) -> None:
+    def __init__(self, settings: NegativePairsSettings, size: Size) -> None:
         self.places = Places(settings.manifests, size, settings.held_out)
         held = np.concatenate([self.places.held_single, *self.places.held_places]).astype(np.int64)
         seen = np.concatenate([self.places.single, *self.places.places]).astype(np.int64)
@@ -285,7 +285,7 @@ class StrangerPairs(Source):
         labels, names = self.places.labels, self.places.group_names
         unknown = [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]
         if unknown:
-            raise DataError(f"task.strangers.alike: no group of the manifests matches {', '.join(unknown)}")
+            raise DataError(f"task.negative_pairs.alike: no group of the manifests matches {', '.join(unknown)}")
         chosen: list[Rows] = [
             np.array([row for row in rows if fnmatch(names[row], each)], np.int64) for each in patterns
         ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vpr.core import DataError, Image, Rows
 from vpr.datasets.tables import Table, name_at, read_table
 from vpr.images import read_image
-from vpr.training.photographs import cut_to
+from vpr.training.grey_images import cut_to
 
 IMAGE_COLUMNS = ("image", "file")
 

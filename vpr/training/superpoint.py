@@ -19,8 +19,8 @@ from vpr.training.batch_norm import folded, measure, with_batch_norm
 from vpr.training.description import DESCRIPTOR_LOSSES, Views
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import SUPERPOINT_RECORD, save_weights
+from vpr.training.grey_images import GreyImages, StaticCameras
 from vpr.training.initial import keep_variance
-from vpr.training.photographs import FixedCameras, Photographs
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.repeatability import judge_views
 from vpr.weights import load_published
@@ -58,7 +58,7 @@ class Settings(MethodSettings):
 
 
 class Batch(NamedTuple):
-    """Photographs with their points, and the warps that make each of the two views."""
+    """Images with their keypoints, and the warps that make each of the two views."""
 
     images: Tensor  # (B, 1, H, W) uint8
     others: Tensor  # (B, 1, H, W) uint8, the photographs again, or what the same cameras saw at other hours
@@ -75,7 +75,7 @@ class SuperPoint:
         self.settings = settings
         network = SuperPointNetwork(settings.layout, settings.widths, settings.head, settings.dim)
         keep_variance(network)
-        self.photographs = Photographs(settings.photographs, settings.size, settings.held_out)
+        self.photographs = GreyImages(settings.photographs, settings.size, settings.held_out)
         if settings.start is not None:
             load_published(network, str(settings.start), network.convert_state_dict)
         if settings.batch_norm:
@@ -85,7 +85,7 @@ class SuperPoint:
                 measure(network, self.photographs.stack(seen[:: max(1, len(seen) // 32)]).float() / 255)
         self.model: nn.Module = network
         self.labels = read_labels(settings.labels, self.photographs.names)
-        self.cameras = FixedCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
+        self.cameras = StaticCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
     def batch(self, size: int, random: Randomness) -> Batch:
         rows = random.numpy.choice(self.photographs.seen, size)

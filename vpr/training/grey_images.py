@@ -1,4 +1,4 @@
-"""Photographs of a folder as grey pictures of one size, kept in memory once read."""
+"""Images of a folder as grey images of one size, kept in memory once read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vpr.datasets.folders import list_images
 from vpr.images import read_image, resize
 
 
-class Photographs:
+class GreyImages:
     """Grey pictures of (width, height): shrunk to cover that size, and cut to their middle.
 
     ``held_out`` of them, spread over the folder, are for validation; they come from ``held``, the others from ``seen``.
@@ -48,13 +48,13 @@ class Photographs:
         return cut_to(read_image(self.folder / self.names[row], "grey"), self.size)
 
 
-class FixedCameras:
-    """Photographs of cameras that stood still: what one saw at two times differs in light, weather and traffic alone.
+class StaticCameras:
+    """Images of static cameras: what one saw at two times differs only in light, weather and traffic.
 
     Those whose names match the same pattern are of one camera. ``share`` is that of the pairs drawn from them.
     """
 
-    def __init__(self, photographs: Photographs, patterns: Sequence[str], share: float) -> None:
+    def __init__(self, photographs: GreyImages, patterns: Sequence[str], share: float) -> None:
         self.share = share if patterns else 0.0
         self.cameras = []
         for pattern in patterns:

@@ -16,7 +16,7 @@ from vpr.images import in_order, read_image
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ColourImages:
     """How pictures are read: all at (width, height)."""
 
     size: tuple[int, int]
