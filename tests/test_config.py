@@ -205,8 +205,8 @@ def test_sections_of_a_recipe_are_completed_and_switched_off() -> None:
     def agreement(*overrides: str) -> object:
         return load(Settings, config_path("superpoint_superglue"), overrides).matcher.model_dump()["agreement"]
 
-    assert agreement() == Agreement(sure=0.6).model_dump()
-    assert agreement("matcher.agreement.tolerance=6") == Agreement(sure=0.6, tolerance=6).model_dump()
+    assert agreement() == Agreement(accept_threshold=0.6).model_dump()
+    assert agreement("matcher.agreement.tolerance=6") == Agreement(accept_threshold=0.6, tolerance=6).model_dump()
     assert agreement("matcher.agreement=false") is None
 
 
@@ -221,7 +221,7 @@ def test_what_is_shown_says_where_each_value_comes_from(tmp_path: Path) -> None:
         'weights = "vpr-superglue"  # default',
         "sinkhorn_iterations = 50  # --set",
         "match_threshold = 0.4  # weights vpr-superglue",
-        "sure = 0.6  # weights vpr-superglue",
+        "accept_threshold = 0.6  # weights vpr-superglue",
         "tolerance = 6.0  # --set",
         "min_inliers = 6  # default",
         'method = "vlad"  # config superpoint_vlad',
