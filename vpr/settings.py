@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from vpr.config import Chooser, MethodSettings, Section
+from vpr.config import Chooser, Method, MethodSettings, Section
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
 from vpr.images import MAX_MEGAPIXELS
@@ -18,7 +20,8 @@ from vpr.rerank.reranker import RerankSettings
 from vpr.rerank.verification import Settings as Verification
 from vpr.weights import recipe_of
 
-GLOBAL_METHODS = {**GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
+# A view of both tables, so that a line added to either is known here.
+GLOBAL_METHODS: Mapping[str, Method[Any]] = ChainMap({}, GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS)
 
 LOCAL = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
 GLOBAL = Chooser(GLOBAL_METHODS, "global descriptor", default="vlad", recipe=recipe_of)
