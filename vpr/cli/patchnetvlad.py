@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vpr.cli.common import SetOption, command_line, say, settings_of
+from vpr.cli.patchnetvlad_ini import is_ini, run_overrides
 from vpr.cli.run import say_results
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 Config = Annotated[
     str | None,
     typer.Option(
-        "--config_path", metavar="NAME|FILE", help="A TOML file, or the name of a config that comes with vpr."
+        "--config_path",
+        metavar="NAME|FILE",
+        help="A TOML file, Patch-NetVLAD's .ini file, or the name of a config that comes with vpr.",
     ),
 ]
 Root = Annotated[Path, typer.Option("--dataset_root_dir", help="Folder that the names in the lists are relative to.")]
@@ -109,4 +112,6 @@ def feature_match(
 
 def _settings(config_path: str | None, overrides: list[str] | None, nocuda: bool) -> Settings:
     device = ['machine.device="cpu"'] if nocuda else []
+    if is_ini(config_path):
+        return settings_of(None, [*run_overrides(Path(str(config_path))), *(overrides or []), *device])
     return settings_of(config_path, [*(overrides or []), *device])

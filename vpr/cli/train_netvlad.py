@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vpr.cli.common import SetOption, say
+from vpr.cli.patchnetvlad_ini import is_ini, training_overrides
 from vpr.core import ConfigError
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _prepared(
 
     if trainset not in TRAINSETS:
         raise ConfigError(f"unknown training set {trainset!r}; known: {', '.join(sorted(TRAINSETS))}")
-    settings = configuration.load(Settings, config, overrides or ())
+    given = training_overrides(config) if config is not None and is_ini(config) else []
+    settings = configuration.load(Settings, None if is_ini(config) else config, [*given, *(overrides or [])])
     data = TRAINSETS[trainset](root, panoramas)
     logger.info(
         "%d queries and %d database images to learn from", len(data.training.queries), len(data.training.database)
