@@ -1,9 +1,9 @@
-"""How good local features, matcher and verification are on pairs of pictures, kept as one JSON file and a table.
+"""How good local features, matcher and verification are on pairs of images, kept as one JSON file and a table.
 
     python benchmarks/quality.py DATA --out benchmarks/results/NAME.json [--config NAME] [--set ...] [--work DIR]
 
 DATA holds geometry/ (folders with homographies.csv or poses.csv) and vpr/ (data sets in the ground_truth.csv layout).
-Homographies and relative poses are judged by the protocols of `vpr evaluate`, the former with 1,000 points. Pictures
+Homographies and relative poses are judged by the protocols of `vpr evaluate`, the former with 1,000 points. Images
 of cameras that stood still are judged as homographies that change nothing. Of each other data set, every query with the
 middle one of its positives, and 500 random pairs of different places, tell how often more than 10 matches are verified.
 """
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def still(dataset: Dataset) -> list[HomographyPair]:
-    """Each query with the first picture of its camera."""
+    """Each query with the first image of its camera."""
     assert dataset.positives is not None
     return [
         HomographyPair(

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py --out benchmarks/results/NAME.json [--device cuda] [--only matching sinkhorn]
 
-Weights and features are random but fixed, since time does not depend on their values: 640x480 pictures, 1024 points of
+Weights and features are random but fixed, since time does not depend on their values: 640x480 images, 1024 points of
 256 numbers. Variants of one measurement take turns, so that a busy machine slows all of them alike; given are medians
 over the rounds, with the spread from first to third quartile, and the ratio to the plain one. Results are compared as
 well: a fast wrong answer does not count.

@@ -1,4 +1,4 @@
-"""Your own pictures with GPS: a table of positions in, recall and a report out.
+"""Your own images with GPS: a table of positions in, recall and a report out.
 
     python examples/own_data_from_gps.py PICTURES points.csv OUT
 

@@ -37,7 +37,7 @@ def test_run_places_every_query(small_city: Folders, tmp_path: Path, capsys: pyt
     out = tmp_path / "out"
     run_on(small_city, out)
     said = capsys.readouterr().out
-    assert "recall in percent over 5 queries, 1 of them without a right image" in said
+    assert "recall in percent over 5 queries, 1 of them without a positive" in said
     assert str(out / "report.html") in said
     assert (out / "recalls.txt").read_text().splitlines()[0] == "Recall shortlist@1: 0.8000"
     assert (out / "recalls.txt").read_text().splitlines()[6] == "Recall reranked@1: 0.8000"

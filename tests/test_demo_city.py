@@ -428,7 +428,7 @@ def test_a_killed_run_is_taken_up_where_it_stopped(written):
     (out / "cameras.csv").unlink()
     shot = plan_shots(build_city(1, 5), (48, 36))[2]
     (out / shot.role / shot.name).unlink()
-    (out / shot.role / f".{shot.name}.1.tmp").write_bytes(b"half a picture")
+    (out / shot.role / f".{shot.name}.1.tmp").write_bytes(b"half a image")
     with pytest.raises(DataError, match=r"cameras.csv: no such file; write the demo city into .* first"):
         read_shots(out)
     write_demo_city(out, places=1, seed=5, size=(48, 36), workers=1, with_depth=True)
@@ -465,7 +465,7 @@ def test_a_broken_table_and_a_broken_depth_picture_are_named(tmp_path):
     with pytest.raises(DataError, match=r"cameras.csv: not a table of cameras"):
         read_shots(tmp_path)
     (tmp_path / "depth.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"depth.png: not a 16-bit depth picture"):
+    with pytest.raises(DataError, match=r"depth.png: not a 16-bit depth image"):
         read_depth(tmp_path / "depth.png")
 
 

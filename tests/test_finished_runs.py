@@ -88,7 +88,7 @@ def test_tables_and_page_are_made_again_byte_for_byte(tmp_path, monkeypatch):
     before = {name: (folder / name).read_bytes() for name in MADE_AGAIN}
     for name in MADE_AGAIN:
         (folder / name).unlink()
-    monkeypatch.setattr("vpr.report.outputs.pictures_of", lambda *_: picture)  # the pictures exist in no folder
+    monkeypatch.setattr("vpr.report.outputs.pictures_of", lambda *_: picture)  # the images exist in no folder
     remake(folder, read_run(folder))
     assert {name: (folder / name).read_bytes() for name in MADE_AGAIN} == before
     assert b"12 of 36 matches verified" in before["report.html"]
@@ -105,7 +105,7 @@ def test_a_run_without_truth_or_second_stage_is_made_again(tmp_path):
 def test_pictures_that_are_gone_leave_boxes(tmp_path):
     folder = finished(tmp_path / "run")
     remake(folder, read_run(folder))
-    assert "picture cannot be read" in (folder / "report.html").read_text()
+    assert "image cannot be read" in (folder / "report.html").read_text()
 
 
 def test_a_pad_only_ranking_keeps_its_width(tmp_path):

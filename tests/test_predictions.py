@@ -235,7 +235,7 @@ def test_recall_of_no_query_is_null_in_json_and_na_in_text(tmp_path):
 def test_text_table_is_aligned_and_complete():
     lines = text_table(summary()).splitlines()
     assert "town, within 25 m" in lines[0]
-    assert "1 of them without a right image" in lines[0]
+    assert "1 of them without a positive" in lines[0]
     table = lines[2:9]
     assert len({len(line) for line in table}) == 1
     assert [line.split("  ")[0] for line in table[1:]] == [

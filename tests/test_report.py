@@ -1,4 +1,4 @@
-"""The HTML page, its figures, and the pictures in it."""
+"""The HTML page, its figures, and the images in it."""
 
 import base64
 import dataclasses
@@ -102,7 +102,7 @@ def ranking(rows, elapsed=None):
     return Ranking(rows, scores, Evidence(scores, counts * 3, counts, np.array(elapsed, dtype=np.float64)))
 
 
-# Of six queries: kept, rescued, lost, ranked wrong, missed, without a right image.
+# Of six queries: kept, rescued, lost, ranked wrong, missed, without a positive.
 BEFORE = ranking([[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
 AFTER = ranking(
     [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3]], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -141,9 +141,9 @@ def test_page_says_everything_once(tmp_path):
         "within 25 m",
         "Re-ranking leaves recall@1 at 33.3\u00a0%.",
         "It helps 1 query and harms 1",
-        "Queries without a right image in the database: 1 of 6",
+        "Queries without a positive in the database: 1 of 6",
         "answerable queries: 5",
-        "The 4 candidates hold a right image for 66.7\u00a0% of the queries",
+        "The 4 candidates hold a positive for 66.7\u00a0% of the queries",
         "Shortlist missed it",
         "Re-ranking lost it",
         "Ranked wrong",
@@ -151,8 +151,8 @@ def test_page_says_everything_once(tmp_path):
         "vpr match --config a.toml",
         'k = "4 < 5"',
         "12 of 36 matches verified",
-        "first right image at rank 2 in the shortlist, 1 after re-ranking",
-        "no right image among the 4 candidates",
+        "first positive at rank 2 in the shortlist, 1 after re-ranking",
+        "no positive among the 4 candidates",
         "not among the 4 candidates",
         "rank 3, was 1 in the shortlist",
         "350.0",  # milliseconds per query of SuperGlue, mean and median
@@ -193,7 +193,7 @@ def test_the_same_input_gives_the_same_bytes():
     [
         ({"failures": 0}, "Re-ranking lost it"),
         ({"dataset": town(placed=False)}, "Recall"),
-        ({"dataset": town(positives=(TRUTH[5],) * 6)}, "No query has a right image in the database"),
+        ({"dataset": town(positives=(TRUTH[5],) * 6)}, "No query has a positive in the database"),
         ({"stages": {"NetVLAD": BEFORE}}, "Recall@1 is 33.3"),
         ({"stages": {"a": BEFORE, "b": BEFORE, "c": AFTER}}, "Re-ranking leaves recall@1"),
         ({"recall_at": (4,)}, "recall@4"),
@@ -213,8 +213,8 @@ def test_degenerate_runs_make_a_page(changed, expected, pictures, drawn):
 def test_pads_are_not_counted_as_candidates():
     short = ranking([[0, 1, -1, -1]] * 6)
     text = check(render(report(stages={"a": short}, recall_at=(1,)), picture, matches)).text
-    assert "no right image among the 2 candidates" in text
-    assert "The 2 candidates hold a right image" in text
+    assert "no positive among the 2 candidates" in text
+    assert "The 2 candidates hold a positive" in text
 
 
 def test_a_command_line_that_is_not_utf8_does_not_stop_the_report(tmp_path):
@@ -236,7 +236,7 @@ def test_without_ground_truth_no_recall_is_claimed():
 
 
 def test_unreadable_pictures_are_named_as_such():
-    assert "picture cannot be read" in check(render(report(), nothing, nothing)).text
+    assert "image cannot be read" in check(render(report(), nothing, nothing)).text
 
 
 def test_a_report_of_nothing_is_refused():

@@ -43,12 +43,12 @@ class DataError(VprError):
 
 
 class ImageError(DataError):
-    """One picture that cannot be used; the message names the file and the reason."""
+    """One image that cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Pictures in a fixed order: row i of every array, ranking and feature store is image i.
+    """Images in a fixed order: row i of every array, ranking and feature store is image i.
 
     Raises DataError for repeated or unusable names, positions that are not finite, and lengths that differ.
     """

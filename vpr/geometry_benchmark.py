@@ -97,7 +97,7 @@ def _size(resize: Resize, options: Options) -> Resize:
 
 def _settings(options: Options, asked: Mapping[str, object]) -> Settings:
     """The settings with what the protocol asks for, as far as the chosen methods know it; --set is above all."""
-    if options.longest_side is not None:  # so that the local features do not shrink the pictures further
+    if options.longest_side is not None:  # so that the local features do not shrink the images further
         asked = {**asked, "local_features.longest_side": options.longest_side}
     settings = options.settings(())
     known = [

@@ -23,7 +23,7 @@ class RunResult:
     settings_toml: str
     facts: Mapping[str, str]  # command, versions, machine, date
     timings: Sequence[Timing] = ()
-    failures: int = 24  # shown with pictures
+    failures: int = 24  # shown with images
     bytes_per_image: Mapping[str, float] = field(default_factory=dict)  # on disk, by kind of feature
     calibration: Sequence[CalibrationTrial] = ()  # fitted on another run
     samples: int = SAMPLES  # bootstrap samples behind the intervals; 0 for none

@@ -38,7 +38,7 @@ def check(
     name: Annotated[str, typer.Argument(help="A name from `vpr datasets list`.")],
     root: Annotated[Path, typer.Argument(help="The folder that holds the data set.")],
 ) -> None:
-    """Look whether a data set on disk is the one that a protocol means: layout, counts, every file, right images.
+    """Look whether a data set on disk is the one that a protocol means: layout, counts, every file, positives.
 
     Nothing is changed or downloaded. Ends with status 1 if anything is missing.
     """

@@ -15,10 +15,10 @@ def demo_city(
     out: Annotated[Path, typer.Option(help="Folder to write database/, queries/ and cameras.csv into.")],
     places: Annotated[int, typer.Option(help="Stops of the drive through the city.", min=1)] = 60,
     seed: Annotated[int, typer.Option(help="Another seed, another city.", min=0)] = 0,
-    width: Annotated[int, typer.Option(help="Width of the pictures.", min=32)] = 480,
-    height: Annotated[int, typer.Option(help="Height of the pictures.", min=32)] = 360,
+    width: Annotated[int, typer.Option(help="Width of the images.", min=32)] = 480,
+    height: Annotated[int, typer.Option(help="Height of the images.", min=32)] = 360,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
-    with_depth: Annotated[bool, typer.Option(help="Write the depth of every picture too.")] = False,
+    with_depth: Annotated[bool, typer.Option(help="Write the depth of every image too.")] = False,
 ) -> None:
     """Render a small city with known positions: a drive by day, queries at other hours and from other sides."""
     from vpr.demo_city import write_demo_city
@@ -26,18 +26,18 @@ def demo_city(
     dataset = write_demo_city(
         out, places=places, seed=seed, size=(width, height), workers=workers or None, with_depth=with_depth
     )
-    say(f"{len(dataset.database)} database and {len(dataset.queries)} query pictures: {out}")
+    say(f"{len(dataset.database)} database and {len(dataset.queries)} query images: {out}")
     say(f"vpr run --database {out / 'database'} --queries {out / 'queries'} --out {out / 'run'}")
 
 
 def demo_places(
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write the pictures and manifest.csv into.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the images and manifest.csv into.")],
     places: Annotated[int, typer.Option(help="Places, 35 m or a direction apart.", min=1)] = 400,
-    views: Annotated[int, typer.Option(help="Pictures of each, at other hours and in other weathers.", min=1)] = 12,
+    views: Annotated[int, typer.Option(help="Images of each, at other hours and in other weathers.", min=1)] = 12,
     seed: Annotated[int, typer.Option(help="Another seed, another city.", min=0)] = 1,
-    width: Annotated[int, typer.Option(help="Width of the pictures.", min=32)] = 320,
-    height: Annotated[int, typer.Option(help="Height of the pictures.", min=32)] = 240,
+    width: Annotated[int, typer.Option(help="Width of the images.", min=32)] = 320,
+    height: Annotated[int, typer.Option(help="Height of the images.", min=32)] = 240,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
 ) -> None:
     """Render places of a small city from near positions in many lights, to train a global descriptor with."""
@@ -45,5 +45,5 @@ def demo_places(
     from vpr.runtime.device import threads_of
 
     manifest = write_places(out, places, views, seed=seed, size=(width, height), workers=threads_of(workers))
-    say(f"{places} places, {views} pictures each: {manifest}")
+    say(f"{places} places, {views} images each: {manifest}")
     say(f"vpr train --config train_global --set task.manifest={manifest} --out {out / 'run'}")

@@ -12,13 +12,13 @@ from vpr.core import ConfigError
 
 
 def fit(
-    images: Annotated[Path, typer.Option(help="Folder of pictures to fit on, at any depth.")],
+    images: Annotated[Path, typer.Option(help="Folder of images to fit on, at any depth.")],
     out: Annotated[Path, typer.Option(help="The model to write, a .safetensors file.")],
-    features: Annotated[Path, typer.Option(help="Folder for the features of these pictures.")],
+    features: Annotated[Path, typer.Option(help="Folder for the features of these images.")],
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Fit the global descriptor's vocabulary and PCA whitening on a folder of pictures.
+    """Fit the global descriptor's vocabulary and PCA whitening on a folder of images.
 
     Use it elsewhere with --set global_descriptor.weights=FILE.
     """

@@ -33,11 +33,11 @@ def make(
 @app.command()
 def check(
     npz: Annotated[Path | None, typer.Argument(help="A ground-truth npz.")] = None,
-    database: Annotated[Path | None, typer.Option(help="Instead of an npz: a folder of pictures to search.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="And a folder of pictures to place.")] = None,
+    database: Annotated[Path | None, typer.Option(help="Instead of an npz: a folder of images to search.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="And a folder of images to place.")] = None,
     radius_m: Annotated[float | None, typer.Option(help="Another radius in metres.", min=0)] = None,
 ) -> None:
-    """Print counts, queries without a right image, and how far the nearest database images are."""
+    """Print counts, queries without a positive, and how far the nearest database images are."""
     from vpr import datasets
     from vpr.datasets import ground_truth
 

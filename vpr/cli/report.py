@@ -21,12 +21,12 @@ def report(
             help="Another finished run: fit the probability that a first candidate is right there, try it here.",
         ),
     ] = None,
-    failures: Annotated[int | None, typer.Option(help="Failures to show with pictures.", min=0)] = None,
+    failures: Annotated[int | None, typer.Option(help="Failures to show with images.", min=0)] = None,
 ) -> None:
     """Compute recall, statistics and the page of a run again, from the rows it left; no network is run.
 
-    The tables come out as the run wrote them. Pictures are read from where they were; match lines are those the run
-    kept for the pictures it showed.
+    The tables come out as the run wrote them. Images are read from where they were; match lines are those the run
+    kept for the images it showed.
     """
     from vpr.report.finished import calibrated, read_run
     from vpr.report.outputs import remake

@@ -1,4 +1,4 @@
-"""``vpr run``: from two folders of pictures to predictions, recall and a report."""
+"""``vpr run``: from two folders of images to predictions, recall and a report."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from vpr.settings import Settings
 
 
-FEW_QUERIES = 10  # without ground truth the candidates of so many queries are printed
+FEW_QUERIES = 10  # without ground truth the candidates of this many queries are printed
 SHOWN_CANDIDATES = 5
 
 
 def run(
     *,
     out: Annotated[Path, typer.Option(help="Folder for features, predictions, recalls and report.")],
-    database: Annotated[Path | None, typer.Option(help="Folder of pictures to search, at any depth.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="Folder of pictures to place.")] = None,
+    database: Annotated[Path | None, typer.Option(help="Folder of images to search, at any depth.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Folder of images to place.")] = None,
     reader: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Read another convention than two folders (`vpr datasets readers`)."),
@@ -46,7 +46,7 @@ def run(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Place every query picture: shortlist, re-rank, predictions, and recall where the truth is known.
+    """Place every query image: shortlist, re-rank, predictions, and recall where the truth is known.
 
     File names such as @utm_east@utm_north@...@.jpg, or a ground_truth.csv beside the two folders, give recall; other
     names give predictions alone. An interrupted run continues where it stopped when it is started again.
@@ -99,5 +99,5 @@ def _dataset(
         dataset: Dataset = call_with(datasets.reader(reader).read, source, f"--reader {reader}: --source")
         return dataset
     if database is None or queries is None:
-        raise ConfigError("give --database and --queries, two folders of pictures, or --reader NAME with its --source")
+        raise ConfigError("give --database and --queries, two folders of images, or --reader NAME with its --source")
     return datasets.read_pair(database, queries, settings.evaluation.radius_m, ground_truth=ground_truth)

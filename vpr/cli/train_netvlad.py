@@ -27,7 +27,7 @@ Config = Annotated[Path | None, typer.Option("--config_path", help="A TOML file;
 Root = Annotated[
     Path, typer.Option("--dataset_root_dir", help="MSLS's folder with train_val; or Pittsburgh's, with *_train.mat.")
 ]
-Threads = Annotated[int, typer.Option("--threads", help="Threads that decode pictures.", min=1)]
+Threads = Annotated[int, typer.Option("--threads", help="Threads that decode images.", min=1)]
 NoCuda = Annotated[bool, typer.Option("--nocuda", help="Use the CPU even where there is a GPU.")]
 Trainset = Annotated[str, typer.Option("--trainset", help="mapillary or pitts.")]
 Panoramas = Annotated[bool, typer.Option("--includepanos", help="Full panoramas too (mapillary).")]

@@ -1,4 +1,4 @@
-"""Pinhole cameras, and the way from a pixel of one picture to the same point in another."""
+"""Pinhole cameras, and the way from a pixel of one image to the same point in another."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def street_camera(
 
 
 def intrinsics(size: tuple[int, int]) -> Doubles:
-    """(3, 3) matrix of square pixels, the principal point in the middle. Raises ConfigError for an empty picture."""
+    """(3, 3) matrix of square pixels, the principal point in the middle. Raises ConfigError for an empty image."""
     width, height = size
     if min(size) < 1:
-        raise ConfigError(f"a picture needs at least 1 x 1 pixels, not {width} x {height}")
+        raise ConfigError(f"an image needs at least 1 x 1 pixels, not {width} x {height}")
     focal = width / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW_DEG) / 2)
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
@@ -84,10 +84,10 @@ def reproject(pixels: Doubles, depth: Doubles, source: Camera, target: Camera) -
 
 
 def visible(pixels: Doubles, expected_depth: Doubles, depth: Floats, tolerance: float = 0.02) -> NDArray[np.bool_]:
-    """(N,) whether points expected at these pixels and depths are what the picture with that (H, W) depth shows.
+    """(N,) whether points expected at these pixels and depths are what the image with that (H, W) depth shows.
 
     The expected depth must lie between the least and the greatest of the four pixels around, give or take a
-    fraction ``tolerance``: so a slanted road passes, and what is hidden behind a car or outside the picture fails.
+    fraction ``tolerance``: so a slanted road passes, and what is hidden behind a car or outside the image fails.
     """
     height, width = depth.shape
     inside = (expected_depth > 0) & ((pixels >= 0) & (pixels <= [width - 1, height - 1])).all(axis=1)

@@ -67,7 +67,7 @@ def put_on_wall(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def poster(rng: np.random.Generator, canvas: Canvas, left: float, top: float) -> None:
-    """A printed sheet with a picture of blocks and two lines of text."""
+    """A printed sheet with an image of blocks and two lines of text."""
     wide = rng.uniform(0.45, 0.8)
     tall = wide * 1.4
     ground, ink = pick(rng, _LOUD), pick(rng, _LOUD)

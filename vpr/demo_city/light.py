@@ -25,7 +25,7 @@ class Light:
     haze_per_m: float
     lamps: float  # brightness of the street lamps
     windows: float  # brightness of what glows: windows, shop signs, lanterns
-    level: float  # mean brightness of the picture, of 1
+    level: float  # mean brightness of the image, of 1
     noise: float  # standard deviation of the noise in a middle grey, of 255
 
 

@@ -1,4 +1,4 @@
-"""Places of the demo city, each seen from near positions at many hours and in all weathers: pictures to learn from."""
+"""Places of the demo city, each seen from near positions at many hours and in all weathers: images to learn from."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _LIGHTS = ("day", "night", "overcast", "dusk")
 def write_places(
     out: Path, places: int, views: int, *, seed: int = 0, size: tuple[int, int] = (320, 240), workers: int = 1
 ) -> Path:
-    """Render ``views`` pictures of each place into a folder and list them; returns the list, ``image,place,light``.
+    """Render ``views`` images of each place into a folder and list them; returns the list, ``image,place,light``.
 
-    The pictures depend on the arguments but not on ``workers``. A run that was killed is taken up where it stopped.
+    The images depend on the arguments but not on ``workers``. A run that was killed is taken up where it stopped.
     Raises DataError if the folder holds anything else.
     """
     if min(places, views) < 1:
@@ -60,7 +60,7 @@ def _claim(out: Path, made_by: dict[str, object]) -> None:
 
 
 def _city_of(places: int, seed: int) -> City:
-    """The smallest city, of those twice as large each, that has so many places."""
+    """The smallest city, of those twice as large each, that has this many places."""
     size = 8
     while True:
         city = build_city(size, seed)
@@ -88,7 +88,7 @@ def _spots(city: City, places: int) -> list[tuple[Street, float, float]]:
 def _views(
     city: City, spot: tuple[Street, float, float], place: int, views: int, size: tuple[int, int]
 ) -> Iterator[Shot]:
-    """Pictures from within 4 m along the street and across both lanes, each on a day of its own."""
+    """Images from within 4 m along the street and across both lanes, each on a day of its own."""
     street, along_m, turn = spot
     for view in range(views):
         rng = np.random.default_rng([city.seed, 8, place, view])

@@ -32,9 +32,9 @@ class Raster:
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """M flat convex outlines ready to be filled into a picture."""
+    """M flat convex outlines ready to be filled into an image."""
 
-    boxes: NDArray[np.int64]  # (M, 4) left, top, right, bottom within the picture; empty ones are possible
+    boxes: NDArray[np.int64]  # (M, 4) left, top, right, bottom within the image; empty ones are possible
     polygons: NDArray[np.int32]  # (M, P, 2) from the box's corner, in sixteenths of a pixel
 
 
@@ -92,7 +92,7 @@ def inverse_depth_planes(surfaces: Surfaces, camera: Camera) -> Doubles:
 
 
 def outline(pixels: Doubles, size: tuple[int, int]) -> Outlines:
-    """Prepare (M, P, 2) convex polygons for a picture of that width and height."""
+    """Prepare (M, P, 2) convex polygons for an image of that width and height."""
     low = np.maximum(np.floor(pixels.min(axis=1)), 0).astype(np.int64)
     high = np.minimum(np.ceil(pixels.max(axis=1)) + 1, size).astype(np.int64)
     polygons = np.rint((pixels - low[:, None]) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
@@ -165,7 +165,7 @@ def _speeds(to_metres: Doubles, pixels: Doubles) -> Doubles:
 
 
 def _warp(paint: Paint, to_metres: Doubles, speed: Doubles, corner: tuple[int, int], size: tuple[int, int]) -> Image:
-    """The texture as it appears in an area of the picture, from the level that has about one texel per pixel."""
+    """The texture as it appears in an area of the image, from the level that has about one texel per pixel."""
     painted = texture(paint)
     across, down = np.rint(np.log2(np.maximum(speed * paint.texels_per_m, 1))).astype(int)
     level = painted.level(min(across, painted.most[0]), min(down, painted.most[1]))

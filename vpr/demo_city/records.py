@@ -15,7 +15,7 @@ from vpr.demo_city.camera import Camera
 from vpr.demo_city.shots import Shot
 
 CAMERAS = "cameras.csv"
-DEPTH_STEPS = 32768  # a depth picture holds round(DEPTH_STEPS / metres); nearer than half a metre reads half a metre
+DEPTH_STEPS = 32768  # a depth image holds round(DEPTH_STEPS / metres); nearer than half a metre reads half a metre
 
 _POSE = [f"{part}" for row in (1, 2, 3) for part in (f"r{row}1", f"r{row}2", f"r{row}3", f"t{row}")]
 _COLUMNS = ["role", "name", "light", "place", "light_seed", "traffic", "seed", "east", "north",
@@ -37,7 +37,7 @@ def cameras_table(shots: Sequence[Shot]) -> str:
 
 
 def read_shots(out: Path) -> list[Shot]:
-    """All pictures of a complete demo city with their cameras. Raises DataError if the folder holds none."""
+    """All images of a complete demo city with their cameras. Raises DataError if the folder holds none."""
     path = out / CAMERAS
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -79,6 +79,6 @@ def read_depth(path: Path) -> Floats:
     """(H, W) metres along the optical axis, infinite for sky, to within depth squared / 65536 metres."""
     steps = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if steps is None or steps.dtype != np.uint16:
-        raise DataError(f"{path}: not a 16-bit depth picture; write the demo city again, with depth")
+        raise DataError(f"{path}: not a 16-bit depth image; write the demo city again, with depth")
     far = np.full(steps.shape, np.inf)
     return np.asarray(np.divide(DEPTH_STEPS, steps, out=far, where=steps > 0), np.float32)

@@ -1,4 +1,4 @@
-"""A picture of the city with its depth."""
+"""An image of the city with its depth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIGHT_M = 190.0  # nothing is drawn beyond
 _FOCUS_M = 35.0  # ahead of the camera is the middle of the shadow map
 _SHADOW_GAP_M = 0.25
 _LAMPS_IN_SIGHT_M = 55.0
-_SKY_STEP = 3  # the sky is smooth: one ray for so many pixels each way
+_SKY_STEP = 3  # the sky is smooth: one ray for this many pixels each way
 _HAZE_ONLY_M = 1e4
 _FARTHEST = 1e-4  # inverse depth, per metre
 _WARM = np.array([1.0, 0.78, 0.48], np.float32)
@@ -34,9 +34,9 @@ class Rendering:
 
 
 def render(city: City, camera: Camera, light: Light, seed: int, traffic: int | None) -> Rendering:
-    """A picture from the camera. ``seed`` draws the clouds and the noise, ``traffic`` the parked cars (None: no cars).
+    """An image from the camera. ``seed`` draws the clouds and the noise, ``traffic`` the parked cars (None: no cars).
 
-    The picture is drawn at twice its size and reduced; the depth is that of one surface per pixel, never a mean.
+    The image is drawn at twice its size and reduced; the depth is that of one surface per pixel, never a mean.
     """
     scene = _in_sight(city, camera, traffic)
     fine = _finer(camera)

@@ -1,4 +1,4 @@
-"""Which pictures are taken: a drive for the database, and queries by other people on other days."""
+"""Which images are taken: a drive for the database, and queries by other people on other days."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vpr.demo_city.streets import LANE_M, Street
 Role = Literal["database", "queries"]
 
 SPACING_M = PLACE_M / 2  # between the positions of the drive
-HEADINGS_DEG = (0.0, -80.0)  # of the two pictures at each position, against the direction of the drive
+HEADINGS_DEG = (0.0, -80.0)  # of the two images at each position, against the direction of the drive
 QUERIES_PER_PLACE = 4 / 3
 RADIUS_M = 25.0  # a query's positives lie within it
-_LOST = 10  # one query in so many is taken where the drive never was
+_LOST = 10  # one query in this many is taken where the drive never was
 _CLEAR_OF_CARS_M = 2.7  # to the right of the middle line
 _LIGHTS = ("day", "overcast", "day", "dusk", "night")
 
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """One picture to take."""
+    """One image to take."""
 
     name: str  # file name, which holds the position, the zone and the heading
     role: Role
@@ -60,7 +60,7 @@ def _query_count(city: City) -> int:
 
 
 def _drive_shot(spot: tuple[Street, float], k: int, turn: int, size: tuple[int, int]) -> Shot:
-    """One of the pictures at the k-th spot of the drive, all of one day."""
+    """One of the images at the k-th spot of the drive, all of one day."""
     street, along_m = spot
     angles = (street.heading_deg + HEADINGS_DEG[turn], 4.0, 0.0)
     name, camera, position = _picture(street.at(along_m, LANE_M), 2.2, angles, "day", size)
@@ -118,7 +118,7 @@ def _handheld(
 def _picture(
     where: Doubles, height_m: float, angles_deg: tuple[float, float, float], light: str, size: tuple[int, int]
 ) -> tuple[str, Camera, Doubles]:
-    """Name, camera and UTM position of a picture at (2,) metres from the origin with that heading, pitch and roll.
+    """Name, camera and UTM position of an image at (2,) metres from the origin with that heading, pitch and roll.
 
     Positions are whole centimetres, so that the name says exactly where the camera stands.
     """

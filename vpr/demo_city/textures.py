@@ -63,5 +63,5 @@ class Texture:
 
 @lru_cache(maxsize=400)
 def texture(paint: Paint) -> Texture:
-    """Paint it, or find it painted: a street's facades are painted once for the pictures that see them."""
+    """Paint it, or find it painted: a street's facades are painted once for the images that see them."""
     return Texture(PAINTERS[paint.kind](paint))

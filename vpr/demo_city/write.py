@@ -33,13 +33,13 @@ _QUALITY = 92  # of the JPEGs
 _README = f"""\
 A procedural city, rendered by vpr with {{settings}}.
 
-database/    pictures of one drive, in two headings at every position
-queries/     pictures from beside the drive in other light; one in ten is from a street that was not driven
+database/    images of one drive, in two headings at every position
+queries/     images from beside the drive in other light; one in ten is from a street that was not driven
 depth/       if asked for: 16-bit PNGs of {DEPTH_STEPS} / (depth along the optical axis in metres); 0 is sky
-cameras.csv  role, light, place and camera of every picture; written last: without it the folder is not complete
+cameras.csv  role, light, place and camera of every image; written last: without it the folder is not complete
 
 Names are @UTM_east@UTM_north@zone@letter@@@@@heading@pitch@roll@height@@light@.jpg in metres and degrees.
-The positives of a query are the database pictures within {RADIUS_M:.0f} m.
+The positives of a query are the database images within {RADIUS_M:.0f} m.
 
 Pixels: x right, y down, the centre of the top-left pixel is (0, 0). Camera: x right, y down, z forward.
 World: x east, y north, z up in metres; UTM in zone {ZONE[0]}{ZONE[1]} is world plus ({ORIGIN[0]:.0f}, {ORIGIN[1]:.0f}).
@@ -60,7 +60,7 @@ def write_demo_city(
 ) -> Dataset:
     """Render the city into a folder, or find it there, and return it as a data set.
 
-    Four database pictures and four thirds of a query for each place. The pixels depend on the arguments but not on
+    Four database images and four thirds of a query for each place. The pixels depend on the arguments but not on
     ``workers`` (None: one per core; 1: this process). A run that was killed is taken up where it stopped.
     Raises DataError if the folder holds anything else, and ConfigError for numbers that make no city.
     """
@@ -72,7 +72,7 @@ def write_demo_city(
     shots = plan_shots(city, size)
     missing = [shot for shot in shots if not all(path.exists() for path in _files(out, shot, with_depth))]
     if missing or not (out / CAMERAS).exists():
-        log.info("rendering %d of %d pictures of the demo city into %s", len(missing), len(shots), out)
+        log.info("rendering %d of %d images of the demo city into %s", len(missing), len(shots), out)
         _claim(out, settings)
         render_all(out, city, missing, with_depth, workers or os.cpu_count() or 1)
         write_atomically(out / CAMERAS, cameras_table(shots))

@@ -1,4 +1,4 @@
-"""The probability that a first candidate is right, learnt on one data set and tried on another.
+"""The probability that a first candidate is right, learned on one data set and tried on another.
 
 Logistic regression on the standardised confidence (Platt, 1999), by scikit-learn. An isotonic curve fits more shapes,
 but needs a thousand queries before it stops following their accidents, says 0 and 1 outside what it has seen, and

@@ -19,7 +19,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Change:
-    """The queries that gained or lost a right candidate within the first k."""
+    """The queries that gained or lost a correct candidate within the first k."""
 
     k: int
     helped: tuple[int, ...]  # query rows: wrong before, right after
@@ -36,7 +36,7 @@ class Summary:
     protocol: str
     recalls: Mapping[str, RecallTable]  # by stage, in order
     shortlist: int  # most candidates that a query has in the first stage
-    ceiling: float  # fraction of queries whose shortlist holds a right candidate: no re-ranking can exceed it
+    ceiling: float  # fraction of queries whose shortlist holds a correct candidate: no re-ranking can exceed it
     changes: tuple[Change, ...]  # from the first stage to the last, one per k; empty for a single stage
     protocol_hash: str  # of the rule
     ground_truth: str  # digest of the images the rule was applied to

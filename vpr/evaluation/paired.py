@@ -33,7 +33,7 @@ class PairedQuery:
     """What became of one query."""
 
     query: str
-    before: int | None  # rank of the first right candidate; None if there is none
+    before: int | None  # rank of the first correct candidate; None if there is none
     after: int | None
     first_before: str | None  # first candidate; None without one
     first_after: str | None

@@ -1,4 +1,4 @@
-"""Recall@k of a ranking: over all queries, and over those that have a right answer."""
+"""Recall@k of a ranking: over all queries, and over those that have a correct answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vpr.core import NO_ROW, DataError, ImageSet, Ranking, Rows
 from vpr.evaluation.bootstrap import SAMPLES, Estimate, interval, resample
 
-NEVER = int(np.iinfo(np.int64).max)  # the rank of a right candidate that the ranking does not hold
+NEVER = int(np.iinfo(np.int64).max)  # the rank of a correct candidate that the ranking does not hold
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RecallTable:
     over_all: tuple[Estimate, ...]  # one per k, fractions in [0, 1]
     over_answerable: tuple[Estimate, ...]
     queries: int
-    unanswerable: int  # queries without a right image in the database
+    unanswerable: int  # queries without a positive in the database
 
 
 def right_candidates(ranking: Ranking, positives: Sequence[Rows]) -> NDArray[np.bool_]:
@@ -46,7 +46,7 @@ def right_candidates(ranking: Ranking, positives: Sequence[Rows]) -> NDArray[np.
 
 
 def first_hits(ranking: Ranking, positives: Sequence[Rows]) -> Rows:
-    """Rank of the first right candidate of each query, counted from 1; NEVER where there is none. (Q,) int64."""
+    """Rank of the first correct candidate of each query, counted from 1; NEVER where there is none. (Q,) int64."""
     right = right_candidates(ranking, positives)
     hits: Rows = np.where(right, np.arange(1, ranking.width + 1), NEVER).min(axis=1, initial=NEVER)
     return hits

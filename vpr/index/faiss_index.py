@@ -232,7 +232,7 @@ def set_search_parameters(index: Any, parameters: str) -> None:
 
 
 def first_per_group(ranking: Ranking, groups: Rows, k: int) -> Ranking:
-    """Keep the best row of each group, at most k per query: one cut-out per panorama."""
+    """Keep the best row of each group, at most k per query: one crop per panorama."""
     rows = np.full((len(ranking), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(ranking), k), -np.inf, dtype=np.float32)
     for query in range(len(ranking)):

@@ -1,1 +1,1 @@
-"""What a run leaves behind: predictions files, tables, pictures, and one self-contained page."""
+"""What a run leaves behind: predictions files, tables, images, and one self-contained page."""

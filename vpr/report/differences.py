@@ -112,5 +112,5 @@ def _verdict(comparison: Comparison) -> list[str]:
 
 
 def _sentence(each: PairedQuery) -> str:
-    before, after = (f"rank {rank}" if rank is not None else "no right image" for rank in (each.before, each.after))
+    before, after = (f"rank {rank}" if rank is not None else "no positive" for rank in (each.before, each.after))
     return f"{each.query}: {before} -> {after}; first was {each.first_before}, is {each.first_after}"

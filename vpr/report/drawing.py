@@ -1,4 +1,4 @@
-"""Pictures for people: thumbnails, and matches drawn between two images."""
+"""Images for people: thumbnails, and matches drawn between two images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vpr.core import Doubles, Floats, Image
 INLIER_RGB = (86, 224, 180)
 REJECTED_RGB = (160, 160, 160)
 Points = Doubles | Floats
-GAP = 8  # pixels between two pictures that stand side by side
+GAP = 8  # pixels between two images that stand side by side
 
 
 @dataclass(frozen=True, eq=False)
 class Correspondences:
-    """Matched points of a query and a candidate, in pixels of the pictures they were found in."""
+    """Matched points of a query and a candidate, in pixels of the images they were found in."""
 
     query_points: Points  # (M, 2) x, y
     candidate_points: Points  # (M, 2) x, y
@@ -37,9 +37,9 @@ class Correspondences:
 def draw_matches(
     image_a: Image, image_b: Image, points_a: Points, points_b: Points, inliers: NDArray[np.bool_]
 ) -> Image:
-    """Two pictures side by side, top aligned, with a line per match; (H, W, 3) RGB.
+    """Two images side by side, top aligned, with a line per match; (H, W, 3) RGB.
 
-    Points are (M, 2) x, y in pixels of their picture. Rejected matches are thin, grey and below the inliers.
+    Points are (M, 2) x, y in pixels of their image. Rejected matches are thin, grey and below the inliers.
     """
     import cv2
 
@@ -50,7 +50,7 @@ def draw_matches(
     canvas[: len(right), offset:] = right
     starts = np.asarray(points_a, dtype=np.float64)
     ends = np.asarray(points_b, dtype=np.float64) + np.array([offset, 0.0])
-    width = max(1, round(height / 720))  # reads alike on small and large pictures
+    width = max(1, round(height / 720))  # reads alike on small and large images
     for kind, colour, opacity in ((~inliers, REJECTED_RGB, 0.5), (inliers, INLIER_RGB, 0.8)):
         over = canvas.copy()
         for start, end in zip(_fixed_point(starts[kind]), _fixed_point(ends[kind]), strict=True):
@@ -60,7 +60,7 @@ def draw_matches(
 
 
 def thumbnail(image: Image, side: int) -> Image:
-    """The picture shrunk to fit a square of that side; never enlarged."""
+    """The image shrunk to fit a square of that side; never enlarged."""
     import cv2
 
     height, width = image.shape[:2]
@@ -70,7 +70,7 @@ def thumbnail(image: Image, side: int) -> Image:
 
 
 def jpeg_uri(image: Image, quality: int = 80) -> str:
-    """An RGB or grey picture as a data URI."""
+    """An RGB or grey image as a data URI."""
     import cv2
 
     _, data = cv2.imencode(".jpg", _rgb(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])

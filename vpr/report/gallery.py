@@ -16,25 +16,25 @@ from vpr.report.outcomes import Outcome, spread
 from vpr.report.tables import length_text
 
 Pictures = Callable[[str, int], Image | None]  # ("query" or "database", row) -> RGB as the local features saw it
-Drawn = Callable[[int, int], Correspondences | None]  # query row, database row -> matches in pixels of those pictures
+Drawn = Callable[[int, int], Correspondences | None]  # query row, database row -> matches in pixels of those images
 
 SIDE = 320  # pixels of a thumbnail's longer side, and units of its square in the figure
-UNREADABLE_HEIGHT = 180  # of the box that stands for a picture that cannot be read
-MAX_LINES = 100  # drawn per pair and kind: more hide the picture
+UNREADABLE_HEIGHT = 180  # of the box that stands for an image that cannot be read
+MAX_LINES = 100  # drawn per pair and kind: more hide the image
 QUALITY, QUALITY_OF_MANY = 80, 60  # of the JPEG files
-MANY = ((100, SIDE, MAX_LINES), (250, 224, 50))  # up to so many cards: pixels of a thumbnail, lines
+MANY = ((100, SIDE, MAX_LINES), (250, 224, 50))  # up to this many cards: pixels of a thumbnail, lines
 VERY_MANY = (160, 25)  # so that 500 failures stay below 15 MB
 OTHERS = 2  # further candidates beside the first, where there is no ground truth to choose by
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail and its size in a figure; ``uri`` is None if the picture cannot be read."""
+    """A thumbnail and its size in a figure; ``uri`` is None if the image cannot be read."""
 
     uri: str | None
     width: float
     height: float
-    per_pixel: float  # units of the figure per pixel of the picture
+    per_pixel: float  # units of the figure per pixel of the image
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Card:
     query: int
     name: str
     outcome: Outcome
-    verdict: str  # where the first right image is, in words
+    verdict: str  # where the first positive is, in words
     pairs: tuple[Pair, ...]
     others: tuple[tuple[Candidate, Picture], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Makes the cards of one run; pictures and matches are asked for only when a card needs them."""
+    """Makes the cards of one run; images and matches are asked for only when a card needs them."""
 
     dataset: Dataset
     shortlist: Ranking
@@ -79,7 +79,7 @@ class Gallery:
     lines: int = MAX_LINES  # drawn per pair and kind
 
     def card(self, query: int, outcome: Outcome) -> Card:
-        """A wrong first candidate beside the best right image; without ground truth, the first candidates."""
+        """A wrong first candidate beside the best positive; without ground truth, the first candidates."""
         if outcome is Outcome.UNKNOWN:
             rows, others = self.predictions.rows[query, :1].tolist(), self.predictions.rows[query, 1 : 1 + OTHERS]
         else:
@@ -153,18 +153,18 @@ class Gallery:
         return int(np.count_nonzero(self.predictions.rows[query] != NO_ROW))
 
     def _verdict(self, query: int) -> str:
-        """Where the first right image is."""
+        """Where the first positive is."""
         if self.dataset.positives is None:
             return ""
         before, after = int(self._hits[0][query]), int(self._hits[1][query])
         if after == NEVER:
-            return f"no right image among the {self._count(query)} candidates"
+            return f"no positive among the {self._count(query)} candidates"
         if self.shortlist is self.predictions or before == NEVER:
-            return f"first right image at rank {after}"
-        return f"first right image at rank {before} in the shortlist, {after} after re-ranking"
+            return f"first positive at rank {after}"
+        return f"first positive at rank {before} in the shortlist, {after} after re-ranking"
 
     def _best_right(self, query: int) -> int:
-        """The right image that is ranked best, else the nearest, else the middle one of a run of frames."""
+        """The positive that is ranked best, else the nearest, else the middle one of a run of frames."""
         assert self.dataset.positives is not None
         positives, hit = self.dataset.positives[query], int(self._hits[1][query])
         if hit != NEVER:
@@ -176,13 +176,13 @@ class Gallery:
 
     @cached_property
     def _hits(self) -> tuple[Rows, Rows]:
-        """Rank of the first right image before and after, per query."""
+        """Rank of the first positive before and after, per query."""
         positives = self.dataset.positives or ()
         return first_hits(self.shortlist, positives), first_hits(self.predictions, positives)
 
 
 def fineness(cards: int) -> tuple[int, int]:
-    """Pixels of a thumbnail's longer side, and lines per pair and kind, for a page of so many cards."""
+    """Pixels of a thumbnail's longer side, and lines per pair and kind, for a page of this many cards."""
     return next(((pixels, lines) for most, pixels, lines in MANY if cards <= most), VERY_MANY)
 
 
@@ -192,7 +192,7 @@ def _place(ranking: Ranking, query: int, row: int) -> int | None:
 
 
 def _placed(points: Points, picture: Picture, left: float) -> Doubles:
-    """Pixels to units of the figure; the centre of the first pixel is (0, 0), the corner of the picture is not."""
+    """Pixels to units of the figure; the centre of the first pixel is (0, 0), the corner of the image is not."""
     placed: Doubles = (np.asarray(points, dtype=np.float64) + 0.5) * picture.per_pixel + np.array([left, 0.0])
     return placed
 

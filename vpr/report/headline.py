@@ -23,7 +23,7 @@ def headline(summary: Summary) -> list[str]:
     if not first.queries:
         return ["There are no queries, so there is no recall."]
     if first.unanswerable == first.queries:
-        return ["No query has a right image in the database, so every recall is zero."]
+        return ["No query has a positive in the database, so every recall is zero."]
     if not summary.changes:
         return [f"Recall@{first.ks[0]} is {_percents(first.over_all[0].value)[0]}.", _ceiling(summary)]
     change = summary.changes[0]
@@ -64,8 +64,7 @@ def _ceiling(summary: Summary) -> str:
     if summary.shortlist == 1:
         return "The shortlist has one candidate per query, so no re-ranking can change the recall."
     return (
-        f"The {summary.shortlist:,} candidates hold a right image for {share} of the queries, "
-        "which bounds any re-ranking."
+        f"The {summary.shortlist:,} candidates hold a positive for {share} of the queries, which bounds any re-ranking."
     )
 
 

@@ -16,30 +16,30 @@ class Outcome(StrEnum):
 
     KEPT = "kept"  # right in both
     RESCUED = "rescued"  # wrong in the shortlist, right in the predictions
-    MISSED = "missed"  # the shortlist holds no right image
+    MISSED = "missed"  # the shortlist holds no positive
     LOST = "lost"  # right in the shortlist, wrong in the predictions
-    AMBIGUOUS = "ambiguous"  # the right image was verified nearly as well as the wrong one that is first
-    WRONG = "wrong"  # the shortlist holds a right image, and neither ranks it first
-    UNANSWERABLE = "unanswerable"  # the database holds no right image
+    AMBIGUOUS = "ambiguous"  # the positive was verified nearly as well as the wrong one that is first
+    WRONG = "wrong"  # the shortlist holds a positive, and neither ranks it first
+    UNANSWERABLE = "unanswerable"  # the database holds no positive
     UNKNOWN = "unknown"  # no ground truth
 
 
 TITLES = {  # what the page calls an outcome, and what it says of it
-    Outcome.KEPT: ("Right", "A right image was first from the start."),
-    Outcome.RESCUED: ("Rescued", "Re-ranking put a right image first."),
-    Outcome.MISSED: ("Shortlist missed it", "No right image was among the candidates, so no re-ranking could help."),
-    Outcome.LOST: ("Re-ranking lost it", "A right image was first in the shortlist and is no longer."),
+    Outcome.KEPT: ("Right", "A positive was first from the start."),
+    Outcome.RESCUED: ("Rescued", "Re-ranking put a positive first."),
+    Outcome.MISSED: ("Shortlist missed it", "No positive was among the candidates, so no re-ranking could help."),
+    Outcome.LOST: ("Re-ranking lost it", "A positive was first in the shortlist and is no longer."),
     Outcome.AMBIGUOUS: (
         "Ambiguous place",
-        "A right image was among the candidates and has nearly as many verified matches as the wrong one, or more.",
+        "A positive was among the candidates and has nearly as many verified matches as the wrong one, or more.",
     ),
-    Outcome.WRONG: ("Ranked wrong", "A right image was among the candidates but never first."),
-    Outcome.UNANSWERABLE: ("No right image exists", "The database holds no right image."),
+    Outcome.WRONG: ("Ranked wrong", "A positive was among the candidates but never first."),
+    Outcome.UNANSWERABLE: ("No positive exists", "The database holds no positive."),
     Outcome.UNKNOWN: ("Query", "Without ground truth."),
 }
 FAILURES = (Outcome.MISSED, Outcome.LOST, Outcome.AMBIGUOUS, Outcome.WRONG)
-ALIKE = 0.8  # of the first candidate's verified matches make a right image its equal
-EVIDENCE = 20  # verified matches: pictures of different places often share as many by chance
+ALIKE = 0.8  # of the first candidate's verified matches make a positive its equal
+EVIDENCE = 20  # verified matches: images of different places often share as many by chance
 
 
 def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows] | None) -> tuple[Outcome, ...]:
@@ -55,7 +55,7 @@ def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows]
 
 
 def _alike(predictions: Ranking, hits: Rows) -> list[bool]:
-    """Whether the first right candidate of each query was verified, and nearly as well as the first candidate."""
+    """Whether the first correct candidate of each query was verified, and nearly as well as the first candidate."""
     if predictions.evidence is None or not predictions.width:
         return [False] * len(predictions)
     inliers = predictions.evidence.inliers

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: no network, no script, pictures inside."""
+"""One self-contained HTML page about a run: no network, no script, images inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shown_matches.npz: the matches behind the page's pictures, so that it can be made again without a network."""
+"""shown_matches.npz: the matches behind the page's images, so that it can be made again without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Found = dict[tuple[int, int], Correspondences]  # (query row, database row)
 
 
 class Recorder:
-    """Passes pictures and matches on and remembers what was asked for."""
+    """Passes images and matches on and remembers what was asked for."""
 
     def __init__(self, pictures: Pictures, correspondences: Drawn) -> None:
         self._pictures = pictures
@@ -83,7 +83,7 @@ def read_shown(path: Path) -> tuple[Sizes, Found]:
 
 
 def pictures_of(dataset: Dataset, sizes: Mapping[tuple[str, int], tuple[int, int]]) -> Pictures:
-    """Pictures read from where the data set lies, at the sizes the matches refer to."""
+    """Images read from where the data set lies, at the sizes the matches refer to."""
     sides: dict[str, ImageSet] = {"query": dataset.queries, "database": dataset.database}
 
     def picture(role: str, row: int) -> Image | None:

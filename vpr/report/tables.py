@@ -113,7 +113,7 @@ def _title(summary: Summary) -> str:
     table = next(iter(summary.recalls.values()))
     return (
         f"{summary.dataset}, {rule_with_hash(summary)}: recall in percent over {table.queries} queries, "
-        f"{table.unanswerable} of them without a right image in the database"
+        f"{table.unanswerable} of them without a positive in the database"
     )
 
 
@@ -142,7 +142,7 @@ def _cells(estimates: Sequence[Estimate]) -> list[str]:
 def _notes(summary: Summary) -> list[str]:
     return [
         "In brackets: 95 % bootstrap interval over queries.",
-        f"Ceiling: queries whose shortlist of {summary.shortlist} holds a right image.",
+        f"Ceiling: queries whose shortlist of {summary.shortlist} holds a positive.",
         f"Ground truth {summary.ground_truth}: recalls compare where this and the protocol's hash are the same.",
     ]
 

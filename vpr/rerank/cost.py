@@ -26,10 +26,10 @@ class Settings(Section):
     # a network, so that rules which stop early see the promising ones first.
     order: Literal["shortlist", "nearest"] = "shortlist"
     promise: float = Field(0, ge=0, le=1)  # with "nearest": leave out who promises less than this share of the best
-    stop_inliers: float = Field(0, ge=0)  # stop once a candidate has so many; the rest keeps its order below
+    stop_inliers: float = Field(0, ge=0)  # stop once a candidate has this many; the rest keeps its order below
     budget_pairs: int = Field(0, ge=0)  # candidates per query
     budget_ms: float = Field(0, ge=0)  # milliseconds per query, checked between groups of candidates
-    gate_inliers: float = Field(0, ge=0)  # keep the shortlist's order unless some candidate has so many,
+    gate_inliers: float = Field(0, ge=0)  # keep the shortlist's order unless some candidate has this many,
     gate_lead: float = Field(0, ge=0)  # or unless its first leads the others by fewer standard deviations than this
 
 

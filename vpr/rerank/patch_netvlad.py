@@ -92,7 +92,7 @@ class PatchReranker(PairReranker[PatchFeatures]):
         return float(_scores(pair) @ np.asarray(self.settings.patch_weights))
 
     def _compare(self, query: PatchFeatures, mine: Sequence[Tensor], candidate: PatchFeatures) -> PatchPair:
-        if not len(query) or not len(candidate):  # a picture that could not be read
+        if not len(query) or not len(candidate):  # an image that could not be read
             evidence = PairEvidence(matches=0, inliers=0, confidence=0.0, by_chance=0.0)
             nothing = np.zeros(len(self.settings.patch_weights))
             return PatchPair(Matches.empty(), Verified(np.zeros(0, dtype=bool)), evidence, nothing)

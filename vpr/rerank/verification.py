@@ -16,7 +16,7 @@ from vpr.rerank.ransac import Fundamental, Homography, TorchRansac
 
 Model = Literal["fundamental", "homography"]
 
-# Matches that always fit a model, since it is computed from so many.
+# Matches that always fit a model, since it is computed from this many.
 SAMPLE_SIZE: dict[Model, int] = {"fundamental": 7, "homography": 4}
 
 _OPENCV = {"magsac": cv2.USAC_MAGSAC, "accurate": cv2.USAC_ACCURATE}

@@ -23,7 +23,7 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):  # torch says either
-        raise ConfigError(f'machine.device = {name!r} is not to be had here; "auto" takes what there is') from None
+        raise ConfigError(f'machine.device = {name!r} is not available here; "auto" takes what there is') from None
     return device
 
 
