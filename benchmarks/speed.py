@@ -169,7 +169,9 @@ def extraction(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def same_points(ours: LocalFeatures, theirs: plain.Points) -> float:
-    mine, other = ({tuple(p) for p in points.cpu().round().int().tolist()} for points in (ours.points, theirs.points))
+    mine, other = (
+        {tuple(p) for p in points.cpu().round().int().tolist()} for points in (ours.keypoints, theirs.keypoints)
+    )
     return len(mine & other) / max(1, len(other))
 
 
@@ -188,11 +190,11 @@ def view_of(features: LocalFeatures, seed: int) -> LocalFeatures:
     """The same points, moved a little, with noisy descriptors: something to match."""
     other = random_features(seed)
     rows = nn.functional.normalize(features.descriptors + 0.6 * other.descriptors, dim=1)
-    return LocalFeatures(features.points + 4, other.scores, rows, SIZE)
+    return LocalFeatures(features.keypoints + 4, other.scores, rows, SIZE)
 
 
 def as_plain(features: LocalFeatures, device: torch.device) -> plain.Points:
-    return plain.Points(*(each.to(device) for each in (features.points, features.scores, features.descriptors.T)))
+    return plain.Points(*(each.to(device) for each in (features.keypoints, features.scores, features.descriptors.T)))
 
 
 def matching(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:

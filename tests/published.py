@@ -64,8 +64,8 @@ def alike(features: LocalFeatures, count: int, seed: int, noise: float = 0.3) ->
     common = min(count, len(features)) * 3 // 4
     rows = torch.randperm(len(features), generator=generator)[:common]
     places = torch.randperm(count, generator=generator)[:common]
-    points, descriptors = other.points.clone(), other.descriptors.clone()
-    points[places] = features.points[rows] + 3
+    points, descriptors = other.keypoints.clone(), other.descriptors.clone()
+    points[places] = features.keypoints[rows] + 3
     descriptors[places] = features.descriptors[rows] + noise * descriptors[places]
     return LocalFeatures(points, other.scores, torch.nn.functional.normalize(descriptors, dim=1), other.image_size)
 

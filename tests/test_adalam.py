@@ -44,7 +44,7 @@ def scene() -> LocalFeatures:
 
 def test_a_turned_and_enlarged_picture_is_matched(scene: LocalFeatures) -> None:
     """All but a few points, which have no seed nearby."""
-    found = matched(scene, features(scene.points @ TURN.T, scene.descriptors, (720, 960)))
+    found = matched(scene, features(scene.keypoints @ TURN.T, scene.descriptors, (720, 960)))
     assert len(found) > 0.97 * len(scene) and all(row == partner for row, partner in found.items())
 
 
@@ -55,12 +55,12 @@ def test_what_contradicts_its_neighbours_is_left_out_and_its_true_partner_found(
         descriptors[row] = 0.5 * scene.descriptors[row] + 0.8 * scene.descriptors[(row + 150) % 300]
     similarity = functional.normalize(descriptors, dim=1) @ scene.descriptors.T
     assert all(int(similarity[row].argmax()) != row for row in fooled)
-    found = matched(features(scene.points, descriptors), scene)
+    found = matched(features(scene.keypoints, descriptors), scene)
     assert all(found[row] == row for row in fooled)
 
 
 def test_a_partner_that_moved_alone_is_none(scene: LocalFeatures) -> None:
-    points = scene.points.clone()
+    points = scene.keypoints.clone()
     points[100] += torch.tensor([9.0, 0.0])
     assert 100 not in matched(scene, features(points, scene.descriptors))
     assert matched(scene, features(points, scene.descriptors), tolerance=12.0)[100] == 100
@@ -69,11 +69,11 @@ def test_a_partner_that_moved_alone_is_none(scene: LocalFeatures) -> None:
 def test_unrelated_places_of_the_same_descriptors_are_no_matches() -> None:
     """Nearest neighbours would match them all."""
     one, other = random_features(400, DIM, seed=0), random_features(400, DIM, seed=1)
-    assert not matched(one, features(other.points, one.descriptors))
+    assert not matched(one, features(other.keypoints, one.descriptors))
 
 
 def test_a_mirrored_picture_is_another_one(scene: LocalFeatures) -> None:
-    mirrored = features(scene.points * torch.tensor([-1.0, 1.0]) + torch.tensor([640.0, 0.0]), scene.descriptors)
+    mirrored = features(scene.keypoints * torch.tensor([-1.0, 1.0]) + torch.tensor([640.0, 0.0]), scene.descriptors)
     assert not matched(scene, mirrored)
 
 
@@ -85,14 +85,14 @@ def test_points_on_one_line_say_nothing() -> None:
 
 def test_two_surfaces_each_have_their_own_affinity(scene: LocalFeatures) -> None:
     """No single map of the whole picture explains both halves."""
-    right = scene.points[:, 0] > 320
-    points = scene.points + torch.where(right[:, None], torch.tensor([60.0, 0.0]), torch.tensor([0.0, 40.0]))
+    right = scene.keypoints[:, 0] > 320
+    points = scene.keypoints + torch.where(right[:, None], torch.tensor([60.0, 0.0]), torch.tensor([0.0, 40.0]))
     found = matched(scene, features(points, scene.descriptors))
     assert len(found) > 0.97 * len(scene) and all(row == partner for row, partner in found.items())
 
 
 def test_pictures_of_unknown_size_are_as_large_as_their_points_reach(scene: LocalFeatures) -> None:
-    unknown = LocalFeatures(scene.points, scene.scores, scene.descriptors, (0, 0))
+    unknown = LocalFeatures(scene.keypoints, scene.scores, scene.descriptors, (0, 0))
     assert len(matched(unknown, unknown)) > 0.97 * len(scene)
 
 
@@ -104,7 +104,7 @@ def test_fewer_matches_than_the_minimum_are_not_believed() -> None:
 
 
 def test_unlike_points_can_be_refused(scene: LocalFeatures) -> None:
-    other = features(scene.points, scene.descriptors + 0.1 * noise(len(scene), seed=5))
+    other = features(scene.keypoints, scene.descriptors + 0.1 * noise(len(scene), seed=5))
     assert matched(scene, other)
     assert not matched(scene, other, min_similarity=0.95)
 
@@ -140,14 +140,14 @@ def test_the_inverse_leads_back() -> None:
 
 def test_pairs_do_not_see_each_other(scene: LocalFeatures) -> None:
     """Affinities of several pairs at once are those of each alone."""
-    others = torch.stack([scene.points @ TURN.T, scene.points.flip(0), scene.points + 5])
+    others = torch.stack([scene.keypoints @ TURN.T, scene.keypoints.flip(0), scene.keypoints + 5])
     similarity = (scene.descriptors @ scene.descriptors.T).expand(3, -1, -1).clone()
     area = torch.tensor([640.0 * 480])
 
     def found_in(rows: slice) -> Affinities:
         ambiguity = 1 - similarity[rows].amax(2)
         matches = tentative(
-            scene.points.expand(len(ambiguity), -1, -1), others[rows], similarity[rows], ambiguity, (area, area)
+            scene.keypoints.expand(len(ambiguity), -1, -1), others[rows], similarity[rows], ambiguity, (area, area)
         )
         return find_affinities(matches, affinities.Settings())
 
@@ -167,7 +167,7 @@ def clear_by(scene: LocalFeatures, unclear: slice, likeness: float) -> LocalFeat
     descriptors = scene.descriptors.clone()
     rows = torch.arange(300)[unclear]
     descriptors[rows] += likeness * scene.descriptors[(rows + 151) % 300]
-    return features(scene.points, descriptors)
+    return features(scene.keypoints, descriptors)
 
 
 def test_unclear_matches_are_taken_where_they_agree_with_those_nearby(scene: LocalFeatures) -> None:
@@ -184,7 +184,7 @@ def test_unclear_matches_are_taken_where_they_agree_with_those_nearby(scene: Loc
 def test_unclear_matches_that_agree_with_nothing_are_not_taken(scene: LocalFeatures) -> None:
     other = clear_by(scene, slice(0, 300, 2), 0.97)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    elsewhere = features(scene.points[order], other.descriptors)
+    elsewhere = features(scene.keypoints[order], other.descriptors)
     method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.Agreement(ratio=0.999)), CPU)
     (found,) = method.match(scene, [elsewhere])
     assert len(found) == 150

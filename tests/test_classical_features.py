@@ -27,7 +27,7 @@ def grey(seed: int, height: int = 240, width: int = 320) -> torch.Tensor:
 
 
 def equal(one: LocalFeatures, other: LocalFeatures) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("points", "scores", "descriptors"))
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("keypoints", "scores", "descriptors"))
 
 
 @pytest.fixture(params=METHODS)
@@ -40,8 +40,8 @@ def test_points_scores_and_descriptors(method: str) -> None:
     (found,) = extractor.extract([grey(0)])
     assert 50 < len(found) <= 200
     assert found.image_size == (320, 240)
-    assert found.points.dtype == found.scores.dtype == found.descriptors.dtype == torch.float32
-    assert found.points.min() >= 0 and (found.points <= torch.tensor([319.5, 239.5])).all()
+    assert found.keypoints.dtype == found.scores.dtype == found.descriptors.dtype == torch.float32
+    assert found.keypoints.min() >= 0 and (found.keypoints <= torch.tensor([319.5, 239.5])).all()
     assert found.scores.min() >= 0 and found.scores.max() <= 1
     assert (found.scores.diff() <= 0).all()
     assert found.descriptors.shape[1] == extractor.dim
@@ -80,17 +80,17 @@ def test_points_lie_where_their_pixels_are(method: str) -> None:
     """The same picture upside down has its points upside down, on every level of the pyramid."""
     picture = grey(5)
     upright, turned = build(method, max_keypoints=2000).extract([picture, picture.flip(1, 2).contiguous()])
-    back = torch.tensor([319.0, 239.0]) - turned.points
-    distance, nearest = torch.cdist(upright.points, back).min(1)
+    back = torch.tensor([319.0, 239.0]) - turned.keypoints
+    distance, nearest = torch.cdist(upright.keypoints, back).min(1)
     near = distance < 1.5
     assert near.float().mean() > 0.9
-    offset = (upright.points - back[nearest])[near].mean(0)
+    offset = (upright.keypoints - back[nearest])[near].mean(0)
     assert offset.abs().max() < 0.05
 
 
 def test_sift_and_rootsift_differ_in_the_descriptor_alone() -> None:
     sift, rootsift = (build(name).extract([grey(0)])[0] for name in ("sift", "rootsift"))
-    assert torch.equal(sift.points, rootsift.points)
+    assert torch.equal(sift.keypoints, rootsift.keypoints)
     assert torch.equal(sift.scores, rootsift.scores)
     histogram = sift.descriptors**1
     expected = (histogram / histogram.sum(1, keepdim=True)).sqrt()
@@ -122,5 +122,5 @@ def test_cosines_of_orb_count_bits() -> None:
 
 def test_orb_levels_can_be_chosen() -> None:
     single = build("orb", levels=1).extract([grey(5)])[0]
-    assert torch.equal(single.points, single.points.round())
+    assert torch.equal(single.keypoints, single.keypoints.round())
     assert len(build("orb", levels=40).extract([grey(5)])[0]) > 50  # the last of them would have no pixels

@@ -76,7 +76,7 @@ def test_repeats_itself_and_leaves_its_input_alone(descriptor: GlobalDescriptor)
 def test_features_become_a_unit_vector_in_any_order(aggregator: LocalAggregator) -> None:
     features = features_of_seed(20)
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    shuffled = LocalFeatures(features.points[order], features.scores[order], features.descriptors[order], (640, 480))
+    shuffled = LocalFeatures(features.keypoints[order], features.scores[order], features.descriptors[order], (640, 480))
     one, other = aggregator.aggregate(features), aggregator.aggregate(shuffled)
     assert one.shape == (aggregator.dim,) and one.dtype == np.float32 and one.flags["C_CONTIGUOUS"]
     assert np.isclose(np.linalg.norm(one), 1, atol=1e-5)

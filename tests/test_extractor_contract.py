@@ -25,7 +25,7 @@ def prepared(method: LocalExtractor, seed: int, size: tuple[int, int] = (240, 32
 
 
 def parts(features: LocalFeatures) -> tuple[Tensor, Tensor, Tensor]:
-    return features.points, features.scores, features.descriptors
+    return features.keypoints, features.scores, features.descriptors
 
 
 def same(one: LocalFeatures, other: LocalFeatures, atol: float = 0.0) -> bool:
@@ -43,7 +43,7 @@ def test_keypoints_scores_and_descriptors(extractor: LocalExtractor) -> None:
     assert len(found) > 20
     assert all(part.dtype == torch.float32 and part.is_contiguous() and part.isfinite().all() for part in parts(found))
     assert found.descriptors.shape[1] == extractor.dim
-    assert found.points.min() >= -0.5 and (found.points <= torch.tensor([width, height]) - 0.5).all()
+    assert found.keypoints.min() >= -0.5 and (found.keypoints <= torch.tensor([width, height]) - 0.5).all()
     assert found.scores.min() >= 0 and found.scores.max() <= 1
     torch.testing.assert_close(found.descriptors.norm(dim=1), torch.ones(len(found)))
 

@@ -141,7 +141,7 @@ def check_features(section: Section, prefix: str, found: LocalFeatures, lowest: 
     """
     tolerance = section.facts["tolerance"]
     keypoints, scores = section[f"{prefix}/keypoints"], section[f"{prefix}/scores"]
-    place = {tuple(point): i for i, point in enumerate(found.points.tolist())}
+    place = {tuple(point): i for i, point in enumerate(found.keypoints.tolist())}
     theirs = {tuple(point): i for i, point in enumerate(keypoints.tolist())}
     odd = [float(found.scores[place[each]]) for each in place.keys() - theirs.keys()]
     odd += [float(scores[theirs[each]]) for each in theirs.keys() - place.keys()]

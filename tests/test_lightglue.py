@@ -71,7 +71,7 @@ def plain_lightglue(network, first, second):
 
     xs = [network.input_proj(each.descriptors) for each in (first, second)]
     places = [
-        (each.points - torch.tensor(each.image_size) / 2) / (max(each.image_size) / 2) for each in (first, second)
+        (each.keypoints - torch.tensor(each.image_size) / 2) / (max(each.image_size) / 2) for each in (first, second)
     ]
     heads, channels = network.heads, network.dim // network.heads
     for layer in network.transformers:

@@ -52,7 +52,7 @@ def features(count, seed=0):
 def shuffled(features, seed):
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     return order, LocalFeatures(
-        features.points[order], features.scores[order], features.descriptors[order], features.image_size
+        features.keypoints[order], features.scores[order], features.descriptors[order], features.image_size
     )
 
 
@@ -116,7 +116,7 @@ def test_single_points(matcher):
 
 def test_identical_points_are_no_accident(matcher):
     one = features(1)
-    same = LocalFeatures(one.points.repeat(6, 1), one.scores.repeat(6), one.descriptors.repeat(6, 1), one.image_size)
+    same = LocalFeatures(one.keypoints.repeat(6, 1), one.scores.repeat(6), one.descriptors.repeat(6, 1), one.image_size)
     (found,) = matcher.match(same, [same])
     assert found.scores.isfinite().all()
 
@@ -138,9 +138,9 @@ def test_points_in_another_order_give_the_same_matches_in_that_order(matcher):
 def test_changes_nothing_it_is_given_and_repeats_itself(matcher):
     query = features(20)
     candidates = [alike(query, 25, seed=1)]
-    before = [each.clone() for each in (query.descriptors, candidates[0].points, candidates[0].descriptors)]
+    before = [each.clone() for each in (query.descriptors, candidates[0].keypoints, candidates[0].descriptors)]
     first, second = matcher.match(query, candidates), matcher.match(query, candidates)
-    after = (query.descriptors, candidates[0].points, candidates[0].descriptors)
+    after = (query.descriptors, candidates[0].keypoints, candidates[0].descriptors)
     assert same_matches(first[0], second[0], 0)
     assert all(torch.equal(*each) for each in zip(before, after, strict=True))
 
@@ -148,7 +148,7 @@ def test_changes_nothing_it_is_given_and_repeats_itself(matcher):
 def test_half_precision_descriptors_of_a_store_are_taken(matcher):
     query = features(20)
     candidate = alike(query, 20, seed=1)
-    stored = LocalFeatures(candidate.points, candidate.scores, candidate.descriptors.half().float(), (640, 480))
+    stored = LocalFeatures(candidate.keypoints, candidate.scores, candidate.descriptors.half().float(), (640, 480))
     (found,) = matcher.match(query, [stored])
     assert len(found) > 5
 

@@ -45,23 +45,23 @@ EVERY |= {"sampling": "published"}
 
 
 def rows(features: LocalFeatures, keep: Tensor) -> list[list[float]]:
-    return features.points[keep].tolist()
+    return features.keypoints[keep].tolist()
 
 
 def separation(features: LocalFeatures) -> float:
     """The smallest distance of two keypoints along the axis on which they are further apart."""
-    apart = torch.cdist(features.points, features.points, p=torch.inf)
+    apart = torch.cdist(features.keypoints, features.keypoints, p=torch.inf)
     return float(apart.fill_diagonal_(torch.inf).min())
 
 
 def within(features: LocalFeatures, border: int) -> Tensor:
     width, height = features.image_size
-    low, high = features.points, torch.tensor([width - 1, height - 1]) - features.points
+    low, high = features.keypoints, torch.tensor([width - 1, height - 1]) - features.keypoints
     return ((low >= border) & (high >= border)).all(1)
 
 
 def moved(before: LocalFeatures, after: LocalFeatures) -> bool:
-    return torch.equal(before.scores, after.scores) and 0 < float((after.points - before.points).abs().max()) <= 3
+    return torch.equal(before.scores, after.scores) and 0 < float((after.keypoints - before.keypoints).abs().max()) <= 3
 
 
 SUPERPOINT: dict[str, tuple[Any, Callable[[LocalFeatures, LocalFeatures], bool]]] = {
@@ -74,12 +74,14 @@ SUPERPOINT: dict[str, tuple[Any, Callable[[LocalFeatures, LocalFeatures], bool]]
     "max_keypoints": (7, lambda a, b: len(b) == 7 and rows(b, b.scores > 0) == rows(a, a.scores > 0)[:7]),
     "pyramid": (
         (0.5,),
-        lambda a, b: len(b) > len(a) and {*map(tuple, a.points.tolist())} < {*map(tuple, b.points.tolist())},
+        lambda a, b: len(b) > len(a) and {*map(tuple, a.keypoints.tolist())} < {*map(tuple, b.keypoints.tolist())},
     ),
     "subpixel": (True, moved),
     "sampling": (
         "corrected",
-        lambda a, b: torch.equal(a.points, b.points) and not torch.allclose(a.descriptors, b.descriptors, atol=1e-3),
+        lambda a, b: (
+            torch.equal(a.keypoints, b.keypoints) and not torch.allclose(a.descriptors, b.descriptors, atol=1e-3)
+        ),
     ),
     "longest_side": (80, lambda a, b: (a.image_size, b.image_size) == ((160, 120), (80, 60))),
     "shortest_side": (150, lambda a, b: (a.image_size, b.image_size) == ((160, 120), (200, 150))),
@@ -124,7 +126,7 @@ def above(threshold: float) -> Callable[[Matches, Matches], bool]:
 
 def displaced(matches: Matches) -> Tensor:
     """How far each match lies from the truth: in the other view, keypoints of one place lie 3 pixels further."""
-    shift = CANDIDATE.points[matches.pairs[:, 1]] - QUERY.points[matches.pairs[:, 0]]
+    shift = CANDIDATE.keypoints[matches.pairs[:, 1]] - QUERY.keypoints[matches.pairs[:, 0]]
     return (shift - 3).norm(dim=1)
 
 
@@ -139,7 +141,7 @@ def more_agree(every: Matches, some: Matches) -> bool:
 def by_plain_superglue(iterations: int) -> Callable[[Matches, Matches], bool]:
     def holds(_: Matches, found: Matches) -> bool:
         network = test_superglue.small()
-        sides = [plain.Points(each.points, each.scores, each.descriptors.T) for each in (QUERY, CANDIDATE)]
+        sides = [plain.Points(each.keypoints, each.scores, each.descriptors.T) for each in (QUERY, CANDIDATE)]
         sizes = (QUERY.image_size, CANDIDATE.image_size)
         scores = plain.superglue(network.state_dict(), *sides, sizes, iterations)[:-1, :-1].detach()
         best = {(i, int(j)): float(scores[i, j].exp()) for i, j in enumerate(scores.argmax(1))}

@@ -141,7 +141,7 @@ def test_describe_patches_is_the_same_alone_and_in_a_batch(small: PatchNetVlad) 
         for one, other in zip(found.descriptors, alone_found.descriptors, strict=True):
             assert torch.allclose(one, other, atol=1e-6)
             assert torch.allclose(one.norm(dim=1), torch.ones(len(one)), atol=1e-5)
-    assert len(together[0][1]) == 16 and together[0][1].points.shape == (16, 2)
+    assert len(together[0][1]) == 16 and together[0][1].keypoints.shape == (16, 2)
     assert small.describe_patches([]) == []
 
 
@@ -339,7 +339,7 @@ def test_store_holds_what_was_described(stored: PatchStore, small: PatchNetVlad,
 
 def test_an_unreadable_picture_has_no_patches(stored: PatchStore) -> None:
     assert len(stored[9]) == 0 and not stored.matrix()[9].any()
-    assert stored[9].points.shape == (0, 2)
+    assert stored[9].keypoints.shape == (0, 2)
     pair = PatchReranker(Rerank(), CPU).pair(stored[0], stored[9])
     assert pair.scores.tolist() == [0, 0, 0]
 

@@ -201,7 +201,7 @@ def test_repeated_structure_has_no_confidence() -> None:
     """Two equal descriptors in one image: the ratio is 1, so nothing matches."""
     image = features(0, 6)
     twin = LocalFeatures(
-        image.points.repeat(2, 1), image.scores.repeat(2), image.descriptors.repeat(2, 1), image.image_size
+        image.keypoints.repeat(2, 1), image.scores.repeat(2), image.descriptors.repeat(2, 1), image.image_size
     )
     assert len(Nearest(NearestSettings(), CPU).match(image, [twin])[0]) == 0
     assert len(Nearest(NearestSettings(), CPU).match(image, [image])[0]) == 6
@@ -226,7 +226,7 @@ class Told:
 
 def with_matches(count: int) -> LocalFeatures:
     image = features(count, 20)
-    return LocalFeatures(image.points, torch.full((20,), float(count)), image.descriptors, image.image_size)
+    return LocalFeatures(image.keypoints, torch.full((20,), float(count)), image.descriptors, image.image_size)
 
 
 def told(k: int = 50, score: str = "inliers", weight: float = 0.0, **more: Any) -> LocalReranker:
@@ -309,7 +309,7 @@ def test_what_cannot_be_read_ahead_is_told() -> None:
 def test_pinned_features_are_the_same_features() -> None:
     for plain, moved in ((each, pinned(each)) for each in DATABASE):
         assert moved.descriptors.is_pinned() and moved.image_size == plain.image_size
-        assert torch.equal(moved.descriptors, plain.descriptors) and torch.equal(moved.points, plain.points)
+        assert torch.equal(moved.descriptors, plain.descriptors) and torch.equal(moved.keypoints, plain.keypoints)
 
 
 # --- cost control, on candidates with 3, 0, 9, 3, 12 and 0 matches

@@ -58,7 +58,7 @@ def test_every_image_gets_its_own_features_back(image_set: ImageSet, tmp_path: P
     for row in (0, 4, 11):
         alone = method.extract([method.preprocess(read_image(image_set.path(row), "grey"))])[0]
         stored = store[row]
-        assert torch.equal(stored.points, alone.points)
+        assert torch.equal(stored.keypoints, alone.keypoints)
         assert torch.equal(stored.descriptors, alone.descriptors)
         assert stored.image_size == alone.image_size == (120, 90)
 
@@ -82,7 +82,7 @@ def test_a_bad_image_can_be_fatal(image_set: ImageSet, tmp_path: Path) -> None:
 def test_half_precision_keeps_points_exact_and_descriptors_near(image_set: ImageSet, tmp_path: Path) -> None:
     half = extracted(image_set, tmp_path / "half")
     full = extracted(image_set, tmp_path / "full", Extraction(shard_size=5, dtype="float32"))
-    assert torch.equal(half[0].points, full[0].points)
+    assert torch.equal(half[0].keypoints, full[0].keypoints)
     assert (half[0].descriptors - full[0].descriptors).abs().max() < 2e-4
     assert half[0].descriptors.dtype == torch.float32
 
@@ -270,6 +270,7 @@ def test_format_1_is_read(image_set: ImageSet, tmp_path: Path) -> None:
     old.mkdir()
     for number, shard in enumerate(store._paths):
         tensors = {k: v for k, v in load_file(shard).items() if k != "item_checksums"}
+        tensors["points"] = tensors.pop("keypoints")
         notes = {"unreadable": {"9": "truncated"} if number == 1 else {}}
         save_file(tensors, old / f"{number:06d}.safetensors", metadata={"notes": json.dumps(notes)})
     names = digest_of_names(image_set.names)

@@ -45,7 +45,7 @@ def test_equals_the_plain_procedure():
     query = random_features(41, 32, seed=1)
     candidate = alike(query, 36, seed=2)
     sides = [stack([each], REACH, CPU) for each in (query, candidate)]
-    theirs = [plain.Points(each.points, each.scores, each.descriptors.T) for each in (query, candidate)]
+    theirs = [plain.Points(each.keypoints, each.scores, each.descriptors.T) for each in (query, candidate)]
     sizes = (query.image_size, candidate.image_size)
     expected = plain.superglue(network.state_dict(), *theirs, sizes, 30)
     torch.testing.assert_close(network(*sides)[0], expected, rtol=0, atol=2e-4)

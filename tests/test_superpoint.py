@@ -211,7 +211,7 @@ def test_refined_points_are_centroids_of_their_surroundings():
 @torch.inference_mode()
 def test_points_between_pixels_stay_near_those_on_pixels():
     on, between = (extractor(small(), subpixel=subpixel).extract([image(96, 128)])[0] for subpixel in (False, True))
-    assert 0 < float((between.points - on.points).abs().max()) <= 2
+    assert 0 < float((between.keypoints - on.keypoints).abs().max()) <= 2
     assert torch.equal(on.scores, between.scores)
 
 
@@ -230,9 +230,9 @@ def test_features_equal_the_plain_procedure():
     network, picture = small(), image(64, 88)
     (found,) = extractor(network, max_keypoints=40).extract([picture])
     expected = plain.superpoint(network.state_dict(), unit(picture[None]), most=40)
-    place = {tuple(point): i for i, point in enumerate(found.points.tolist())}
-    order = [place[tuple(point)] for point in expected.points.tolist()]
-    assert len(found) == len(expected.points) == 40
+    place = {tuple(point): i for i, point in enumerate(found.keypoints.tolist())}
+    order = [place[tuple(point)] for point in expected.keypoints.tolist()]
+    assert len(found) == len(expected.keypoints) == 40
     torch.testing.assert_close(found.scores[order], expected.scores)
     torch.testing.assert_close(found.descriptors[order], expected.descriptors.T, rtol=1e-4, atol=1e-5)
     assert (found.scores.diff() <= 0).all()
@@ -245,7 +245,7 @@ def test_features_do_not_depend_on_what_comes_together():
     for picture, found in zip(pictures, together, strict=True):
         (alone,) = method.extract([picture])
         assert found.image_size == alone.image_size == (picture.shape[2], picture.shape[1])
-        for part in ("points", "scores", "descriptors"):
+        for part in ("keypoints", "scores", "descriptors"):
             torch.testing.assert_close(getattr(found, part), getattr(alone, part), rtol=1e-5, atol=1e-6)
     assert method.extract([]) == []
 
@@ -277,9 +277,9 @@ def test_all_points_are_kept_without_a_cap_and_thresholds_bound_them():
     (every,) = extractor(small(), max_keypoints=0).extract([picture])
     (few,) = extractor(small(), max_keypoints=10).extract([picture])
     assert len(every) > 10
-    torch.testing.assert_close(few.points, every.points[:10])
+    torch.testing.assert_close(few.keypoints, every.keypoints[:10])
     assert every.scores.min() > 0.005
-    assert every.points.min() >= 4 and every.points.max() < 60
+    assert every.keypoints.min() >= 4 and every.keypoints.max() < 60
     assert len(extractor(small(), keypoint_threshold=0.99).extract([picture])[0]) == 0
 
 
@@ -294,10 +294,10 @@ def test_a_pyramid_keeps_the_strongest_points_of_all_scales(cap):
         scores = torch.cat([whole.scores, coarse.scores]).sort(descending=True, stable=True)
         kept = scores.indices[: cap or None]
         # Half a pixel more, for it is the pixels' edges that are scaled, not their centres.
-        points = torch.cat([whole.points, 2 * coarse.points + 0.5])
+        points = torch.cat([whole.keypoints, 2 * coarse.keypoints + 0.5])
         assert found.image_size == (width, height) and len(found) == len(kept) > 20
         torch.testing.assert_close(found.scores, scores.values[: cap or None])
-        torch.testing.assert_close(found.points, points[kept])
+        torch.testing.assert_close(found.keypoints, points[kept])
         torch.testing.assert_close(found.descriptors, torch.cat([whole.descriptors, coarse.descriptors])[kept])
 
 
@@ -360,7 +360,7 @@ def test_a_gpu_gives_what_the_cpu_gives(layout, pyramid):
     expected = extractor(small(layout), pyramid=pyramid).extract(pictures)
     on_gpu = extractor(small(layout), torch.device("cuda"), pyramid=pyramid)
     for ours, theirs in zip(on_gpu.extract(pictures), expected, strict=True):
-        assert set(map(tuple, ours.points.tolist())) == set(map(tuple, theirs.points.tolist()))
+        assert set(map(tuple, ours.keypoints.tolist())) == set(map(tuple, theirs.keypoints.tolist()))
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-3, atol=1e-5)
 
 

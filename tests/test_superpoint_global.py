@@ -185,7 +185,7 @@ def test_one_pass_equals_two(layout):
     assert sum(passes) == 3
     expected = method.describe(images)
     for i, (features, plain) in enumerate(zip(found, local.extract(images), strict=True)):
-        assert torch.equal(features[0].points, plain.points)
+        assert torch.equal(features[0].keypoints, plain.keypoints)
         torch.testing.assert_close(features[0].descriptors, plain.descriptors)
         torch.testing.assert_close(features[1], expected[i], rtol=1e-4, atol=1e-5)
     assert not expected[3].any()

@@ -51,7 +51,7 @@ def test_against_a_plain_loop() -> None:
 def test_order_of_the_points_does_not_matter() -> None:
     model = vlad.fit(DATABASE, Settings(clusters=8, dim=0))
     image = DATABASE[3]
-    turned = LocalFeatures(image.points.flip(0), image.scores.flip(0), image.descriptors.flip(0), image.image_size)
+    turned = LocalFeatures(image.keypoints.flip(0), image.scores.flip(0), image.descriptors.flip(0), image.image_size)
     assert np.allclose(model.aggregate(image), model.aggregate(turned), atol=1e-6)
 
 

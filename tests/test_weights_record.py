@@ -94,7 +94,7 @@ def test_the_same_tensors_give_the_same_features_in_any_format(name: str, tmp_pa
     found = [superpoint.build(each, CPU).extract([image])[0] for each in settings]
     assert {each.sampling for each in settings} == {"corrected"}
     for other in found[1:]:
-        assert len(other) > 50 and torch.equal(other.points, found[0].points)
+        assert len(other) > 50 and torch.equal(other.keypoints, found[0].keypoints)
         assert torch.equal(other.descriptors, found[0].descriptors)
 
 

@@ -143,7 +143,7 @@ def match(a: ImageLike, b: ImageLike, config: PathLike | None = None, **settings
     found = [methods.extractor.single(image).rerank_features for image in (a, b)]
     pair = methods.reranker.pair(*found)
     keypoints = [
-        _in_image(each.points.numpy(), each.image_size, image) for each, image in zip(found, images, strict=True)
+        _in_image(each.keypoints.numpy(), each.image_size, image) for each, image in zip(found, images, strict=True)
     ]
     return PairMatches(
         keypoints[0],

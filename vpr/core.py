@@ -135,9 +135,9 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class LocalFeatures:
-    """Points of one image with their descriptors."""
+    """Keypoints of one image with their descriptors."""
 
-    points: Tensor  # (N, 2) float32 x, y in pixels of the image the method saw
+    keypoints: Tensor  # (N, 2) float32 x, y in pixels of the image the method saw
     scores: Tensor  # (N,) float32 detection confidence in [0, 1]
     descriptors: Tensor  # (N, D) float32 unit rows
     image_size: tuple[int, int]  # width, height of the image the method saw
@@ -145,11 +145,11 @@ class LocalFeatures:
     orientations: Tensor | None = None  # (N,) float32 radians, x towards y, where the method has one
 
     def __post_init__(self) -> None:
-        count = len(self.points)
-        if self.points.shape != (count, 2) or self.scores.shape != (count,) or len(self.descriptors) != count:
+        count = len(self.keypoints)
+        if self.keypoints.shape != (count, 2) or self.scores.shape != (count,) or len(self.descriptors) != count:
             raise ValueError(
-                f"points {tuple(self.points.shape)}, scores {tuple(self.scores.shape)} and descriptors "
-                f"{tuple(self.descriptors.shape)} do not describe the same points"
+                f"keypoints {tuple(self.keypoints.shape)}, scores {tuple(self.scores.shape)} and descriptors "
+                f"{tuple(self.descriptors.shape)} do not describe the same keypoints"
             )
 
         for name in ("scales", "orientations"):
@@ -158,7 +158,7 @@ class LocalFeatures:
                 raise ValueError(f"{name} {tuple(values.shape)} do not belong to {count} keypoints")
 
     def __len__(self) -> int:
-        return len(self.points)
+        return len(self.keypoints)
 
     @staticmethod
     def empty(dim: int, image_size: tuple[int, int] = (0, 0)) -> LocalFeatures:

@@ -246,5 +246,5 @@ def _correspondences(matched: Matched, query: int, candidate: int) -> Correspond
     pair = matched.engine.reranker.pair(of_query, of_candidate)
     rows = pair.matches.pairs.numpy()
     return Correspondences(
-        of_query.points.numpy()[rows[:, 0]], of_candidate.points.numpy()[rows[:, 1]], pair.verified.inliers
+        of_query.keypoints.numpy()[rows[:, 0]], of_candidate.keypoints.numpy()[rows[:, 1]], pair.verified.inliers
     )

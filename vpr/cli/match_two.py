@@ -43,8 +43,8 @@ def match_two(
     drawn = draw_matches(
         _image(first, query.image_size),
         _image(second, candidate.image_size),
-        query.points.numpy()[rows[:, 0]],
-        candidate.points.numpy()[rows[:, 1]],
+        query.keypoints.numpy()[rows[:, 0]],
+        candidate.keypoints.numpy()[rows[:, 1]],
         pair.verified.inliers,
     )
     out.parent.mkdir(parents=True, exist_ok=True)

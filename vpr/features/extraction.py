@@ -91,7 +91,7 @@ class Local:
 
     def unpack(self, arrays: Arrays, place: int) -> LocalFeatures:
         first, last = arrays["offsets"][place : place + 2].tolist()
-        names = ("points", "scores", "descriptors", *(name for name in OPTIONAL if name in arrays))
+        names = ("keypoints", "scores", "descriptors", *(name for name in OPTIONAL if name in arrays))
         width, height = arrays["image_sizes"][place].tolist()
         return LocalFeatures(
             **{name: torch.from_numpy(arrays[name][first:last].astype(np.float32)) for name in names},

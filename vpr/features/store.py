@@ -36,6 +36,7 @@ from vpr.features.shards import (
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid
 
 OPEN_SHARDS = 256  # each holds a file handle; the usual limit of a process is 1024
+KEYPOINTS = ("keypoints", "points")  # the array of keypoints, and its name in format 1
 OPTIONAL = ("scales", "orientations")  # of local features; None where a method has none
 
 
@@ -44,7 +45,7 @@ def local_arrays(features: Sequence[LocalFeatures], dtype: np.dtype[Any]) -> Arr
     counts = [len(each) for each in features]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     arrays = {
-        "points": torch.cat([each.points for each in features]).cpu().numpy().astype(np.float32),
+        "keypoints": torch.cat([each.keypoints for each in features]).cpu().numpy().astype(np.float32),
         "scores": torch.cat([each.scores for each in features]).cpu().numpy().astype(dtype),
         "descriptors": torch.cat([each.descriptors for each in features]).cpu().numpy().astype(dtype),
     }
@@ -191,13 +192,13 @@ class LocalStore(_Store, Sequence[LocalFeatures]):
         shard, _ = self._shard(number)
         try:
             first, last = (int(offset) for offset in shard.get_slice("offsets")[place : place + 2])
-            names = [name for name in ("points", "scores", "descriptors", *OPTIONAL) if name in shard.keys()]
+            names = [name for name in (*KEYPOINTS, "scores", "descriptors", *OPTIONAL) if name in shard.keys()]
             read = {name: shard.get_slice(name)[first:last] for name in names}
             size = shard.get_slice("image_sizes")[place].numpy()
             _require_item_checksum(shard, place, size, read.values())
             width, height = size.tolist()
             return LocalFeatures(
-                read["points"],
+                read[names[0]],
                 read["scores"].float(),
                 read["descriptors"].float(),
                 (width, height),

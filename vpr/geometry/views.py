@@ -83,7 +83,7 @@ class Views:
         image: Image = np.ascontiguousarray(np.rot90(resize(stored, size), turns))
         features = self.extractor.extract([self.extractor.preprocess(image)])[0]
         upright = size if turns % 2 == 0 else size[::-1]
-        points = np.asarray(features.points.numpy(), dtype=np.float64)
+        points = np.asarray(features.keypoints.numpy(), dtype=np.float64)
         if features.image_size != upright and len(points):  # the method shrank it further
             points = (points + 0.5) * (np.array(upright) / features.image_size) - 0.5
         return View(

@@ -64,7 +64,7 @@ class PatchFeatures:
         return sum(len(each) for each in self.descriptors)
 
     @property
-    def points(self) -> Tensor:
+    def keypoints(self) -> Tensor:
         """(N, 2) float32 centres of the patches of all grids, in pixels."""
         return torch.cat([grid.positions()[1] for grid in self.grids]).float() if len(self) else torch.zeros(0, 2)
 

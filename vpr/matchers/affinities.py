@@ -82,11 +82,11 @@ def places_of(
     query: LocalFeatures, candidates: Sequence[LocalFeatures], device: torch.device
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Points (K, N, 2) of the query, K times, and (K, M, 2) of its candidates; the areas (1,) and (K,) of both."""
-    others = pad_sequence([each.points for each in candidates], batch_first=True).to(device)
+    others = pad_sequence([each.keypoints for each in candidates], batch_first=True).to(device)
     area, areas = (
         torch.tensor([math.prod(size_of(each)) for each in side], device=device) for side in ([query], candidates)
     )
-    return query.points.to(device).expand(len(others), -1, -1), others, (area, areas)
+    return query.keypoints.to(device).expand(len(others), -1, -1), others, (area, areas)
 
 
 def tentative(

@@ -29,7 +29,7 @@ def stack(features: Sequence[LocalFeatures], reach: float, device: torch.device)
     """
     points, scores, descriptors = (
         pad_sequence([each.to(device, non_blocking=True).float() for each in column], batch_first=True)
-        for column in zip(*((each.points, each.scores, each.descriptors) for each in features), strict=True)
+        for column in zip(*((each.keypoints, each.scores, each.descriptors) for each in features), strict=True)
     )
     sizes = torch.tensor([size_of(each) for each in features]).to(device, non_blocking=True)[:, None]
     normalised = (points - sizes / 2) / (reach * sizes.amax(2, keepdim=True))
@@ -45,5 +45,5 @@ def size_of(features: LocalFeatures) -> list[float]:
     if all(features.image_size):
         return [float(side) for side in features.image_size]
     # Unknown: like the published LightGlue, take the extent of the points.
-    extent: list[float] = (1 + features.points.amax(0) - features.points.amin(0)).float().tolist()
+    extent: list[float] = (1 + features.keypoints.amax(0) - features.keypoints.amin(0)).float().tolist()
     return extent

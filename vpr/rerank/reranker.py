@@ -275,8 +275,8 @@ def _parts(places: Sequence[int], size: int) -> list[Sequence[int]]:
 def _points(query: LocalFeatures, candidate: LocalFeatures, matches: Matches) -> tuple[Doubles, Doubles]:
     pairs = matches.pairs.numpy()
     return (
-        query.points.numpy()[pairs[:, 0]].astype(np.float64),
-        candidate.points.numpy()[pairs[:, 1]].astype(np.float64),
+        query.keypoints.numpy()[pairs[:, 0]].astype(np.float64),
+        candidate.keypoints.numpy()[pairs[:, 1]].astype(np.float64),
     )
 
 

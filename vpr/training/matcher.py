@@ -172,7 +172,7 @@ class Matcher:
             if not rows:
                 continue
             first, second = ([_strongest(each[row], count) for row in rows] for each in (one, other))
-            points, others = (torch.stack([each.points for each in side]).to(device) for side in (first, second))
+            points, others = (torch.stack([each.keypoints for each in side]).to(device) for side in (first, second))
             firsts.append(stack(first, self.reach, device))
             seconds.append(stack(second, self.reach, device))
             similarity = firsts[-1].descriptors @ seconds[-1].descriptors.mT
@@ -253,7 +253,7 @@ def _assignments(output: Tensor | list[LayerResult]) -> list[Tensor]:
 def _strongest(features: LocalFeatures, count: int) -> LocalFeatures:
     order = torch.sort(features.scores, descending=True, stable=True).indices[:count]
     return LocalFeatures(
-        features.points[order], features.scores[order], features.descriptors[order], features.image_size
+        features.keypoints[order], features.scores[order], features.descriptors[order], features.image_size
     )
 
 
