@@ -1,4 +1,7 @@
-"""Percentile bootstrap over queries."""
+"""Percentile bootstrap over queries.
+
+scipy.stats.bootstrap resamples the list of queries itself: for 6,816 queries at least 20 times as slow.
+"""
 
 from __future__ import annotations
 
