@@ -214,3 +214,14 @@ def test_distances_by_hand():
 def test_zones_are_not_compared_as_if_one():
     assert distances_m(placed(query_zone="32N"), np.array([[1]])) is None
     assert distances_m(Dataset("d", "", images(2), images(1, prefix="q")), np.array([[1]])) is None
+
+
+def test_blocks_of_queries_change_no_answer(monkeypatch):
+    rng = np.random.default_rng(5)
+    rows = np.array([rng.permutation(9)[:4] for _ in range(12)])
+    ranked = Ranking(rows, np.zeros((12, 4), np.float32))
+    positives = [np.flatnonzero(rng.random(9) < 0.4) for _ in range(12)]
+    expected = [[row in few for row in few_rows] for few_rows, few in zip(rows.tolist(), positives, strict=True)]
+    for pairs in (1, 5, 1000):
+        monkeypatch.setattr("vpr.evaluation.recall.PAIRS_AT_ONCE", pairs)
+        assert right_candidates(ranked, positives).tolist() == expected

@@ -1,6 +1,7 @@
 """Positives within a radius, the npz files, the check, and one's own points from a csv."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,32 @@ def by_loop(queries, database, radius_m):
 
 
 # --- positives within a radius
+
+
+def test_pairs_of_one_place_take_eight_bytes_each():
+    """1,000 queries by 1,000 database images, all within the radius: as Python lists 90 MB."""
+    here, there = images(np.ones((1000, 2))), images(np.zeros((1000, 2)))
+    positives_within(here, there, 0.5)
+    tracemalloc.start()
+    found = positives_within(here, there, 25.0)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(map(len, found)) == 1_000_000
+    assert kept < 9e6 and peak < 40e6
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch):
+    rng = np.random.default_rng(3)
+    here, there = images(rng.uniform(0, 100, (60, 2))), images(rng.uniform(0, 100, (50, 2)))
+    whole = as_lists(positives_within(here, there, 25.0))
+    for pairs in (1, 7, 100):
+        monkeypatch.setattr("vpr.positives.PAIRS_AT_ONCE", pairs)
+        assert as_lists(positives_within(here, there, 25.0)) == whole
+
+
+def test_positions_that_are_not_on_earth_are_refused():
+    with pytest.raises(DataError, match=r"position of 'i1.jpg' is not a finite number of metres on Earth \(1 such"):
+        images([(0, 0), (1e300, 5)])
 
 
 def test_positives_by_hand_are_inclusive_and_ascending():

@@ -1,6 +1,8 @@
 """Predictions files and recall tables: exact text, round trips, and other systems' readers."""
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,7 @@ def test_patchnetvlad_file_byte_for_byte(tmp_path):
 
 
 def test_patchnetvlad_uses_the_folder_of_each_side_by_default():
-    assert "\n/data/./q2.jpg, /data/./db1.jpg\n" in patchnetvlad_pairs(dataset(), ranked())
+    assert "\n/data/./q2.jpg, /data/./db1.jpg\n" in "".join(patchnetvlad_pairs(dataset(), ranked()))
 
 
 def test_kapture_file_by_hand(tmp_path):
@@ -74,6 +76,52 @@ def test_kapture_file_by_hand(tmp_path):
         "q1.jpg, db1.jpg, 1e-05\n"
         "q2.jpg, db1.jpg, 1.2345678e+07\n"
     )
+
+
+def in_two_folders(database="set/database", queries="set/queries"):
+    """One name on both sides, as data sets of traverses have it."""
+    there, here = ImageSet(Path("/data") / database, ("1.jpg", "2.jpg")), ImageSet(Path("/data") / queries, ("1.jpg",))
+    ranking = Ranking(np.array([[1, 0]]), np.array([[0.5, 0.25]], np.float32))
+    return Dataset("town", "within 25 m", there, here), ranking
+
+
+def test_pairs_files_tell_a_query_from_a_database_image_of_the_same_name():
+    assert list(hloc_pairs(*in_two_folders())) == [
+        "queries/1.jpg database/2.jpg",
+        "\nqueries/1.jpg database/1.jpg",
+    ]
+    assert list(kapture_pairs(*in_two_folders()))[1] == "queries/1.jpg, database/2.jpg, 0.5\n"
+    assert next(hloc_pairs(*in_two_folders("set", "set/queries_real"))) == "queries_real/1.jpg 2.jpg"
+    assert next(hloc_pairs(*in_two_folders("a/day", "b/night"))) == "b/night/1.jpg a/day/2.jpg"
+    trees = in_two_folders("mapping/sensors/records_data", "query/sensors/records_data")
+    assert list(kapture_pairs(*trees))[1] == "1.jpg, 2.jpg, 0.5\n"  # kapture's own names
+    with pytest.raises(DataError, match="'my queries/1.jpg' holds a space"):
+        hloc_pairs(*in_two_folders("database", "my queries"))
+
+
+def test_long_files_are_written_line_by_line(tmp_path):
+    """10,000 queries with 20 candidates are 20 MB of text."""
+    queries = ImageSet(Path("/data/q"), tuple(f"q{row}.jpg" for row in range(10_000)))
+    database = ImageSet(Path("/data/db"), tuple(f"db{row}.jpg" for row in range(20)), np.ones((20, 2)), "33N")
+    data = Dataset("town", "none", database, queries)
+    scores = np.tile(-np.arange(20, dtype=np.float32), (10_000, 1))
+    ranking = Ranking(np.tile(np.arange(20), (10_000, 1)), scores)
+    for write in (write_predictions, write_hloc, write_kapture):
+        tracemalloc.start()
+        write(tmp_path / "out", data, ranking)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4e6  # the names, and one line
+
+
+def test_candidates_carry_their_positions(tmp_path):
+    """The Eiffel Tower, for a query whose place is not known."""
+    tower = ImageSet(Path("/data/db"), ("tower.jpg",), np.array([[448251.795, 5411932.678]]), "31N")
+    data = Dataset("paris", "no ground truth", tower, ImageSet(Path("/data/q"), ("q.jpg",)))
+    line = json.loads(next(prediction_lines(data, Ranking(np.array([[0]]), np.ones((1, 1), np.float32)))))
+    assert (line["east_m"], line["north_m"], line["zone"]) == (448251.795, 5411932.678, "31N")
+    assert (line["latitude"], line["longitude"]) == pytest.approx((48.85820, 2.29450), abs=5e-5)
+    assert line["correct"] is None and "distance_m" not in line
 
 
 def test_kapture_reads_our_file(tmp_path):
@@ -119,21 +167,24 @@ def test_names_that_a_format_can_hold():
 def test_no_query_gives_headers_only():
     empty = Ranking(np.zeros((0, 3), np.int64), np.zeros((0, 3), np.float32))
     none = dataset(queries=())
-    assert patchnetvlad_pairs(none, empty) == "# kapture format: 1.0\n# query_image, map_image\n"
-    assert hloc_pairs(none, empty) == ""
+    assert "".join(patchnetvlad_pairs(none, empty)) == "# kapture format: 1.0\n# query_image, map_image\n"
+    assert list(hloc_pairs(none, empty)) == []
     assert list(prediction_lines(none, empty)) == []
 
 
 def test_prediction_lines_by_hand():
-    lines = list(prediction_lines(placed(), ranked(EVIDENCE)))
+    data = placed()
+    without_zone = replace(data, database=replace(data.database, zone=None), queries=replace(data.queries, zone=None))
+    lines = list(prediction_lines(without_zone, ranked(EVIDENCE)))
     assert lines == [
         '{"query": "q.jpg", "rank": 1, "candidate": "c.jpg", "score": 0.8123, "similarity": 0.5, "matches": 100, '
-        '"inliers": 60, "distance_m": 1000.0, "correct": false, "elapsed_ms": 12.5}',
+        '"inliers": 60, "distance_m": 1000.0, "east_m": 1000.0, "north_m": 0.0, "correct": false, "elapsed_ms": 12.5}',
         '{"query": "q.jpg", "rank": 2, "candidate": "a.jpg", "score": 0.33333334, "similarity": 0.25, "matches": 0, '
-        '"inliers": 0, "distance_m": 0.0, "correct": true}',
-        '{"query": "q.jpg", "rank": 3, "candidate": "b.jpg", "score": 1e-05, "distance_m": 5.0, "correct": true}',
+        '"inliers": 0, "distance_m": 0.0, "east_m": 0.0, "north_m": 0.0, "correct": true}',
+        '{"query": "q.jpg", "rank": 3, "candidate": "b.jpg", "score": 1e-05, "distance_m": 5.0, "east_m": 3.0, '
+        '"north_m": 4.0, "correct": true}',
         '{"query": "r é.jpg", "rank": 1, "candidate": "b.jpg", "score": 12345678.0, "similarity": 0.1, "matches": 7, '
-        '"distance_m": 997.008, "correct": false}',
+        '"distance_m": 997.008, "east_m": 3.0, "north_m": 4.0, "correct": false}',
     ]
 
 

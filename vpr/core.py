@@ -27,6 +27,7 @@ Image = NDArray[np.uint8]
 Channels = Literal["grey", "rgb"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+FARTHEST_M = 1e10  # no position is as far from its origin; thousands of regions laid out side by side are not
 NO_ROW = -1  # pads a ranking that has fewer candidates than columns
 
 
@@ -72,10 +73,10 @@ class ImageSet:
                     f"{self.root}: {len(self.names)} images but positions of shape {self.positions.shape}; "
                     "give one east, north pair per image"
                 )
-            bad = np.flatnonzero(~np.isfinite(self.positions).all(axis=1))
+            bad = np.flatnonzero(~(np.abs(self.positions) < FARTHEST_M).all(axis=1))
             if len(bad):
                 raise DataError(
-                    f"{self.root}: the position of {self.names[bad[0]]!r} is not a finite number "
+                    f"{self.root}: the position of {self.names[bad[0]]!r} is not a finite number of metres on Earth "
                     f"({len(bad)} such images); correct it or leave the image out"
                 )
         if self.groups is not None and self.groups.shape != (len(self.names),):

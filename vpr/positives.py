@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from vpr.core import ConfigError, DataError, Doubles, ImageSet, Rows
+
+PAIRS_AT_ONCE = 1 << 18  # the tree gives Python lists, which take 40 bytes a pair, against 8 in an array
 
 
 def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> tuple[Rows, ...]:
@@ -18,15 +22,39 @@ def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> 
     """
     here, there = _comparable(queries, database)
     require_radius(radius_m)
+    if not len(here) or not len(there):
+        return (np.empty(0, dtype=np.int64),) * len(here)
+    tree = cKDTree(there)
     # The tree rounds while it descends, so it gets a little more room and the rule itself decides.
-    found = cKDTree(there).query_ball_point(here, radius_m * (1 + 1e-9) + 1e-6, return_sorted=True)
-    counts = np.array([len(rows) for rows in found], dtype=np.int64)
-    rows = np.fromiter((row for few in found for row in few), np.int64, counts.sum())
+    reach_m = radius_m * (1 + 1e-9) + 1e-6
+    counts = tree.query_ball_point(here, reach_m, return_length=True)
+    found: list[Rows] = []
+    for start, end in _blocks(counts):
+        found += _block(tree, here[start:end], there, radius_m, reach_m)
+    return tuple(found)
+
+
+def _blocks(counts: Rows) -> Iterator[tuple[int, int]]:
+    """Ranges of queries with at most ``PAIRS_AT_ONCE`` pairs together, or one query."""
+    start = pairs = 0
+    for query, count in enumerate(counts.tolist()):
+        if pairs + count > PAIRS_AT_ONCE and query > start:
+            yield start, query
+            start, pairs = query, 0
+        pairs += count
+    yield start, len(counts)
+
+
+def _block(tree: cKDTree, here: Doubles, there: Doubles, radius_m: float, reach_m: float) -> list[Rows]:
+    """The positives of a few queries, as views of one array."""
+    near = tree.query_ball_point(here, reach_m, return_sorted=True)
+    counts = np.array([len(rows) for rows in near], dtype=np.int64)
+    rows = np.fromiter(chain.from_iterable(near), np.int64, int(counts.sum()))
     owner = np.repeat(np.arange(len(here)), counts)
     difference = here[owner] - there[rows]
-    near = difference[:, 0] ** 2 + difference[:, 1] ** 2 <= radius_m * radius_m
-    ends = np.cumsum(np.bincount(owner[near], minlength=len(here)))
-    return tuple(np.split(rows[near], ends[:-1])) if len(here) else ()
+    kept = difference[:, 0] ** 2 + difference[:, 1] ** 2 <= radius_m * radius_m
+    ends = np.cumsum(np.bincount(owner[kept], minlength=len(here)))
+    return np.split(rows[kept], ends[:-1])
 
 
 def require_radius(radius_m: float) -> None:

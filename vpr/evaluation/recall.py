@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vpr.core import NO_ROW, DataError, ImageSet, Ranking, Rows
 from vpr.evaluation.bootstrap import SAMPLES, Estimate, interval, resample
 
+PAIRS_AT_ONCE = 1 << 20  # positives compared together; each takes 32 bytes
 NEVER = int(np.iinfo(np.int64).max)  # the rank of a correct candidate that the ranking does not hold
 
 
@@ -32,15 +33,25 @@ def right_candidates(ranking: Ranking, positives: Sequence[Rows]) -> NDArray[np.
             f"ground truth for {len(positives)} queries, but a ranking of {len(ranking)}; "
             "use the ground truth and the predictions of one query list"
         )
+    right = np.zeros(ranking.rows.shape, dtype=np.bool_)
+    counts = np.array([len(rows) for rows in positives], dtype=np.int64)
+    for block in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(counts.cumsum() // PAIRS_AT_ONCE)) + 1):
+        if len(block):
+            queries = slice(block[0], block[-1] + 1)
+            right[queries] = _right(ranking.rows[queries], positives[queries])
+    return right
+
+
+def _right(ranked: Rows, positives: Sequence[Rows]) -> NDArray[np.bool_]:
     truth = np.concatenate([np.empty(0, dtype=np.int64), *positives])
     if not len(truth):
-        return np.zeros(ranking.rows.shape, dtype=np.bool_)
+        return np.zeros(ranked.shape, dtype=np.bool_)
     # One number per query and row: a single search, ten times faster than np.isin on 27,592 queries x 100,
     # because both sides rise with the query.
-    stride = max(int(ranking.rows.max(initial=0)), int(truth.max())) + 1
+    stride = max(int(ranked.max(initial=0)), int(truth.max())) + 1
     query = np.arange(len(positives))
     wanted = np.sort(np.repeat(query, [len(rows) for rows in positives]) * stride + truth)
-    found = np.where(ranking.rows == NO_ROW, -1, query[:, None] * stride + ranking.rows)
+    found = np.where(ranked == NO_ROW, -1, query[:, None] * stride + ranked)
     right: NDArray[np.bool_] = wanted[np.searchsorted(wanted, found).clip(max=len(wanted) - 1)] == found
     return right
 

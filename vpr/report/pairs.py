@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from vpr.core import NO_ROW, DataError, Dataset, Ranking, usable_name
 from vpr.runtime.files import write_atomically
 
 PairFormat = Literal["patchnetvlad", "kapture", "hloc"]
+
+_KAPTURE = ("sensors", "records_data")
 
 
 def unrepresentable(names: Iterable[str], pair_format: PairFormat) -> str | None:
@@ -38,38 +41,62 @@ def write_hloc(path: Path, dataset: Dataset, ranking: Ranking) -> None:
     write_atomically(path, hloc_pairs(dataset, ranking))
 
 
-def patchnetvlad_pairs(dataset: Dataset, ranking: Ranking, root: str | None = None) -> str:
-    """Byte for byte what Patch-NetVLAD's feature_match.py writes (commit 39ab4e4).
+def patchnetvlad_pairs(dataset: Dataset, ranking: Ranking, root: str | None = None) -> Iterator[str]:
+    """Byte for byte what Patch-NetVLAD's feature_match.py writes (commit 39ab4e4), line by line.
 
     ``root`` is its --dataset_root_dir, put before every name; without it each side's own folder is.
     Raises DataError for a name that the format cannot hold.
     """
-    _require(dataset, "patchnetvlad")
+    _require(dataset.name, (*dataset.queries.names, *dataset.database.names), "patchnetvlad")
     queries, database = (
         [os.path.join(str(images.root) if root is None else root, name) for name in images.names]
         for images in (dataset.queries, dataset.database)
     )
-    lines = [f"{query}, {candidate}" for query, candidate, _ in _pairs(queries, database, ranking)]
-    return "\n".join(["# kapture format: 1.0", "# query_image, map_image", *lines]) + "\n"
+    header = "# kapture format: 1.0\n# query_image, map_image\n"
+    return chain([header], (f"{query}, {candidate}\n" for query, candidate, _ in _pairs(queries, database, ranking)))
 
 
-def kapture_pairs(dataset: Dataset, ranking: Ranking) -> str:
-    """Kapture 1.1's pairs file: names relative to the records' folder, and the score, higher is better.
-
-    Raises DataError for a name that the format cannot hold.
-    """
-    _require(dataset, "kapture")
-    lines = [f"{query}, {candidate}, {score}" for query, candidate, score in _pairs(*_plain_names(dataset), ranking)]
-    return "\n".join(["# kapture format: 1.1", "# query_image, map_image, score", *lines]) + "\n"
-
-
-def hloc_pairs(dataset: Dataset, ranking: Ranking) -> str:
-    """Hloc's retrieval pairs: names separated by a space, no header, no newline at the end.
+def kapture_pairs(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
+    """Kapture 1.1's pairs file, line by line: names as ``names_in_pairs`` gives them; a higher score is better.
 
     Raises DataError for a name that the format cannot hold.
     """
-    _require(dataset, "hloc")
-    return "\n".join(f"{query} {candidate}" for query, candidate, _ in _pairs(*_plain_names(dataset), ranking))
+    queries, database = names_in_pairs(dataset)
+    _require(dataset.name, (*queries, *database), "kapture")
+    header = "# kapture format: 1.1\n# query_image, map_image, score\n"
+    return chain([header], (", ".join(fields) + "\n" for fields in _pairs(queries, database, ranking)))
+
+
+def hloc_pairs(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
+    """Hloc's retrieval pairs, line by line: names separated by a space, no header, no newline at the end.
+
+    Names are as ``names_in_pairs`` gives them. Raises DataError for a name that the format cannot hold.
+    """
+    queries, database = names_in_pairs(dataset)
+    _require(dataset.name, (*queries, *database), "hloc")
+    lines = (f"{query} {candidate}" for query, candidate, _ in _pairs(queries, database, ranking))
+    return (f"\n{line}" if number else line for number, line in enumerate(lines))
+
+
+def names_in_pairs(dataset: Dataset) -> tuple[list[str], list[str]]:
+    """Names of queries and of database images that tell the two apart, without the ``./`` of image lists.
+
+    Where queries and database lie in different folders, names are relative to the folder above both: ``queries/1.jpg``
+    and ``database/1.jpg``. Names in kapture trees are relative to ``sensors/records_data``, as kapture has them.
+    """
+    roots = [os.path.abspath(images.root) for images in (dataset.queries, dataset.database)]
+    prefixes = ["", ""]
+    if roots[0] != roots[1] and not all(Path(root).parts[-2:] == _KAPTURE for root in roots):
+        try:
+            above = os.path.commonpath(roots)
+            prefixes = [Path(os.path.relpath(root, above)).as_posix() for root in roots]
+        except ValueError:  # on two drives
+            prefixes = ["queries", "database"]
+    queries, database = (
+        [usable_name(f"{prefix}/{name}" if prefix else name) for name in images.names]
+        for prefix, images in zip(prefixes, (dataset.queries, dataset.database), strict=True)
+    )
+    return queries, database
 
 
 def _pairs(queries: Sequence[str], database: Sequence[str], ranking: Ranking) -> Iterator[tuple[str, str, str]]:
@@ -80,16 +107,10 @@ def _pairs(queries: Sequence[str], database: Sequence[str], ranking: Ranking) ->
                 yield query, database[row], score
 
 
-def _plain_names(dataset: Dataset) -> tuple[list[str], list[str]]:
-    """Names as these formats key their images: without the ``./`` that image lists put before them."""
-    return [usable_name(name) for name in dataset.queries.names], [usable_name(n) for n in dataset.database.names]
-
-
-def _require(dataset: Dataset, pair_format: PairFormat) -> None:
-    for images in (dataset.queries, dataset.database):
-        reason = unrepresentable(images.names, pair_format)
-        if reason:
-            raise DataError(f"{dataset.name}: {reason}")
+def _require(dataset: str, names: Iterable[str], pair_format: PairFormat) -> None:
+    reason = unrepresentable(names, pair_format)
+    if reason:
+        raise DataError(f"{dataset}: {reason}")
 
 
 def _obstacle_in_columns(name: str) -> str | None:

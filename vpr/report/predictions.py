@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vpr.core import NO_ROW, DataError, Dataset, Doubles, Evidence, Floats, Ranking, Rows
+from vpr.datasets.zones import to_latlon
 from vpr.evaluation.distance import distances_m
-from vpr.evaluation.recall import right_candidates
 from vpr.runtime.files import write_atomically
 
 _UNKNOWN = {"similarity": np.nan, "matches": -1, "inliers": -1}  # what Evidence holds where a line lacks the key
@@ -21,35 +21,53 @@ _UNKNOWN = {"similarity": np.nan, "matches": -1, "inliers": -1}  # what Evidence
 
 def write_predictions(path: Path, dataset: Dataset, ranking: Ranking) -> None:
     """Write predictions.jsonl; see prediction_lines."""
-    write_atomically(path, "".join(line + "\n" for line in prediction_lines(dataset, ranking)))
+    write_atomically(path, (line + "\n" for line in prediction_lines(dataset, ranking)))
 
 
 def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
     """One JSON object per query and rank; pads are left out, and so are keys whose value is not known.
 
-    query, rank (from 1), candidate, score, similarity, matches, inliers, distance_m, correct (null without
-    ground truth) and, on the first line of a query, elapsed_ms. Scores have the fewest digits that give the
-    same float32 back.
+    query, rank (from 1), candidate, score, similarity, matches, inliers, distance_m, position of the candidate (east_m,
+    north_m, zone, latitude, longitude), correct (null without ground truth) and, on the first line of a query,
+    elapsed_ms. Scores have the fewest digits that give the same float32 back.
     """
-    metres = distances_m(dataset, ranking.rows)
-    right = None if dataset.positives is None else right_candidates(ranking, dataset.positives)
+    database = dataset.database
+    places = None if database.positions is None else database.positions.round(3)
+    degrees = _degrees(dataset)
     encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder per line
     for query, name in enumerate(dataset.queries.names):
+        rows = ranking.rows[query]
         columns = _evidence_columns(ranking, query)
         columns["score"] = _shortest(ranking.scores[query])
+        metres = distances_m(dataset, rows[None], np.array([query]))
         if metres is not None:
-            columns["distance_m"] = metres[query].round(3).tolist()
-        for place, row in enumerate(ranking.rows[query].tolist()):
+            columns["distance_m"] = metres[0].round(3).tolist()
+        right = None if dataset.positives is None else np.isin(rows, dataset.positives[query])
+        for place, row in enumerate(rows.tolist()):
             if row == NO_ROW:
                 break
-            line: dict[str, Any] = {"query": name, "rank": place + 1, "candidate": dataset.database.names[row]}
+            line: dict[str, Any] = {"query": name, "rank": place + 1, "candidate": database.names[row]}
             for key in ("score", *_UNKNOWN, "distance_m"):
                 if key in columns and columns[key][place] is not None:
                     line[key] = columns[key][place]
-            line["correct"] = None if right is None else bool(right[query, place])
+            if places is not None:
+                line["east_m"], line["north_m"] = places[row].tolist()
+            if degrees is not None:
+                line["zone"] = database.zone
+                line["latitude"], line["longitude"] = degrees[row].tolist()
+            line["correct"] = None if right is None else bool(right[place])
             if place == 0 and ranking.evidence is not None and math.isfinite(ranking.evidence.elapsed_s[query]):
                 line["elapsed_ms"] = round(1000 * float(ranking.evidence.elapsed_s[query]), 3)
             yield encode(line)
+
+
+def _degrees(dataset: Dataset) -> Doubles | None:
+    """(N, 2) latitude and longitude of the database images; None where positions or their zone are not known."""
+    positions, zone = dataset.database.positions, dataset.database.zone
+    if positions is None or zone is None:
+        return None
+    degrees = to_latlon(positions, zone).round(7)  # 1 cm
+    return degrees if (np.abs(degrees) <= (90, 180)).all() else None
 
 
 def read_predictions(path: Path, dataset: Dataset, width: int = 0) -> Ranking:

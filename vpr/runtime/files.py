@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,26 @@ from typing import Any
 TEMPORARY = ".tmp"  # suffix of a file that is still being written; leftovers of a killed run may be deleted
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write under a temporary name in the same folder, flush to disk, then rename."""
+def write_atomically(path: Path, data: bytes | str | Iterable[str]) -> None:
+    """Write under a temporary name in the same folder, flush to disk, then rename.
+
+    Pieces of text are written as they come, so a long file never lies in memory. An OSError names ``path``.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                for piece in [data] if isinstance(data, str) else data:
+                    file.write(piece.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # the system names no file where a disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
