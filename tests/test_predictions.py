@@ -95,7 +95,7 @@ def test_pairs_files_tell_a_query_from_a_database_image_of_the_same_name():
     assert next(hloc_pairs(*in_two_folders("a/day", "b/night"))) == "b/night/1.jpg a/day/2.jpg"
     trees = in_two_folders("mapping/sensors/records_data", "query/sensors/records_data")
     assert list(kapture_pairs(*trees))[1] == "1.jpg, 2.jpg, 0.5\n"  # kapture's own names
-    with pytest.raises(DataError, match="'my queries/1.jpg' holds a space"):
+    with pytest.raises(DataError, match=r"'my queries/1\.jpg' holds a space"):
         hloc_pairs(*in_two_folders("database", "my queries"))
 
 

@@ -69,7 +69,7 @@ def test_only_words_leave_the_hash_as_it_is():
     }  # fmt: skip
     words = {
         "source": "x", "obtain": "x", "note": "x", "readers": ("msls",), "folders": ("a", "b"),
-        "reading": (("subtask", None),),
+        "reading": (("subtask", None),), "lists": (("a", "b"),), "per_city": True,
     }  # fmt: skip
     assert set(changed) | set(words) == {field.name for field in fields(record)}
     for name, value in changed.items():

@@ -244,6 +244,7 @@ def run(
     chosen = _configured(config, settings)
     folder = Path(tempfile.mkdtemp(prefix="vpr-")) if out is None else Path(out)
     dataset = datasets.read_pair(Path(database), Path(queries), chosen.evaluation.radius_m, ground_truth=ground_truth)
+    datasets.warn(dataset)
     about = device.facts("vpr.run", device.device_of(chosen.machine.device))
     shared = None if features is None else Path(features)
     summary = pipeline.run(dataset, chosen, folder, about, features_folder=shared)

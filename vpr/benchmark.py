@@ -16,6 +16,7 @@ from vpr import __version__, pipeline
 from vpr.build import Engine, build
 from vpr.config import digest_of_names, fingerprint
 from vpr.core import DataError, Dataset, VprError
+from vpr.datasets import warn
 from vpr.descriptors import Features
 from vpr.evaluation.identity import truth_digest
 from vpr.report.benchmark_rows import Row, rows_of
@@ -100,6 +101,7 @@ def _load(source: Source) -> Dataset | str:
         dataset = source.load()
         if dataset.positives is None:
             raise DataError(f"{dataset.name}: no ground truth, so no recall; give positions or a ground_truth.csv")
+        warn(dataset)
     except Exception as error:
         return _reason(error)
     return dataset

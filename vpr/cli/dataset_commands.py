@@ -38,12 +38,13 @@ def check(
     name: Annotated[str, typer.Argument(help="A name from `vpr datasets list`.")],
     root: Annotated[Path, typer.Argument(help="The folder that holds the data set.")],
 ) -> None:
-    """Look whether a data set on disk is the one that a protocol means: layout, counts, every file, positives.
+    """Look whether a data set on disk is the one that a protocol means: layout, counts, every file, frames, positives.
 
     Nothing is changed or downloaded. Ends with status 1 if anything is missing.
     """
     from vpr import datasets
     from vpr.datasets import ground_truth
+    from vpr.datasets.frames import frames_of
 
     record = datasets.protocol(name)
     dataset = datasets.find(record, root)
@@ -58,6 +59,9 @@ def check(
     count = sum(len(names) for _, names in absent)
     if count:
         raise DataError(f"{root}: {count} images of {name} are missing or empty")
+    astray = frames_of(dataset, record.query_step).remarks if record.frames is not None else ()
+    if astray:
+        raise DataError(f"{root}: {'; '.join(astray)}")
     say(f"{root}: every image is there; judged by {judged.protocol}.")
     if None in (record.database, record.queries):
         say(f"How many images {name} has is not known in full, so the counts were not all compared.")

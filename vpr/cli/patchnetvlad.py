@@ -12,7 +12,7 @@ import typer
 
 from vpr.cli.common import SetOption, command_line, say, settings_of
 from vpr.cli.patchnetvlad_ini import is_ini, run_overrides
-from vpr.cli.run import say_results
+from vpr.cli.run import say_results, with_warnings
 
 if TYPE_CHECKING:
     from vpr.settings import Settings
@@ -86,6 +86,7 @@ def feature_match(
     """Shortlist and re-rank the queries of a list against the database of another, and measure recall."""
     from vpr import pipeline
     from vpr.build import build
+    from vpr.datasets import hint, warn
     from vpr.datasets.image_lists import read_image_lists
     from vpr.descriptors import Features
     from vpr.features.feature_set import FeatureFolders
@@ -98,13 +99,16 @@ def feature_match(
     dataset = read_image_lists(
         dataset_root_dir, index_file_path, query_file_path, ground_truth_path, pos_dist_thr, group_size=group_size
     )
+    if resembled := hint(dataset):
+        say(f"{dataset.name}: {resembled.replace('--protocol', 'vpr run --protocol')}")
+    warnings = warn(dataset)
     engine, clock = build(settings), Clock()
     features = Features(
         engine.extractor.open(dataset.database, FeatureFolders.under(index_input_features_dir)),
         engine.extractor.open(dataset.queries, FeatureFolders.under(query_input_features_dir)),
     )
     matched = pipeline.match(dataset, features, engine, work=result_save_folder / "work", clock=clock)
-    about = machine.facts(command_line(), machine.device_of(settings.machine.device))
+    about = with_warnings(machine.facts(command_line(), machine.device_of(settings.machine.device)), warnings)
     root = "" if dataset_root_dir == Path() else str(dataset_root_dir)
     summary = pipeline.report(dataset, matched, result_save_folder, about=about, clock=clock, root=root)
     say_results(result_save_folder, summary)

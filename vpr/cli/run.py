@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 FEW_QUERIES = 10  # without ground truth the candidates of this many queries are printed
 SHOWN_CANDIDATES = 5
+WARNINGS = "warnings"  # fact about a run
 
 
 def run(
@@ -61,9 +63,17 @@ def run(
     dataset = _dataset(database, queries, reader, source=source or [], settings=settings, ground_truth=ground_truth)
     if record is not None:
         dataset = datasets.judge(dataset, record)
+    elif resembled := datasets.hint(dataset):
+        say(f"{dataset.name}: {resembled}")
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
+    about = with_warnings(about, datasets.warn(dataset))
     summary = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify)
     say_results(out, summary)
+
+
+def with_warnings(facts: Mapping[str, str], warnings: Sequence[str]) -> dict[str, str]:
+    """The facts of a run with what is suspicious about its data set, so that it stands beside the recall."""
+    return {**facts, **({WARNINGS: "; ".join(warnings)} if warnings else {})}
 
 
 def say_results(out: Path, summary: Summary | None) -> None:
@@ -74,6 +84,8 @@ def say_results(out: Path, summary: Summary | None) -> None:
 
     run = read_run(out)
     say(text_table(summary) if summary is not None else "No ground truth, so no recall.")
+    if WARNINGS in run.facts:
+        say(f"Warning:     {run.facts[WARNINGS]}\n")
     if summary is None and len(run.dataset.queries) <= FEW_QUERIES:
         for text in answer_lines(run.dataset, list(run.stages.values())[-1], SHOWN_CANDIDATES):
             say(text)

@@ -2,7 +2,8 @@
 
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
 from vpr.datasets.locating import find, layouts, missing_images
-from vpr.datasets.protocols import describe, frame_positives, judge, protocol, protocol_hash, rule
+from vpr.datasets.plausibility import warn, warnings_of
+from vpr.datasets.protocols import describe, frame_positives, hint, judge, protocol, protocol_hash, rule
 from vpr.datasets.readers import READERS, Reader, read_pair, reader
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "describe",
     "find",
     "frame_positives",
+    "hint",
     "judge",
     "layouts",
     "missing_images",
@@ -21,4 +23,6 @@ __all__ = [
     "read_pair",
     "reader",
     "rule",
+    "warn",
+    "warnings_of",
 ]

@@ -30,6 +30,10 @@ class EvaluationProtocol:
     recall_at: tuple[int, ...] = (1, 5, 10, 20)
     version: int = 1
     note: str = ""
+    per_city: bool = False  # each city is searched by itself
+    lists: tuple[
+        tuple[str, str], ...
+    ] = ()  # digests of the sorted file names, without suffixes, of database and queries
     folders: tuple[str, str] = ("database", "queries")  # of the two kinds of pictures, where folders are read
     reading: tuple[tuple[str, Any], ...] = ()  # further arguments of its own reader, the first of the readers
 
@@ -67,6 +71,7 @@ _TOKYO = EvaluationProtocol(
     database=75_984,
     queries=315,
     radius_m=25.0,
+    lists=(("a7dd066661b8424e", "1c18a585e19ce522"),),
     note="all 12 cut-outs of a panorama may stand in a ranking; the queries come as v2 or v3, whole or 480 pixels high",
 )
 
@@ -119,7 +124,7 @@ def _sf_xl(variant: str, dataset: str, queries: int) -> EvaluationProtocol:
 
 
 _ROWS = (
-    _pittsburgh("pitts30k", 10_000, 6_816),
+    replace(_pittsburgh("pitts30k", 10_000, 6_816), lists=(("177fdb50307f6714", "5c684d1fb77bc0f5"),)),
     _pittsburgh("pitts30k-val", 10_000, 7_608),
     _pittsburgh("pitts250k", 83_952, 8_280),
     _TOKYO,
@@ -134,6 +139,7 @@ _ROWS = (
     replace(
         _nordland("27592-pm7", (27_592, 27_592), 7, _PATCH_NETVLAD, _PM7_NOTE + _NORDLAND_NOTE),
         recall_at=_PATCH_NETVLAD_AT,
+        lists=(("fcbebc21be87faa2", "fcbebc21be87faa2"),),
     ),
     _nordland("27592-pm10", (27_592, 27_592), 10, "VPR-datasets-downloader, AnyLoc", _NORDLAND_NOTE),
     replace(
@@ -141,9 +147,15 @@ _ROWS = (
         query_step=10,
     ),
     _nordland("3450-pm2", (3_450, 3_450), 2, "SelaVPR (Lu et al., ICLR 2024)", "test split of Olid, Facil and Civera"),
-    _msls("740", 18_871, 740, _PATCH_NETVLAD + ", " + _GSV, "498 queries of cph and 242 of sf"),
+    replace(
+        _msls("740", 18_871, 740, _PATCH_NETVLAD + ", " + _GSV, "498 queries of cph and 242 of sf"),
+        lists=(("02646eca2ea91f64", "c0367676f580d7e9"),),
+    ),
     _msls("11k", None, None, _DVGL, "all queries that are not panoramas, about 11,084, in one folder for both cities"),
-    _msls("official", None, None, "mapillary_sls (Warburg et al., CVPR 2020)", "per city, without panoramas"),
+    replace(
+        _msls("official", None, None, "mapillary_sls (Warburg et al., CVPR 2020)", "per city, without panoramas"),
+        per_city=True,
+    ),
     _folders("st-lucia", "St Lucia"),
     _sf_xl("v1", "queries v1", 1_000),
     _sf_xl("v2", "queries v2", 598),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from vpr.core import DataError, Dataset, Doubles, ImageSet
+from vpr.datasets.plausibility import warnings_of
 from vpr.positives import positives_within, require_radius
 from vpr.runtime.files import write_atomically
 
@@ -92,6 +93,7 @@ class GroundTruthCheck:
     unanswerable: tuple[str, ...] | None  # names of the queries without positives; None without ground truth
     positives_per_query: tuple[int, float, int] | None  # smallest, median, largest; None without ground truth
     nearest: tuple[int, ...] | None  # queries by distance to the nearest database image; None without positions
+    warnings: tuple[str, ...] = ()  # see vpr.datasets.plausibility
 
 
 def check(dataset: Dataset) -> GroundTruthCheck:
@@ -109,6 +111,7 @@ def check(dataset: Dataset) -> GroundTruthCheck:
         unanswerable=unanswerable,
         positives_per_query=spread,
         nearest=_nearest_histogram(dataset),
+        warnings=tuple(warnings_of(dataset)),
     )
 
 
@@ -130,6 +133,7 @@ def check_text(result: GroundTruthCheck) -> str:
     else:
         lines.append("distance from a query to its nearest database image:")
         lines += [f"  {_span(bin_):>12}  {count}" for bin_, count in enumerate(result.nearest)]
+    lines += [f"warning: {text}" for text in result.warnings]
     return "\n".join(lines)
 
 

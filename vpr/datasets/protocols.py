@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from dataclasses import asdict, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from vpr.config import fingerprint
-from vpr.core import ConfigError, DataError, Dataset, Rows
+from vpr.config import digest_of_names, fingerprint
+from vpr.core import ConfigError, DataError, Dataset, ImageSet, Rows
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
+from vpr.datasets.frames import frames_of
 from vpr.datasets.ground_truth import answerable_only
 from vpr.datasets.locating import layouts
 from vpr.datasets.readers import reader
@@ -23,7 +26,10 @@ _PROSE = (
     "readers",
     "folders",
     "reading",
+    "lists",
+    "per_city",
 )  # may be worded better without changing what a recall means
+_log = logging.getLogger(__name__)
 _HASH = re.compile(r"\[([0-9a-f]{16})\]$")
 
 
@@ -50,8 +56,9 @@ def hash_of_rule(stated: str) -> str:
 def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
     """The data set with the positives, queries and groups that a protocol asks for, whichever reader read it.
 
-    Rows must be in the order of the frames where the rule counts frames. Raises DataError if the numbers of images
-    are not the protocol's, or if positions, listed positives or groups that it needs are missing.
+    Where the rule counts frames, they are numbered as ``frames_of`` says, and what does not fit is logged.
+    Raises DataError if the numbers of images are not the protocol's, or if positions, listed positives or groups that
+    it needs are missing.
     """
     for images, count, role in (
         (dataset.database, record.database, "database images"),
@@ -66,6 +73,16 @@ def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
             f"{dataset.name}: {record.name} keeps one image per panorama, but the database has no groups; "
             "read it with group_size (lists, dbstruct) or group_panoramas (folders)"
         )
+    cities = _cities(dataset) if record.per_city else []
+    if len(cities) > 1:
+        _log.warning(
+            "%s: %s searches each city by itself, but %s are searched jointly here, so recalls are lower; run each "
+            'city alone: --source cities=["%s"]',
+            dataset.name,
+            record.name,
+            ", ".join(cities),
+            cities[0],
+        )
     database = dataset.database if record.one_per_group else replace(dataset.database, groups=None)
     judged = replace(
         dataset,
@@ -74,6 +91,45 @@ def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
         protocol=f"{record.name}, {rule(record)} [{protocol_hash(record)}]",
     )
     return replace(answerable_only(judged), protocol=judged.protocol) if record.drop_unanswerable else judged
+
+
+def resembling(dataset: Dataset) -> list[EvaluationProtocol]:
+    """The protocols whose image lists these are.
+
+    They are known by the digest of the file names, in any order and of any suffix, else by both numbers of images.
+    """
+    lists = tuple(_digest_of_list(images) for images in (dataset.database, dataset.queries))
+    by_list = [record for record in PROTOCOLS.values() if lists in record.lists]
+    counts = (len(dataset.database), len(dataset.queries))
+    return by_list or [record for record in PROTOCOLS.values() if (record.database, record.queries) == counts]
+
+
+def hint(dataset: Dataset) -> str:
+    """Which protocols a data set that none has judged looks like, and how to choose one; empty if it is not known."""
+    found = resembling(dataset)
+    if not found or named_in(dataset.protocol):
+        return ""
+    texts = [f"{record.name} ({_ranking(record)}; {record.source})" for record in found]
+    return f"these are the images of {'; or of '.join(texts)}; choose with --protocol {found[0].name}"
+
+
+def named_in(stated: str) -> bool:
+    """Whether a data set's ``protocol`` is that of a named protocol."""
+    return _HASH.search(stated) is not None
+
+
+def _digest_of_list(images: ImageSet) -> str:
+    return digest_of_names(sorted(PurePosixPath(name).stem for name in images.names))
+
+
+def _cities(dataset: Dataset) -> list[str]:
+    """The folders above ``database/images`` in MSLS's names, in order of first appearance."""
+    parts = (PurePosixPath(name).parts for name in dataset.database.names)
+    return list(dict.fromkeys(each[-4] for each in parts if each[-3:-1] == ("database", "images") and len(each) > 3))
+
+
+def _ranking(record: EvaluationProtocol) -> str:
+    return f"{rule(record)}, {'one image per panorama' if record.one_per_group else 'all images'}"
 
 
 def rule(record: EvaluationProtocol) -> str:
@@ -91,6 +147,7 @@ def describe(record: EvaluationProtocol) -> str:
         f"  images       {_count(record.database)} database images, {_count(record.queries)} queries",
         f"  right is     {rule(record)}",
         f"  ranking      {'one image per panorama' if record.one_per_group else 'all images'}",
+        f"  choose       --protocol {record.name}",
         f"  divides by   {'queries with positives' if record.drop_unanswerable else 'all queries'}",
         f"  recall at    {', '.join(map(str, record.recall_at))}",
         f"  used by      {record.source}",
@@ -120,8 +177,10 @@ def frame_positives(query_frames: Rows, database_frames: Rows, tolerance: int) -
 
 def _positives(dataset: Dataset, record: EvaluationProtocol) -> tuple[Rows, ...]:
     if record.frames is not None:
-        shown = np.arange(len(dataset.queries), dtype=np.int64) * record.query_step
-        return frame_positives(shown, np.arange(len(dataset.database), dtype=np.int64), record.frames)
+        frames = frames_of(dataset, record.query_step)
+        for remark in frames.remarks:
+            _log.warning("%s: %s", dataset.name, remark)
+        return frame_positives(frames.queries, frames.database, record.frames)
     if record.radius_m is not None:
         return positives_within(dataset.queries, dataset.database, record.radius_m)
     if dataset.positives is None:

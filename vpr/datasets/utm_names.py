@@ -30,14 +30,20 @@ class Placed:
     panorama: str  # "" if the name has none
 
 
+def has_position(name: str) -> bool:
+    """Whether the file name at the end of a path begins like one of the two forms."""
+    fields = name.rpartition("/")[2].split("@")
+    return len(fields) >= _SHORT_FIELDS and not fields[0]
+
+
 def parse(name: str) -> Placed | None:
     """Read the file name at the end of a path; None if it does not begin like one of the two forms.
 
     Only the file name is split: a folder above it may hold an @. Raises DataError for positions that are no numbers.
     """
-    fields = name.rpartition("/")[2].split("@")
-    if len(fields) < _SHORT_FIELDS or fields[0]:
+    if not has_position(name):
         return None
+    fields = name.rpartition("/")[2].split("@")
     east, north = (finite(field, f"position in the file name {name!r}") for field in fields[1:3])
     number, letter, latitude, _, panorama = (*fields[3:8], "", "", "", "", "")[:5]
     return Placed(
