@@ -6,14 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import typer
 from conftest import textured, write_picture
 from test_hostile import call
 
+from vpr.cli import app
 from vpr.features.store import GlobalStore
 
 ROOT = Path(__file__).parents[1]
@@ -277,31 +281,20 @@ def test_commands_that_only_tell(arguments: list[str], capsys: pytest.CaptureFix
     assert len(capsys.readouterr().out) > 40
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "",
-        "run",
-        "match-two",
-        "demo-city",
-        "fit",
-        "feature-extract",
-        "feature-match",
-        "gt",
-        "gt make",
-        "gt check",
-        "config",
-        "config show",
-        "config list",
-        "datasets",
-        "datasets show",
-        "models",
-        "models list",
-        "models fetch",
-        "models check",
-    ],
-)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    call([*command.split(), "--help"])
-    said = capsys.readouterr().out
-    assert "Usage: vpr" in said and "--help" in said
+def commands(group: Any, prefix: str = "") -> Iterator[str]:
+    """Every command and group below a group, as a user writes it."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}"
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{name} ")
+
+
+def test_every_command_has_help_that_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(commands(typer.main.get_group(app)))
+    assert {"run", "train matcher", "evaluate", "models check", "config show"} < set(found)
+    for command in found:
+        call([*command.split(), "--help"])
+        said = capsys.readouterr().out
+        assert f"Usage: vpr {command}" in " ".join(said.split()) and "--help" in said
+        described = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("╭")]
+        assert len(described[1]) > 20, f"vpr {command} --help does not say what it does"

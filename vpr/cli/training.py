@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -36,58 +37,29 @@ def by_config(
     train(config, out, overfit, devices, overrides)
 
 
-@app.command()
-def superpoint(
-    *,
-    out: OutOption,
-    config: ConfigOption = "superpoint",
-    overfit: OverfitOption = 0,
-    devices: DevicesOption = 1,
-    overrides: SetOption = None,
-) -> None:
-    """Train SuperPoint on images that `vpr train label` has labelled."""
-    train(config, out, overfit, devices, overrides)
+def _trainer(usual: str) -> Callable[..., None]:
+    """A command that trains from one config unless another is given."""
+
+    def command(
+        *,
+        out: OutOption,
+        config: ConfigOption = usual,
+        overfit: OverfitOption = 0,
+        devices: DevicesOption = 1,
+        overrides: SetOption = None,
+    ) -> None:
+        train(config, out, overfit, devices, overrides)
+
+    return command
 
 
-@app.command()
-def magicpoint(
-    *,
-    out: OutOption,
-    config: ConfigOption = "magicpoint",
-    overfit: OverfitOption = 0,
-    devices: DevicesOption = 1,
-    overrides: SetOption = None,
-) -> None:
-    """Train MagicPoint on synthetic shapes."""
-    train(config, out, overfit, devices, overrides)
-
-
-@app.command()
-def matcher(
-    *,
-    out: OutOption,
-    config: ConfigOption = "superglue",
-    overfit: OverfitOption = 0,
-    devices: DevicesOption = 1,
-    overrides: SetOption = None,
-) -> None:
-    """Train SuperGlue (or, with --config, LightGlue) on the features of any extractor."""
-    train(config, out, overfit, devices, overrides)
-
-
-@app.command()
-def descriptor(
-    *,
-    out: OutOption,
-    config: ConfigOption = "global",
-    overfit: OverfitOption = 0,
-    devices: DevicesOption = 1,
-    overrides: SetOption = None,
-) -> None:
-    """Train a global descriptor on places."""
-    train(config, out, overfit, devices, overrides)
-
-
+for kind, usual, text in (
+    ("superpoint", "superpoint", "Train SuperPoint on images that `vpr train label` has labelled."),
+    ("magicpoint", "magicpoint", "Train MagicPoint on synthetic shapes."),
+    ("matcher", "superglue", "Train SuperGlue (or, with --config, LightGlue) on the features of any extractor."),
+    ("descriptor", "global", "Train a global descriptor on places."),
+):
+    app.command(kind, help=text)(_trainer(usual))
 app.command("netvlad")(train_netvlad)
 app.command("pca")(pca)
 app.command("label")(label)
