@@ -1,6 +1,7 @@
 """Folders of pictures, positions in file names, ground_truth.csv, and the choice between them."""
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import utm
 
-from vpr.core import ConfigError, DataError
+from vpr.core import ConfigError, DataError, ImageError, ImageSet
 from vpr.datasets import READERS, folders, ground_truth_csv, read_pair, reader, utm_names
+from vpr.features.contents import read_contents
+from vpr.images import read_image
 
 DATA = Path(__file__).parents[2] / "shared/data/vpr"
 
@@ -75,7 +78,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path):
         folders.list_images(tmp_path / "missing")
     with pytest.raises(DataError, match="is a file; give the folder"):
         folders.list_images(tmp_path / "file.jpg")
-    with pytest.raises(DataError, match=r"holds no pictures \(\.bmp \.jpeg"):
+    with pytest.raises(DataError, match=r"holds no images \(\.avif \.bmp"):
         folders.list_images(tmp_path / "empty")
 
 
@@ -149,10 +152,92 @@ def test_some_names_with_and_some_without_positions_are_refused(tmp_path):
     placed, bare = touch(tmp_path / "placed", "@1@2@a.jpg"), touch(tmp_path / "bare", "b.jpg")
     with pytest.raises(DataError, match=r"'b.jpg' has no @east@north@ position.*1 other images have \(2 without\)"):
         folders.read_folders(mixed, placed)
-    with pytest.raises(DataError, match=r"bare: 'b.jpg' has no .*but the images of .*placed have"):
-        folders.read_folders(placed, bare)
+    with pytest.raises(DataError, match=r"'b.jpg' has no @east@north@ position"):
+        folders.read_folders(mixed, bare, ground_truth=False)
     with pytest.raises(DataError, match=r"bare: 'b.jpg' has no .*but the images of .*placed have"):
         folders.read_folders(bare, placed)
+
+
+def test_queries_without_positions_have_an_unknown_recall(tmp_path, caplog):
+    placed = touch(tmp_path / "placed", "@1@2@33@N@a.jpg", "@900@2@33@N@c.jpg")
+    bare, mixed = touch(tmp_path / "bare", "b.jpg"), touch(tmp_path / "mixed", "b.jpg", "@905@2@33@N@d.jpg", "e.jpg")
+    for dataset in (folders.read_folders(placed, bare), read_pair(placed, bare), read_pair(placed, bare / "b.jpg")):
+        assert (dataset.protocol, dataset.positives, dataset.queries.positions) == ("no ground truth", None, None)
+        assert dataset.database.zone == "33N"
+    assert not caplog.records
+    some = folders.read_folders(placed, mixed)
+    by_name = dict(zip(some.queries.names, as_lists(some.positives), strict=True))
+    assert by_name == {"b.jpg": [], "@905@2@33@N@d.jpg": [1], "e.jpg": []}
+    assert some.protocol == "within 25 m, queries without a position have no positives"
+    assert "2 of 3 queries have no position in their names" in caplog.text
+
+
+def test_a_single_image_may_be_queried_or_searched(tmp_path):
+    placed = touch(tmp_path / "placed", "@1@2@a.jpg", "@900@2@c.jpg", "notes.txt")
+    one = read_pair(placed, placed / "@900@2@c.jpg")
+    assert one.queries.names == ("@900@2@c.jpg",) and as_lists(one.positives) == [[1]]
+    assert read_pair(placed / "@1@2@a.jpg", placed).database.path(0) == placed / "@1@2@a.jpg"
+    with pytest.raises(DataError, match=r"notes.txt: not an image .*; give an image, or a folder of images"):
+        read_pair(placed, placed / "notes.txt")
+    (tmp_path / "link.jpg").symlink_to(placed / "@1@2@a.jpg")
+    assert read_pair(placed, tmp_path / "link.jpg").queries.names == ("link.jpg",)
+
+
+def test_a_single_query_has_the_positives_that_a_table_lists_for_it(tmp_path):
+    root = touch(tmp_path, "database/d1.jpg", "database/d2.jpg", "queries/q1.jpg", "queries/q2.jpg")
+    (root / "ground_truth.csv").write_text("query,positives\nqueries/q1.jpg,database/d2.jpg\nqueries/q2.jpg,\n")
+    assert as_lists(read_pair(root / "database", root / "queries/q1.jpg").positives) == [[1]]
+
+
+def test_an_accent_in_either_normal_form_is_one_name(tmp_path):
+    composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    for number, (on_disk, listed) in enumerate([(composed, decomposed), (decomposed, composed)]):
+        root = touch(tmp_path / str(number), f"database/{on_disk}", f"queries/{on_disk}")
+        (root / "ground_truth.csv").write_text(f"query,positives\nqueries/{listed},database/{listed}\n")
+        assert as_lists(read_pair(root / "database", root / "queries").positives) == [[0]]
+        assert ImageSet(root / "queries", (listed,)).path(0).exists()
+    assert ImageSet(tmp_path, ("\u00e9.jpg",)).path(0) == tmp_path / "\u00e9.jpg"
+
+
+def test_what_is_left_out_of_a_folder_is_counted_by_suffix(tmp_path, caplog):
+    caplog.set_level("INFO")
+    touch(tmp_path, "1.jpg", "2.GIF", "3.jfif", "4.jp2", "a.mp4", "b/c.MP4", "d.cr2", "e.txt", "f")
+    assert folders.list_images(tmp_path) == ("1.jpg", "2.GIF", "3.jfif", "4.jp2")
+    assert caplog.messages == [
+        f"{tmp_path}: 4 images; left out: 2 .mp4 (videos; extract their frames first, for instance with ffmpeg), "
+        "1 without a suffix, 1 .cr2 (raw files of cameras; convert them to TIFF or JPEG), 1 .txt"
+    ]
+    assert caplog.records[0].levelname == "WARNING"
+    caplog.clear()
+    touch(tmp_path / "notes", "1.jpg", "e.txt")
+    folders.list_images(tmp_path / "notes")
+    assert caplog.records[0].levelname == "INFO"
+    with pytest.raises(DataError, match=r"holds no images \(.*\); left out: 1 .mp4 \(videos"):
+        folders.list_images(touch(tmp_path / "films", "a.mp4"))
+
+
+def test_images_that_need_a_decoder_name_it(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("vpr.images.find_spec", lambda name: None)
+    touch(tmp_path, "1.jpg", "2.heic", "3.jxl")
+    assert folders.list_images(tmp_path) == ("1.jpg",)
+    assert "1 .heic (pip install pillow-heif to read them), 1 .jxl (pip install pillow-jxl-plugin" in caplog.text
+    monkeypatch.setattr("vpr.images.find_spec", lambda name: name in ("pillow_heif", "pillow_jxl"))
+    assert folders.list_images(tmp_path) == ("1.jpg", "2.heic", "3.jxl")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_or_socket_called_jpg_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "1.jpg")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "2.jpg"))  # a long path is none of a socket
+        (tmp_path / "3.jpg").symlink_to("/dev/zero")
+        names = folders.list_images(tmp_path)
+        assert names == ("1.jpg", "2.jpg", "3.jpg")
+        for name in names:
+            with pytest.raises(ImageError, match=f"{name}: not a file but a folder, pipe or device"):
+                read_image(tmp_path / name, "grey")
+        contents = read_contents(ImageSet(tmp_path, names), tmp_path / "contents.json")
+        assert contents.keys == ("", "", "")
 
 
 def test_queries_whose_places_are_unknown_need_no_positions(tmp_path):
@@ -250,11 +335,11 @@ def test_ground_truth_csv_with_semicolons_holds_names_with_spaces(tmp_path):
     [
         (
             HEADER + "queries/q1.jpg,database/d9.jpg,\n",
-            "line 2: positive 'database/d9.jpg' is not a picture of the database",
+            "line 2: positive 'database/d9.jpg' is not an image of the database",
         ),
-        (HEADER + "queries/q1.jpg,,\nqueries/q9.jpg,,\n", "line 3: query 'queries/q9.jpg' is not a picture of"),
+        (HEADER + "queries/q1.jpg,,\nqueries/q9.jpg,,\n", "line 3: query 'queries/q9.jpg' is not an image of"),
         (HEADER + "queries/q1.jpg,,\n./queries/q1.jpg,,\n", "line 3: query './queries/q1.jpg' is listed twice"),
-        (HEADER + "queries/q1.jpg,,\nquery/q1.jpg,,\n", "line 3: query 'query/q1.jpg' is not a picture of"),
+        (HEADER + "queries/q1.jpg,,\nquery/q1.jpg,,\n", "line 3: query 'query/q1.jpg' is not an image of"),
         ("query,positive\nqueries/q1.jpg,\n", "no column 'positives'; the header has query, positive"),
         ("positives\nx\n", "no column 'query'"),
         (HEADER + "queries/q1.jpg,/d1.jpg,\n", "line 2: image name '/d1.jpg' is not inside its folder"),

@@ -119,6 +119,19 @@ def cells(names):
     return column
 
 
+def test_a_mat_file_that_unpacks_to_more_than_a_list_takes_is_refused_before_reading(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.mat"
+    savemat(path, {"filler": np.zeros((1000, 500)), "dbStruct": {"a": 1.0}}, do_compression=True)
+    assert path.stat().st_size < 20_000  # unpacks to 4 MB
+    monkeypatch.setattr("vpr.datasets.dbstruct.MOST_BYTES", 5_000_000)
+    with pytest.raises(DataError, match="dbStruct has 1 fields"):
+        dbstruct.read_dbstruct(path, tmp_path)
+    monkeypatch.setattr("vpr.datasets.dbstruct.MOST_BYTES", 1_000_000)
+    monkeypatch.setattr("vpr.datasets.dbstruct.loadmat", None)
+    with pytest.raises(DataError, match=r"bomb.mat: 0.0 MB that unpack to over 1 MB; no list of images is so large"):
+        dbstruct.read_dbstruct(path, tmp_path)
+
+
 def write_mat(path, database, utm_database, queries, utm_queries, **changes):
     fields = {
         "whichSet": "test",

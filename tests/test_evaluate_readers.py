@@ -48,7 +48,7 @@ def test_other_folders_are_not_sequences(tmp_path: Path) -> None:
         (lambda root: (root / "v_wall" / "H_1_4").write_text("1 0 0 0 1 0 0 0 x"), "expected a number, found 'x'"),
         (lambda root: (root / "v_wall" / "H_1_4").write_text("0 " * 9), "cannot be inverted"),
         (lambda root: (root / "v_wall" / "H_1_4").write_bytes(b"\xff\xfe"), "not a text file"),
-        (lambda root: (root / "v_wall" / "3.ppm").unlink(), "no picture 3.ppm"),
+        (lambda root: (root / "v_wall" / "3.ppm").unlink(), "no image 3.ppm"),
     ],
     ids=["no H", "short", "a word", "singular", "binary", "no picture"],
 )

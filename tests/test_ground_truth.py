@@ -54,6 +54,34 @@ def test_blocks_of_queries_change_nothing(monkeypatch):
         assert as_lists(positives_within(here, there, 25.0)) == whole
 
 
+def test_an_npz_that_unpacks_to_more_than_positions_take_is_refused_before_reading(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, utmQ=np.zeros((200_000, 2)), utmDb=np.zeros((2, 2)), posDistThr=25)
+    assert path.stat().st_size < 20_000  # unpacks to 3.2 MB
+    assert len(ground_truth.read_npz(path)[0]) == 200_000
+    monkeypatch.setattr("vpr.datasets.ground_truth.MOST_BYTES", 1_000_000)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb.npz: 0.0 MB that unpack to 3 MB; a ground truth has at most 1 MB"):
+        ground_truth.read_npz(path)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_tables_as_excel_writes_them(tmp_path):
+    (tmp_path / "p.csv").write_text(
+        "\ufeffname;role;utm_east;utm_north\na.jpg;database;500000,5;4000000\nb.jpg;query;500001;4000000,25\n"
+    )
+    found = points.read_points(tmp_path / "p.csv")
+    assert found.positions.tolist() == [[500000.5, 4000000], [500001, 4000000.25]]
+    (tmp_path / "t.csv").write_text("name\trole\tutm_east\tutm_north\na.jpg\tdatabase\t1\t2\nb.jpg\tquery\t3\t4\n")
+    assert points.read_points(tmp_path / "t.csv").positions.tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "p.csv").write_text("name;role;utm_east;utm_north\na;b.jpg;database;1;2\n")
+    with pytest.raises(
+        DataError, match="5 fields, but the header has 4; put quotes round a field that holds a semicolon"
+    ):
+        points.read_points(tmp_path / "p.csv")
+
+
 def test_positions_that_are_not_on_earth_are_refused():
     with pytest.raises(DataError, match=r"position of 'i1.jpg' is not a finite number of metres on Earth \(1 such"):
         images([(0, 0), (1e300, 5)])

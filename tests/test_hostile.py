@@ -86,28 +86,29 @@ def undecodable(root: Path) -> None:
 
 for role in ("database", "queries"):
     simple(f"{role}: missing", lambda root, role=role: shutil.rmtree(root / role), "no such folder")
-    simple(f"{role}: empty", empty_of(role), "holds no pictures")
+    simple(f"{role}: empty", empty_of(role), "holds no images")
     simple(
         f"{role}: only text",
         lambda root, role=role: (empty_of(role)(root), (root / role / "a.txt").touch()),
-        "holds no pictures",
+        "holds no images",
     )
     simple(
         f"{role}: only hidden files",
         lambda root, role=role: (empty_of(role)(root), (root / role / ".a.jpg").touch()),
-        "holds no pictures",
+        "holds no images",
     )
     simple(
         f"{role}: is a file",
         lambda root, role=role: (shutil.rmtree(root / role), (root / role).touch()),
-        "is a file; give the folder",
+        "not an image .*; give an image, or a folder of images",
     )
-    simple(f"{role}: a name without position", renamed("plain.jpg", role), "'plain.jpg'.*position")
     simple(f"{role}: position is nan", renamed("@nan@4000000.0@x@.jpg", role), "@nan@")
     simple(f"{role}: position is infinite", renamed("@500000.0@inf@x@.jpg", role), "@inf@")
+    simple(f"{role}: position is far from Earth", renamed("@1e300@4000000.0@x@.jpg", role), "metres on Earth")
     simple(f"{role}: position is a word", renamed("@east@north@x@.jpg", role), "@east@north@x@")
     simple(f"{role}: position is half there", renamed("@500000.0@.jpg", role), "@500000.0@")
     simple(f"{role}: newline in a name", renamed("@1.0@2.0@a\nb@.jpg", role), "control character")
+simple("database: a name without position", renamed("plain.jpg"), "'plain.jpg'.*position")
 simple("database: bytes that are no text", undecodable, "UTF-8|no @east")
 simple("out is a file", lambda root: (root / "out").write_text("mine"), "out.*Not a directory")
 
@@ -136,7 +137,7 @@ PICTURES = {
 }
 for kind, (content, reason) in PICTURES.items():
     simple(f"one picture is {kind}, fail", spoiled(content, "one"), reason, "--set", "images.on_bad_image=fail")
-    simple(f"all pictures are {kind}, skip", spoiled(content), "no image of the database has a single local feature")
+    simple(f"all pictures are {kind}, skip", spoiled(content), "not one of 4 images \\(database\\) can be used")
 simple(
     "all pictures are blank",
     lambda root: [write_picture(path, np.zeros((60, 80, 3), np.uint8)) for path in (root / "database").iterdir()],

@@ -12,7 +12,7 @@ import pytest
 from conftest import textured, write_picture
 
 from vpr.core import ImageError
-from vpr.images import decode, fitted_size, in_order, read_image, resize, size_between
+from vpr.images import SUFFIXES, decode, eight_bits, fitted_size, in_order, read_image, resize, size_between
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:
@@ -66,7 +66,7 @@ def test_a_bad_image_is_named_with_the_reason(tmp_path: Path, data: bytes, reaso
     assert "bad é.jpg" in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm", ".gif", ".jp2", ".avif"])
 def test_a_truncated_image_is_never_returned(tmp_path: Path, suffix: str) -> None:
     path = write_picture(tmp_path / f"a{suffix}", textured(2))
     whole = path.read_bytes()
@@ -76,10 +76,108 @@ def test_a_truncated_image_is_never_returned(tmp_path: Path, suffix: str) -> Non
         read_image(path, "rgb")
 
 
+def test_a_size_that_no_header_says_is_refused_before_decoding(tmp_path: Path) -> None:
+    """A Radiance HDR and a PFM called .jpg: OpenCV would decode them, whatever their size."""
+    header = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 40000 +X 40000\n"
+    row = b"\x02\x02\x9c\x40" + b"\xff\x01" * 1260
+    whole = write_hdr(tmp_path / "small.hdr")
+    for data in (header + row * 4, b"PF\n40000 40000\n-1.0\n" + b"0" * 99, whole):
+        with pytest.raises(ImageError, match="not an image, or in a format that cannot be read"):
+            decode(data, "rgb")
+
+
+def write_hdr(path: Path) -> bytes:
+    _, data = cv2.imencode(".hdr", textured(1, 20, 30).astype(np.float32) / 255)
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp", ".pgm", ".png", ".jpg", ".webp", ".gif", ".jp2"])
+def test_damaged_bytes_end_in_an_error_that_names_the_image(suffix: str) -> None:
+    """OpenCV raises its own error at some of them."""
+    image = textured(2, 40, 60)[..., 0] if suffix == ".pgm" else textured(2, 40, 60)
+    whole = np.frombuffer(cv2.imencode(suffix, image)[1].tobytes(), np.uint8)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        data = whole.copy()
+        data[random.integers(0, min(len(data), 300), 6)] = random.integers(0, 256, 6)
+        try:
+            assert decode(data.tobytes(), "grey").ndim == 2
+        except ImageError as error:
+            assert str(error).startswith("image: ")
+
+
+def test_an_error_of_opencv_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("OpenCV(5.0.0) grfmt_tiff.cpp:1: error")
+
+    monkeypatch.setattr("vpr.images.cv2.imdecode", refuse)
+    with pytest.raises(ImageError, match=r"bad\.tif: the TIFF image is damaged or not supported"):
+        decode(cv2.imencode(".tif", textured(1))[1].tobytes(), "rgb", name="bad.tif")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".jp2", ".avif"])
+def test_formats_beyond_the_common_ones_are_read(suffix: str, tmp_path: Path) -> None:
+    image = cv2.GaussianBlur(textured(4), (9, 9), 0)
+    path = write_picture(tmp_path / f"a{suffix}", image)
+    read = read_image(path, "rgb")
+    assert read.shape == image.shape
+    assert np.abs(read.astype(int) - image).mean() < (20 if suffix == ".gif" else 6)  # 256 colours
+    assert read_image(path, "grey").shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".jfif"])
+def test_other_names_of_jpeg_are_jpeg(suffix: str, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.jpg", textured(4))
+    assert np.array_equal(
+        read_image(path.rename(tmp_path / f"a{suffix}"), "rgb"),
+        decode(cv2.imencode(".jpg", textured(4)[..., ::-1])[1].tobytes(), "rgb"),
+    )
+    assert suffix in SUFFIXES
+
+
+def test_what_is_not_supported_is_not_called_truncated() -> None:
+    whole = cv2.imencode(".jpg", textured(1))[1].tobytes()
+    unsupported = bytearray(whole)
+    frame = whole.index(b"\xff\xc0")
+    unsupported[frame + 1] = 0xC3  # a lossless JPEG
+    with pytest.raises(ImageError, match="the JPEG image is damaged or not supported"):
+        decode(bytes(unsupported), "rgb")
+    with pytest.raises(ImageError, match="the JPEG image is truncated or damaged"):
+        decode(whole[:-300], "rgb")
+    with pytest.raises(ImageError, match=r"HEIC images need a decoder that is not installed|HEIC image is damaged"):
+        decode(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 99, "rgb")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_sixteen_bit_images_are_scaled_by_the_bits_they_use(suffix: str, bits: int) -> None:
+    image = textured(5)[..., 0]
+    image[0, 0] = 255
+    samples = image.astype(np.uint16) << (bits - 8)
+    data = cv2.imencode(suffix, samples)[1].tobytes()
+    assert np.array_equal(decode(data, "grey"), image)
+    assert np.array_equal(decode(data, "rgb"), np.repeat(image[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("largest", [1.0, 255.0, 65535.0])
+def test_floating_point_tiff_is_read(largest: float) -> None:
+    image = textured(5)
+    image[0, 0] = 255
+    data = cv2.imencode(".tif", (image[..., ::-1] / 255 * largest).astype(np.float32))[1].tobytes()
+    assert np.abs(decode(data, "rgb").astype(int) - image).max() <= 1
+    assert decode(data, "grey").shape == image.shape[:2]
+
+
+def test_samples_that_are_no_numbers_are_black() -> None:
+    assert eight_bits(np.array([[np.nan, -1.0, 0.5, 1.0]], np.float32)).tolist() == [[0, 0, 128, 255]]
+    assert eight_bits(np.zeros((0, 3), np.uint16)).shape == (0, 3)
+
+
 def test_missing_files_and_folders_are_not_images(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such image"):
         read_image(tmp_path / "absent.jpg", "grey")
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match="not a file but a folder"):
         read_image(tmp_path, "grey")
 
 

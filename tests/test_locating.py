@@ -73,7 +73,7 @@ def test_image_lists_and_their_npz_are_found(tmp_path):
     (tmp_path / "d/5.jpg").write_bytes(b"")
     assert missing_images(dataset.database) == ["./d/3.jpg", "./d/5.jpg"]
     write_npz(tmp_path / "u.npz", np.zeros((1, 2)), np.zeros((24, 2)), 25)
-    with pytest.raises(DataError, match=r"t.npz and u.npz are both there; call the right one tokyo247.npz"):
+    with pytest.raises(DataError, match=r"t.npz and u.npz are both there; call the one to use tokyo247.npz"):
         find(protocol("tokyo247@nms"), tmp_path)
     write_npz(tmp_path / "tokyo247.npz", np.ones((1, 2)), np.zeros((24, 2)), 25)
     assert find(protocol("tokyo247@nms"), tmp_path).queries.positions.tolist() == [[1, 1]]
@@ -93,7 +93,7 @@ def test_a_dbstruct_is_found_with_the_pictures_that_it_names(tmp_path, capsys):
     write_mat(tmp_path / "other.mat", names, [(row, 0) for row in range(24)], ["q.jpg"], [(30, 0)])
     assert len(find(record, tmp_path).database) == 24  # the file called as the protocol is
     (tmp_path / "tokyo247.mat").rename(tmp_path / "another.mat")
-    with pytest.raises(DataError, match=r"another.mat and other.mat are both there; call the right one tokyo247.mat"):
+    with pytest.raises(DataError, match=r"another.mat and other.mat are both there; call the one to use tokyo247.mat"):
         find(record, tmp_path)
 
 

@@ -143,8 +143,20 @@ def test_a_run_says_it_beside_the_recall(small_city, tmp_path, capsys):
 
 def test_warnings_are_logged_with_the_name_of_the_set(caplog):
     warn(placed(UTM, UTM, 1e6))
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert "/nowhere: no such folder, so none of 3 queries can be read" in caplog.text
     assert caplog.text.count("town: all 3 database images are positives") == 1
+
+
+def test_missing_images_are_counted_and_a_wrong_root_is_named(tmp_path, caplog):
+    database = files(tmp_path / "db", {"a.jpg": b"one", "b.jpg": b"two"})
+    (tmp_path / "db/b.jpg").unlink()
+    elsewhere = images(["c.jpg"], root=tmp_path / "db")
+    found = warn(Dataset("town", "none", database, elsewhere))
+    assert found == [
+        f"1 of 2 database images are not in {tmp_path}/db: row 1 b.jpg",
+        f"1 of 1 queries are not in {tmp_path}/db: row 0 c.jpg; is it the folder that the names are relative to?",
+    ]
 
 
 # --- frames

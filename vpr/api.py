@@ -23,7 +23,7 @@ from vpr.build import PairMethods, build_descriptor, build_local, build_matcher,
 from vpr.config import config_path, load
 from vpr.core import DataError, Dataset, Floats, Image, LocalFeatures, Matches, Ranking
 from vpr.evaluation.comparison import Summary, summarise
-from vpr.images import SUFFIXES, ImageLike, as_image
+from vpr.images import WRITTEN_SUFFIXES, ImageLike, as_image
 from vpr.report.drawing import draw_matches, jpeg_uri
 from vpr.settings import Settings
 
@@ -68,8 +68,10 @@ class PairMatches:
         import cv2
 
         target = Path(path)
-        if target.suffix.lower() not in SUFFIXES:
-            raise DataError(f"{target}: not an image format that can be written; use one of {', '.join(SUFFIXES)}")
+        if target.suffix.lower() not in WRITTEN_SUFFIXES:
+            raise DataError(
+                f"{target}: not an image format that can be written; use one of {', '.join(WRITTEN_SUFFIXES)}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(target), self.draw()[..., ::-1]):
             raise DataError(f"{target}: cannot be written")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,13 @@ class ImageSet:
         return len(self.names)
 
     def path(self, row: int) -> Path:
-        return self.root / self.names[row]
+        """Where an image lies; names with accents are found in either Unicode normal form."""
+        name = self.names[row]
+        path = self.root / name
+        if not name.isascii() and not path.exists():
+            others = (self.root / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+            return next((other for other in others if other.exists()), path)
+        return path
 
 
 def usable_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures from disk to arrays: decoding, sizes, and loading in threads ahead of the consumer."""
+"""Images from disk to arrays: decoding, sizes, and loading in threads ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import stat
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -22,8 +25,33 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 MAX_MEGAPIXELS = 100.0
-# Lower case. What OpenCV decodes and whose size can be read from the header alone.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Lower case. What can be read, and whose size the header says; HEIC and JPEG XL need plugins of Pillow.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".pbm"),
+    *(".gif", ".jp2", ".avif", ".heic", ".heif", ".jxl"),
+)
+WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+
+_KINDS: dict[str, bytes | tuple[bytes, ...]] = {
+    "JPEG": b"\xff\xd8\xff",
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    "BMP": b"BM",
+    "JPEG 2000": (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\xff\x0a", b"\x00\x00\x00\x0cJXL "),
+}
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_DEEP = ("PNG", "TIFF", "PNM", "JPEG 2000")  # may hold samples of more than 8 bits
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 4096  # bytes in which a whole file ends
+# Read by Pillow where OpenCV, which knows its own formats by a suffix, does not; two of them by a plugin of Pillow.
+_WITH_PILLOW = {"GIF": ".gif", "JPEG 2000": ".jp2", "AVIF": ".avif", "HEIC": ".heic", "JPEG XL": ".jxl"}
+_PLUGINS = {
+    **dict.fromkeys(("HEIC", ".heic", ".heif"), "pillow-heif"),
+    **dict.fromkeys(("JPEG XL", ".jxl"), "pillow-jxl-plugin"),
+}
+_ENORMOUS = (1 << 20, 1 << 20)  # stands for a size that Pillow refuses
 
 # OpenCV honours the EXIF orientation with these flags, and decodes grey from the JPEG's own luma.
 _FLAGS = {"grey": cv2.IMREAD_GRAYSCALE, "rgb": cv2.IMREAD_COLOR_RGB}
@@ -33,7 +61,7 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | PilImage"
 
 
 def read_image(path: Path, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS) -> Image:
-    """Decode a picture upright: (H, W) for "grey", (H, W, 3) for "rgb", uint8.
+    """Decode an image upright: (H, W) for "grey", (H, W, 3) for "rgb", uint8.
 
     Raises ImageError, which names the file, for a missing, empty, truncated, enormous or foreign file.
     """
@@ -49,30 +77,147 @@ def read_image(path: Path, channels: Channels, max_megapixels: float = MAX_MEGAP
 
 
 def decode(data: bytes, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS, name: str = "image") -> Image:
-    """Decode the bytes of a picture; see read_image. ``name`` stands in the error."""
+    """Decode the bytes of an image, of several the first; see read_image. ``name`` stands in the error.
+
+    Samples of more than 8 bits are scaled by the range that the image uses; see eight_bits.
+    """
     if not data:
         raise ImageError(f"{name}: the file is empty")
+    kind = kind_of(data)
+    if kind is None:  # nothing is decoded whose size is not known before
+        raise ImageError(f"{name}: not an image, or in a format that cannot be read; known: {', '.join(SUFFIXES)}")
     width, height = _size_in_header(data)
     if width * height > max_megapixels * 1e6:
         raise ImageError(
             f"{name}: {width} x {height} is more than {max_megapixels:g} megapixels; "
             "shrink it or raise images.max_megapixels"
         )
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[channels])
-    if image is None:  # OpenCV gives no reason
-        if width > 0:
-            raise ImageError(f"{name}: the image is truncated or damaged")
-        raise ImageError(f"{name}: not an image, or in a format that cannot be read; known: {', '.join(SUFFIXES)}")
+    image = None
+    if width > 0 and height > 0:
+        if kind in _WITH_PILLOW and not cv2.haveImageWriter(_WITH_PILLOW[kind]):
+            image = _pillow(data, channels)
+        elif kind in _DEEP and not (kind == "PNG" and data[24:25] != b"\x10"):  # bits per sample
+            image = _decode_deep(data, channels)
+        else:
+            image = _opencv(data, _FLAGS[channels])
+    if image is None:
+        raise ImageError(f"{name}: {_why_not(data, kind)}")
     return np.asarray(image, dtype=np.uint8)
 
 
+def kind_of(data: bytes) -> str | None:
+    """The format of a file by its first bytes, for instance "JPEG"; None if it is none that is read."""
+    head = data[:32]
+    for kind, beginnings in _KINDS.items():
+        if head.startswith(beginnings):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        return "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIC" if head[8:12] in _HEIC else None
+    return "PNM" if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() else None
+
+
+def eight_bits(image: NDArray[Any]) -> Image:
+    """An image of more than 8 bits as uint8, scaled by the range that it uses.
+
+    16-bit samples often hold 8, 10, 12 or 14 bits; the largest sample decides. Floating-point samples are taken to end
+    at 1, at 255, or as 16-bit samples do; what is negative or not a number is black.
+    """
+    if image.dtype == np.uint8:
+        return image
+    samples = np.nan_to_num(image.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    largest = float(samples.max(initial=0.0))
+    if image.dtype.kind == "f" and largest <= 1:
+        return np.asarray(samples * 255 + 0.5, dtype=np.uint8)
+    bits = next((bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits), None)
+    scale = 2.0 ** (8 - bits) if bits is not None else 255 / largest
+    return np.asarray(samples * scale, dtype=np.uint8)
+
+
+def _opencv(data: bytes, flags: int) -> NDArray[Any] | None:
+    """What OpenCV decodes, which gives no reason where it cannot; damaged TIFF, BMP and PNM make it raise."""
+    try:
+        decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return decoded
+
+
+def _decode_deep(data: bytes, channels: Channels) -> NDArray[Any] | None:
+    """A file that may hold samples of more than 8 bits."""
+    deep = _opencv(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if deep is None or deep.dtype == np.uint8 or (deep.dtype == np.uint16 and deep.max(initial=0) >= 1 << 14):
+        return _opencv(data, _FLAGS[channels])
+    image = eight_bits(deep)
+    if channels == "grey":
+        return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+def _pillow(data: bytes, channels: Channels) -> NDArray[Any] | None:
+    """What Pillow decodes, with the plugins that are installed; None where it cannot."""
+    from PIL import Image as Pil
+    from PIL import ImageOps
+
+    _register_plugins()
+    try:
+        with Pil.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(upright.convert("L" if channels == "grey" else "RGB"))
+    except Exception:  # a decoder that meets a damaged file raises what it likes
+        return None
+
+
+@cache
+def _register_plugins() -> None:
+    """Teach Pillow the formats whose plugins are installed."""
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    if find_spec("pillow_jxl"):
+        import_module("pillow_jxl")
+
+
+def missing_plugin(suffix_or_kind: str) -> str | None:
+    """The package that is needed to read files of a suffix or kind, and is not installed; None if there is none."""
+    package = _PLUGINS.get(suffix_or_kind)
+    return (
+        package
+        if package is not None and find_spec(package.replace("-", "_").removesuffix("_plugin")) is None
+        else None
+    )
+
+
+def _why_not(data: bytes, kind: str) -> str:
+    package = missing_plugin(kind)
+    if package:
+        return f"{kind} images need a decoder that is not installed; pip install {package}"
+    end = _ENDS.get(kind)
+    if end is not None and end not in data[-_TAIL:]:
+        return f"the {kind} image is truncated or damaged"
+    return f"the {kind} image is damaged or not supported"
+
+
 def _size_in_header(data: bytes) -> tuple[int, int]:
-    """Width and height without decoding; (-1, -1) if the header is of no known kind."""
+    """Width and height without decoding; (-1, -1) where the header does not say."""
     try:
         width, height = imagesize.get(io.BytesIO(data))
-    except (ValueError, ArithmeticError, LookupError):  # damaged headers raise what they like
+    except Exception:  # damaged headers raise what they like
+        width = height = -1
+    return (int(width), int(height)) if width > 0 and height > 0 else _size_by_pillow(data)
+
+
+def _size_by_pillow(data: bytes) -> tuple[int, int]:
+    from PIL import Image as Pil
+
+    _register_plugins()
+    try:
+        with Pil.open(io.BytesIO(data)) as image:  # reads the header only
+            return image.size
+    except Pil.DecompressionBombError:
+        return _ENORMOUS
+    except Exception:
         return -1, -1
-    return int(width), int(height)
 
 
 def as_image(image: ImageLike, channels: Channels, max_megapixels: float = MAX_MEGAPIXELS) -> Image:
@@ -100,7 +245,7 @@ def megapixels_in_header(path: Path) -> float:
     """Size of an image without decoding it; 0 if its header is of no known kind or cannot be read."""
     try:
         width, height = imagesize.get(str(path))
-    except (OSError, ValueError, ArithmeticError, LookupError):
+    except Exception:  # damaged headers raise what they like
         return 0.0
     return width * height / 1e6 if width > 0 else 0.0
 
@@ -160,7 +305,7 @@ def in_order(
     Whoever may end early closes it (contextlib.closing): left to the garbage collector, which runs in any thread, even
     in one that is just starting, its threads are waited for where waiting may never end.
 
-    A picture that cannot be used comes back as its ImageError, so that the rows of the others never shift.
+    An image that cannot be used comes back as its ImageError, so that the rows of the others never shift.
     At most ``ahead`` results (default 4 per thread) wait in memory.
     """
     ahead = 4 * threads if ahead is None else ahead

@@ -22,11 +22,11 @@ def match_two(
     import cv2
 
     from vpr.build import build_pair_methods
-    from vpr.images import SUFFIXES
+    from vpr.images import WRITTEN_SUFFIXES
     from vpr.report.drawing import draw_matches
 
-    if out is not None and out.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{out}: not an image format that can be written; use one of {', '.join(SUFFIXES)}")
+    if out is not None and out.suffix.lower() not in WRITTEN_SUFFIXES:
+        raise DataError(f"{out}: not an image format that can be written; use one of {', '.join(WRITTEN_SUFFIXES)}")
     settings = settings_of(config, overrides)
     methods = build_pair_methods(settings)
     reranker = methods.reranker

@@ -43,14 +43,17 @@ def feature_extract(
     Started again after an interruption, it continues; a folder made with other settings is refused.
     """
     from vpr.build import build
-    from vpr.core import ImageSet
+    from vpr.core import DataError, ImageSet
     from vpr.datasets.image_lists import read_image_list
     from vpr.features.feature_set import FeatureFolders
 
     settings = _settings(config_path, overrides, nocuda)
     engine = build(settings)
     images = ImageSet(dataset_root_dir, read_image_list(dataset_file_path))
-    engine.extractor.extract(images, FeatureFolders.under(output_features_dir))
+    work = engine.extractor.extract(images, FeatureFolders.under(output_features_dir)).work
+    failed = work.failed if work is not None else {}
+    if len(failed) == len(images):
+        raise DataError(f"{images.root}: not one of {len(images)} images can be used: {next(iter(failed.values()))}")
     say(f"Features of {len(images)} images: {output_features_dir}")
 
 

@@ -34,7 +34,7 @@ class EvaluationProtocol:
     lists: tuple[
         tuple[str, str], ...
     ] = ()  # digests of the sorted file names, without suffixes, of database and queries
-    folders: tuple[str, str] = ("database", "queries")  # of the two kinds of pictures, where folders are read
+    folders: tuple[str, str] = ("database", "queries")  # of the two kinds of images, where folders are read
     reading: tuple[tuple[str, Any], ...] = ()  # further arguments of its own reader, the first of the readers
 
 
@@ -164,15 +164,15 @@ _ROWS = (
     replace(_folders("sf-xs", "SF-XS, a small part of SF-XL", _SF_XL), folders=("database", "queries_v1")),
     _folders("eynsham", "Eynsham"),
     *map(_svox, ("night", "overcast", "rain", "snow", "sun")),
-    _folders("amstertime", "AmsterTime", note="positions in the names only say which pictures form a pair"),
-    _folders("sped", "SPED, test part", note="positions in the names only say which pictures form a pair"),
+    _folders("amstertime", "AmsterTime", note="positions in the names only say which images form a pair"),
+    _folders("sped", "SPED, test part", note="positions in the names only say which images form a pair"),
     EvaluationProtocol(
         name="essex3in1",
         dataset="ESSEX3IN1",
         readers=("ground_truth_csv",),
         source="VPR-Bench (Zaffar et al., IJCV 2021)",
         obtain="VPR-Bench; its ground_truth_new.npy is to be written as ground_truth.csv",
-        note="the right images are those that come listed with the set",
+        note="the positives are those that come listed with the set",
     ),
 )
 

@@ -6,6 +6,9 @@ Fields by place: 0 the split, 1 database names, 2 database positions (2, N), 3 q
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +20,10 @@ from vpr.core import DataError, Dataset, Doubles, ImageSet, Rows
 from vpr.datasets import groups
 from vpr.positives import positives_within, require_radius
 
+MOST_BYTES = 1 << 29  # that a file may unpack to; Pittsburgh 250k's takes 40 MB
+_MAT_HEADER = 128  # bytes before the first variable
+_COMPRESSED = 15  # type of a compressed variable
+_CHUNK = 1 << 20
 _FIELDS = 8  # those that are read; files have ten
 _OTHER_SUFFIX = {".jpg": ".png", ".png": ".jpg"}
 
@@ -29,10 +36,10 @@ def read_dbstruct(
     *,
     group_size: int | None = None,
 ) -> Dataset:
-    """A dbStruct file and the pictures it lists; positives within its radius unless another is given.
+    """A dbStruct file and the images it lists; positives within its radius unless another is given.
 
     Queries lie under ``queries_root``, or ``root/queries_real`` if there is such a folder, or ``root``. Tokyo's file
-    says .jpg where the disk has .png: if the first picture of a list exists under the other suffix only, all names
+    says .jpg where the disk has .png: if the first image of a list exists under the other suffix only, all names
     of that list change suffix. ``group_size`` neighbouring database images are the cut-outs of one panorama.
     """
     if radius_m is not None:
@@ -54,7 +61,10 @@ def _load(path: Path) -> tuple[Any, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
+        _require_size(path)
         contents = loadmat(str(path))
+    except DataError:
+        raise
     except NotImplementedError:
         raise DataError(f"{path}: a version 7.3 .mat file; save it again with save(..., '-v7')") from None
     except Exception as error:  # a damaged file makes scipy raise almost anything
@@ -67,6 +77,29 @@ def _load(path: Path) -> tuple[Any, ...]:
     if len(fields) < _FIELDS:
         raise DataError(f"{path}: dbStruct has {len(fields)} fields; expected at least {_FIELDS}")
     return fields
+
+
+def _require_size(path: Path) -> None:
+    """Raise DataError if the variables of the file unpack to more than ``MOST_BYTES``; nothing larger is unpacked."""
+    unpacked = 0
+    with path.open("rb") as file:
+        order = "<" if file.read(_MAT_HEADER)[-2:] == b"IM" else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            if kind != _COMPRESSED:
+                file.seek(size, os.SEEK_CUR)
+                continue
+            unpack, left = zlib.decompressobj(), size
+            while left > 0 and (packed := file.read(min(left, _CHUNK))):
+                left -= len(packed)
+                while packed and unpacked <= MOST_BYTES:
+                    unpacked += len(unpack.decompress(packed, _CHUNK))
+                    packed = unpack.unconsumed_tail
+                if unpacked > MOST_BYTES:
+                    raise DataError(
+                        f"{path}: {path.stat().st_size / 1e6:.1f} MB that unpack to over {MOST_BYTES / 1e6:.0f} MB; "
+                        "no list of images is so large"
+                    )
 
 
 def _images(path: Path, fields: Sequence[Any], place: int, count_place: int) -> tuple[tuple[str, ...], Doubles]:

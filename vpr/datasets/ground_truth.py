@@ -1,4 +1,4 @@
-"""Which database images are right for a query: within a radius in metres, and the npz files that say so."""
+"""Which database images are positives of a query: within a radius in metres, and the npz files that say so."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from vpr.positives import positives_within, require_radius
 from vpr.runtime.files import write_atomically
 
 HISTOGRAM_EDGES_M = (0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 1000.0, math.inf)
+
+MOST_BYTES = 1 << 30  # of positions: 67 million images
 
 _log = logging.getLogger(__name__)
 
@@ -45,17 +48,28 @@ def read_npz(path: Path) -> tuple[Doubles, Doubles, float]:
     """Read Patch-NetVLAD's ground truth: (Q, 2) and (N, 2) metres of queries and database, and the radius in metres."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # closed even where load fails
+            _require_size(path, archive)
             arrays = {key: archive[key] for key in ("utmQ", "utmDb", "posDistThr")}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; make one with `vpr gt make points.csv --out {path}`") from None
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; a ground truth file holds utmQ, utmDb and posDistThr") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable npz file: {error}") from None
     radius = arrays["posDistThr"]
     if radius.size != 1 or radius.dtype.kind not in "iuf" or not (0 <= radius.item() < math.inf):
         raise DataError(f"{path}: posDistThr is {radius!r}; expected one radius in metres")
     return _utm(path, "utmQ", arrays["utmQ"]), _utm(path, "utmDb", arrays["utmDb"]), float(radius.item())
+
+
+def _require_size(path: Path, archive: Any) -> None:
+    """Raise DataError if the arrays unpack to more than ``MOST_BYTES``, by the sizes that the zip file declares."""
+    size = sum(entry.file_size for entry in archive.zip.infolist())
+    if size > MOST_BYTES:
+        raise DataError(
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB that unpack to {size / 1e6:.0f} MB; "
+            f"a ground truth has at most {MOST_BYTES / 1e6:.0f} MB"
+        )
 
 
 def write_npz(path: Path, utm_queries: Doubles, utm_database: Doubles, radius_m: float) -> None:

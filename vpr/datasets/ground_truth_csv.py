@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,16 +31,16 @@ def read_ground_truth_csv(root: Path, column: str = "positives") -> Dataset:
 
 
 def read_listed(path: Path, database: Path, queries: Path, column: str = "positives") -> Dataset:
-    """Two folders of pictures and the csv file that lists the positives."""
-    pictures = read_folders(database, queries, ground_truth=False)
-    positives = positives_listed(path, pictures.queries, pictures.database, column)
-    return replace(pictures, protocol=f"{path.name} {column}", positives=positives)
+    """Two folders of images and the csv file that lists the positives."""
+    images = read_folders(database, queries, ground_truth=False)
+    positives = positives_listed(path, images.queries, images.database, column)
+    return replace(images, protocol=f"{path.name} {column}", positives=positives)
 
 
 def positives_listed(path: Path, queries: ImageSet, database: ImageSet, column: str = "positives") -> tuple[Rows, ...]:
     """Per query, the database rows that a csv file lists for it, ascending.
 
-    Rows about pictures outside the folder of the queries are passed over. Raises DataError for a query listed twice
+    Rows about images outside the folder of the queries are passed over. Raises DataError for a query listed twice
     and for names that are not on disk, with their line.
     """
     table = read_table(path)
@@ -51,9 +52,9 @@ def positives_listed(path: Path, queries: ImageSet, database: ImageSet, column: 
     for line, query, cell in zip(table.lines, table.column("query"), cells, strict=True):
         where = f"{path}, line {line}"
         key = name_at(query.strip(), where)
-        row = query_rows.get(key)
+        row = _row(query_rows, key)
         if row is None:
-            _require_elsewhere(path, key, queries.root, where)
+            _require_elsewhere(path, key, queries, where)
             continue
         if row in found:
             raise DataError(f"{where}: query {query!r} is listed twice; put all its positives on one line")
@@ -63,7 +64,7 @@ def positives_listed(path: Path, queries: ImageSet, database: ImageSet, column: 
 
 
 def fits(path: Path, queries: Path) -> bool:
-    """Whether a ground truth file beside a folder of queries speaks of pictures in that folder."""
+    """Whether a ground truth file beside a folder of queries speaks of images in that folder."""
     if not path.is_file():
         return False
     table = read_table(path)
@@ -82,24 +83,35 @@ def _prefix(folder: Path, base: Path) -> str:
 
 def _rows_by_name(images: ImageSet, base: Path) -> dict[str, int]:
     prefix = _prefix(images.root, base)
-    return {prefix + usable_name(name): row for row, name in enumerate(images.names)}
+    rows = {prefix + usable_name(name): row for row, name in enumerate(images.names)}
+    for name, row in list(rows.items()):
+        if not name.isascii():  # file systems and editors write one accent in two ways
+            for form in ("NFC", "NFD"):
+                rows.setdefault(unicodedata.normalize(form, name), row)
+    return rows
+
+
+def _row(rows: Mapping[str, int], name: str) -> int | None:
+    found = rows.get(name)
+    return rows.get(unicodedata.normalize("NFC", name)) if found is None else found
 
 
 def _listed(names: Sequence[str], database_rows: Mapping[str, int], where: str) -> Rows:
     rows = set()
     for name in filter(None, (name.strip() for name in names)):
-        row = database_rows.get(name)
-        row = database_rows.get(name_at(name, where)) if row is None else row
+        row = _row(database_rows, name)
+        row = _row(database_rows, name_at(name, where)) if row is None else row
         if row is None:
             raise DataError(
-                f"{where}: positive {name!r} is not a picture of the database; correct the name "
+                f"{where}: positive {name!r} is not an image of the database; correct the name "
                 "(names with spaces need a ; between them and at the end)"
             )
         rows.add(row)
     return np.array(sorted(rows), dtype=np.int64)
 
 
-def _require_elsewhere(path: Path, name: str, queries: Path, where: str) -> None:
-    """A query outside the folder of the queries is someone else's, if it exists."""
-    if name.startswith(_prefix(queries, path.parent)) or not (path.parent / name).is_file():
-        raise DataError(f"{where}: query {name!r} is not a picture of {queries}; correct the name")
+def _require_elsewhere(path: Path, name: str, queries: ImageSet, where: str) -> None:
+    """A query outside the folder of the queries is someone else's, if it exists; of a single query, any other."""
+    inside = name.startswith(_prefix(queries.root, path.parent)) and len(queries) > 1
+    if inside or not (path.parent / name).is_file():
+        raise DataError(f"{where}: query {name!r} is not an image of {queries.root}; correct the name")

@@ -1,4 +1,4 @@
-"""Pairs of pictures that a known homography relates: HPatches, and a plain folder with a table."""
+"""Pairs of images that a known homography relates: HPatches, and a plain folder with a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpr.images import SUFFIXES
 
 TABLE = "homographies.csv"
 PARTS = {"i": "illumination", "v": "viewpoint"}
-# Of 116 sequences, those whose pictures are so large that D2-Net and Glue Factory leave them out: 108 stay, 540 pairs.
+# Of 116 sequences, those whose images are so large that D2-Net and Glue Factory leave them out: 108 stay, 540 pairs.
 LARGE = ("i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding", "v_artisans", "v_astronautis",
          "v_talent")  # fmt: skip
 _SEQUENCE = re.compile(r"[iv]_.+")
@@ -22,7 +22,7 @@ _SEQUENCE = re.compile(r"[iv]_.+")
 
 @dataclass(frozen=True, eq=False)
 class HomographyPair:
-    """Two pictures, and the homography from pixels of the first to pixels of the second."""
+    """Two images, and the homography from pixels of the first to pixels of the second."""
 
     first: Path
     second: Path
@@ -35,7 +35,7 @@ class HomographyPair:
 
 
 def read_hpatches(root: Path, *, large: bool = True) -> list[HomographyPair]:
-    """Pairs (1, k) of every sequence ``i_*`` and ``v_*`` with pictures 1 to 6 and files H_1_k.
+    """Pairs (1, k) of every sequence ``i_*`` and ``v_*`` with images 1 to 6 and files H_1_k.
 
     Balntas et al., CVPR 2017 (HPatches, full sequences). Without ``large``, eight sequences are left out.
     """
@@ -74,14 +74,14 @@ def _picture(folder: Path, number: int) -> Path:
         path = folder / f"{number}{suffix}"
         if path.exists():
             return path
-    raise DataError(f"{folder}: no picture {number}.ppm; a sequence of HPatches has pictures 1 to 6")
+    raise DataError(f"{folder}: no image {number}.ppm; a sequence of HPatches has images 1 to 6")
 
 
 def _matrix(path: Path) -> Doubles:
     try:
         words = path.read_text(encoding="utf-8").split()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; it holds the homography from picture 1") from None
+        raise DataError(f"{path}: no such file; it holds the homography from image 1") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file") from None
     if len(words) != 9:

@@ -48,7 +48,7 @@ def layouts(record: EvaluationProtocol) -> list[str]:
 
 
 def missing_images(images: ImageSet) -> list[str]:
-    """Names of the pictures that are not on disk, or empty, in the order of the set."""
+    """Names of the images that are not on disk, or empty, in the order of the set."""
     return [name for row, name in enumerate(images.names) if not _is_there(images.path(row))]
 
 
@@ -112,7 +112,7 @@ def _file_of(record: EvaluationProtocol, root: Path, suffix: str) -> Path | None
     found = sorted(root.glob(f"*{suffix}"))
     if len(found) > 1:
         raise DataError(
-            f"{root}: {found[0].name} and {found[1].name} are both there; call the right one {name}{suffix}"
+            f"{root}: {found[0].name} and {found[1].name} are both there; call the one to use {name}{suffix}"
         )
     return found[0] if found else None
 
@@ -128,8 +128,8 @@ _LOCATORS: Mapping[str, Callable[[EvaluationProtocol, Path], Arguments | None]] 
 _EXPECTED = {
     "folders": "the folders {database} and {queries}, at the top or in images/test, test, processed/test or small/test",
     "ground_truth_csv": f"database, queries and {FILE_NAME}",
-    "image_lists": f"one *{DATABASE_SUFFIX}.txt, one *{QUERY_SUFFIX}.txt and one *.npz, and the pictures they name",
-    "dbstruct": "a *.mat with a dbStruct (of several, the one called as the protocol is), and the pictures it names",
+    "image_lists": f"one *{DATABASE_SUFFIX}.txt, one *{QUERY_SUFFIX}.txt and one *.npz, and the images they name",
+    "dbstruct": "a *.mat with a dbStruct (of several, the one called as the protocol is), and the images it names",
     "msls": "train_val/cph and train_val/sf with their csv files",
     "kapture": "the kapture trees mapping and query",
 }

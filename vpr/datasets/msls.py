@@ -38,7 +38,7 @@ def read_msls(
     subtask: str | None = "all",
     drop_unanswerable: bool = False,
 ) -> Dataset:
-    """One or several cities of ``root/train_val``; a right image lies in the same city within the radius.
+    """One or several cities of ``root/train_val``; a positive lies in the same city within the radius.
 
     ``subtask`` keeps the images that ``subtask_index.csv`` marks, None keeps all. ``panoramas`` keeps full panoramas,
     which the official evaluation leaves out. ``drop_unanswerable`` leaves out queries without positives, as it does.

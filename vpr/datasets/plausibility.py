@@ -26,8 +26,15 @@ _log = logging.getLogger(__name__)
 
 
 def warn(dataset: Dataset) -> list[str]:
-    """Log the warnings about a data set, one line each, and return them; see ``warnings_of``."""
-    found = warnings_of(dataset)
+    """Log the warnings about a data set that is to be run, one line each, and return them.
+
+    They are those of ``warnings_of``, and images that are not on disk.
+    """
+    found = [
+        *missing(dataset.database, "database images"),
+        *missing(dataset.queries, "queries"),
+        *warnings_of(dataset),
+    ]
     for text in found:
         _log.warning("%s: %s", dataset.name, text)
     return found
@@ -57,6 +64,19 @@ def warnings_of(dataset: Dataset) -> list[str]:
             f"finds itself: {', '.join(texts)}{_more(len(same))}; recall says nothing about them"
         )
     return found
+
+
+def missing(images: ImageSet, role: str) -> list[str]:
+    """That images, or the folder that their names are relative to, are not on disk; empty if all are."""
+    if not images.root.exists():
+        return [f"{images.root}: no such folder, so none of {len(images)} {role} can be read"]
+    absent = [row for row in range(len(images)) if not images.path(row).exists()]
+    if not absent:
+        return []
+    return [
+        f"{len(absent)} of {len(images)} {role} are not in {images.root}: {_named(images, np.array(absent))}"
+        + ("; is it the folder that the names are relative to?" if len(absent) == len(images) else "")
+    ]
 
 
 def queries_in_database(dataset: Dataset) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Ground truth of one's own pictures: a csv of positions -> Patch-NetVLAD's npz and image lists.
+"""Ground truth of one's own images: a csv of positions -> Patch-NetVLAD's npz and image lists.
 
 Columns are known by their names (``COLUMNS``); others are passed over. Positions are latitude and longitude in degrees,
 or UTM east and north in metres with, if need be, a zone such as 33N. All end up in one zone, that of the database.
@@ -34,7 +34,7 @@ _ROLES |= {"query": True, "queries": True, "q": True}
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Pictures with a role and a place, as a csv file lists them."""
+    """Images with a role and a place, as a csv file lists them."""
 
     names: tuple[str, ...] | None  # N, None if the file has no such column
     is_query: NDArray[np.bool_]  # (N,)

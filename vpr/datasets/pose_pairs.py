@@ -1,4 +1,4 @@
-"""Pairs of pictures with a known relative pose: the lists of SuperGlue and Glue Factory, and folders with poses."""
+"""Pairs of images with a known relative pose: the lists of SuperGlue and Glue Factory, and folders with poses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ STEPS = (1, 2, 5)
 
 @dataclass(frozen=True, eq=False)
 class PosePair:
-    """Two pictures: a point X in the first camera's frame is R X + t in the second's, up to the length of t."""
+    """Two images: a point X in the first camera's frame is R X + t in the second's, up to the length of t."""
 
     first: Path
     second: Path
-    first_intrinsics: Doubles  # (3, 3) of the picture as it is stored
+    first_intrinsics: Doubles  # (3, 3) of the image as it is stored
     second_intrinsics: Doubles
     rotation: Doubles  # (3, 3)
     translation: Doubles  # (3,)
     part: str  # of the data set; results are given for each part too
-    turns: tuple[int, int] = (0, 0)  # quarter turns, counter-clockwise, that put each stored picture upright
+    turns: tuple[int, int] = (0, 0)  # quarter turns, counter-clockwise, that put each stored image upright
 
     @property
     def name(self) -> str:
@@ -84,10 +84,10 @@ def _pair_of_line(fields: Sequence[str], root: Path, where: str) -> PosePair:
 def read_pose_folder(root: Path, steps: Sequence[int] = STEPS) -> list[PosePair]:
     """A folder of one of two kinds.
 
-    With ``poses.csv``: one row per picture of a sequence, image and p0 to p11, the camera-to-world matrix (3, 4) row by
+    With ``poses.csv``: one row per image of a sequence, image and p0 to p11, the camera-to-world matrix (3, 4) row by
     row; intrinsics in columns fx, fy, cx, cy, or in a ``calib*.txt`` whose first line is the projection matrix (3, 4).
-    The pairs are all pictures that many ``steps`` of rows apart. With ``cameras.csv``, a demo city: every query with
-    the database pictures of its place that look the same way, up to 45 degrees.
+    The pairs are all images that many ``steps`` of rows apart. With ``cameras.csv``, a demo city: every query with
+    the database images of its place that look the same way, up to 45 degrees.
     """
     if (root / CAMERAS).exists() and not (root / POSES).exists():
         return _demo_city(root)
@@ -107,7 +107,7 @@ def read_pose_folder(root: Path, steps: Sequence[int] = STEPS) -> list[PosePair]
             pair = PosePair(paths[i], paths[j], intrinsics[i], intrinsics[j], rotation, translation, part)
             pairs.append(_checked(pair, f"{table.path}, line {table.lines[j]}"))
     if not pairs:
-        raise DataError(f"{table.path}: {len(paths)} pictures make no pair {', '.join(map(str, steps))} rows apart")
+        raise DataError(f"{table.path}: {len(paths)} images make no pair {', '.join(map(str, steps))} rows apart")
     return pairs
 
 
@@ -131,7 +131,7 @@ def _demo_city(root: Path) -> list[PosePair]:
                 )
             )
     if not pairs:
-        raise DataError(f"{root / CAMERAS}: no query looks where a database picture of its place looks")
+        raise DataError(f"{root / CAMERAS}: no query looks where a database image of its place looks")
     return pairs
 
 

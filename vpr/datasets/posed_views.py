@@ -1,4 +1,4 @@
-"""Pictures with depth and camera, scene by scene: the demo city, MegaDepth as Glue Factory has it, ScanNet.
+"""Images with depth and camera, scene by scene: the demo city, MegaDepth as Glue Factory has it, ScanNet.
 
 To learn matching from; see vpr.training.pairs.
 """
@@ -21,11 +21,11 @@ from vpr.demo_city.records import depth_path, read_depth, read_shots
 
 @dataclass(frozen=True, eq=False)
 class PosedView:
-    """One picture of a scene."""
+    """One image of a scene."""
 
     image: Path
     depth: Path
-    matrix: Doubles  # (3, 3) intrinsics of the picture as it is stored
+    matrix: Doubles  # (3, 3) intrinsics of the image as it is stored
     world_to_camera: Doubles  # (4, 4)
 
     @property
@@ -165,10 +165,10 @@ def _inverse(pose: Doubles) -> Doubles:
 
 
 def read_millimetres(path: Path) -> Floats:
-    """(H, W) metres of a 16-bit picture in millimetres."""
+    """(H, W) metres of a 16-bit image in millimetres."""
     steps = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if steps is None or steps.dtype != np.uint16 or steps.ndim != 2:
-        raise DataError(f"{path}: not a 16-bit depth picture")
+        raise DataError(f"{path}: not a 16-bit depth image")
     return np.asarray(steps / 1000, np.float32)
 
 

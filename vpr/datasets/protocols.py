@@ -133,7 +133,7 @@ def _ranking(record: EvaluationProtocol) -> str:
 
 
 def rule(record: EvaluationProtocol) -> str:
-    """What makes a candidate right, in a few words."""
+    """What makes a candidate correct, in a few words."""
     if record.frames is not None:
         return f"within {record.frames} frame{'' if record.frames == 1 else 's'}"
     return "as listed" if record.radius_m is None else f"within {record.radius_m:g} m"
@@ -145,7 +145,7 @@ def describe(record: EvaluationProtocol) -> str:
         f"{record.name} (version {record.version}, {protocol_hash(record)})",
         f"  data set     {record.dataset}",
         f"  images       {_count(record.database)} database images, {_count(record.queries)} queries",
-        f"  right is     {rule(record)}",
+        f"  positive is  {rule(record)}",
         f"  ranking      {'one image per panorama' if record.one_per_group else 'all images'}",
         f"  choose       --protocol {record.name}",
         f"  divides by   {'queries with positives' if record.drop_unanswerable else 'all queries'}",

@@ -22,7 +22,7 @@ class Reader:
 READERS: Mapping[str, Reader] = {
     "folders": Reader(
         folders.read_folders,
-        "a folder of database pictures and one of queries; positions in the file names "
+        "a folder of database images and one of queries; positions in the file names "
         "(@utm_east@utm_north@...@.jpg) give the ground truth",
     ),
     "ground_truth_csv": Reader(
@@ -36,7 +36,7 @@ READERS: Mapping[str, Reader] = {
     ),
     "dbstruct": Reader(
         dbstruct.read_dbstruct,
-        "a .mat file with a dbStruct, the folder of its database pictures, and that of its queries (NetVLAD)",
+        "a .mat file with a dbStruct, the folder of its database images, and that of its queries (NetVLAD)",
     ),
     "msls": Reader(
         msls.read_msls,
@@ -57,14 +57,15 @@ def reader(name: str) -> Reader:
 
 
 def read_pair(database: Path, queries: Path, radius_m: float = 25.0, *, ground_truth: bool = True) -> Dataset:
-    """Two folders of pictures with the best ground truth that lies with them; ``protocol`` says which.
+    """Two folders of images, or single images, with the best ground truth that lies with them; ``protocol`` says which.
 
-    A ``ground_truth.csv`` beside both folders that lists their pictures comes first, then positions in the file names,
-    then none. Without ``ground_truth`` nothing is looked for, and the queries need no positions.
+    A ``ground_truth.csv`` beside both folders that lists their images comes first, then positions in the file names,
+    then none. Without ``ground_truth`` nothing is looked for.
     """
-    above = Path(os.path.abspath(queries)).parent  # Path(".").parent is itself
+    here, there = (place.parent if place.is_file() else place for place in (queries, database))
+    above = Path(os.path.abspath(here)).parent  # Path(".").parent is itself
     listed = above / ground_truth_csv.FILE_NAME
-    beside = above.resolve() == Path(os.path.abspath(database)).parent.resolve()
-    if ground_truth and beside and ground_truth_csv.fits(listed, queries):
+    beside = above.resolve() == Path(os.path.abspath(there)).parent.resolve()
+    if ground_truth and beside and not database.is_file() and ground_truth_csv.fits(listed, here):
         return ground_truth_csv.read_listed(listed, database, queries)
     return folders.read_folders(database, queries, radius_m, ground_truth=ground_truth)

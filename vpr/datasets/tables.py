@@ -1,4 +1,8 @@
-"""Comma-separated tables with a header line, read strictly: an error names the file, the line and the column."""
+"""Tables with a header line, read strictly: an error names the file, the line and the column.
+
+Fields are separated by commas, or by semicolons or tabs where the header has no comma, as Excel writes csv files in
+countries with a decimal comma; numbers may then have one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import numpy as np
 
 from vpr.core import DataError, Doubles, usable_name
 
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -20,6 +26,7 @@ class Table:
     columns: tuple[str, ...]  # as the header writes them
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]  # line of the file in which each row ends, counted from 1
+    delimiter: str = ","
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -33,6 +40,8 @@ class Table:
 
     def numbers(self, name: str) -> Doubles:
         texts = self.column(name)
+        if self.delimiter != ",":
+            texts = tuple(text.replace(",", ".") if text.count(",") == 1 else text for text in texts)
         return np.array(
             [
                 finite(text, f"{self.path}, line {line}, column {name!r}")
@@ -54,7 +63,10 @@ def read_table(path: Path) -> Table:
     lines: list[int] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            header_line = file.readline()
+            file.seek(0)
+            delimiter = next((mark for mark in (",", ";", "\t") if mark in header_line), ",")
+            reader = csv.reader(file, strict=True, delimiter=delimiter)
             for fields in reader:
                 if fields:
                     rows.append(tuple(fields))
@@ -70,9 +82,9 @@ def read_table(path: Path) -> Table:
         if len(row) != len(header):
             raise DataError(
                 f"{path}, line {line}: {len(row)} fields, but the header has {len(header)}; "
-                "put quotes round a field that holds a comma"
+                f"put quotes round a field that holds {_DELIMITERS[delimiter]}"
             )
-    return Table(path, header, tuple(rows[1:]), tuple(lines[1:]))
+    return Table(path, header, tuple(rows[1:]), tuple(lines[1:]), delimiter)
 
 
 def finite(text: str, where: str) -> float:

@@ -7,6 +7,7 @@ Source of the form: Berton et al., Deep Visual Geo-localization Benchmark, CVPR 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from vpr.core import DataError, Doubles, Rows
 from vpr.datasets import groups, zones
 from vpr.datasets.tables import finite
 
+_HALF = re.compile(r"@[-+.\d]+@")
 _SHORT_FIELDS = 4  # "", east, north, anything
 
 
@@ -52,6 +54,16 @@ def parse(name: str) -> Placed | None:
         zones.parse_zone(f"{number} {letter}", north, _latitude(latitude)),
         "" if panorama == "None" else panorama,
     )
+
+
+def parse_if_any(name: str) -> Placed | None:
+    """What a name says; None if it has no position. Raises DataError for one that begins with half a position."""
+    placed = parse(name)
+    if placed is None and _HALF.match(name.rpartition("/")[2]):
+        raise DataError(
+            f"{name!r}: half a position in the name; expected @utm_east@utm_north@...@.jpg, or no @ in front"
+        )
+    return placed
 
 
 def parse_all(folder: Path, names: Sequence[str]) -> list[Placed] | None:

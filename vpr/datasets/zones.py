@@ -1,4 +1,4 @@
-"""UTM zones: one flat frame in metres for all pictures of a data set.
+"""UTM zones: one flat frame in metres for all images of a data set.
 
 A zone is a number and a hemisphere, "33N"; latitude bands (the letters C to X) do not change the coordinates.
 Two points 14 m apart across a zone edge are 425 km apart in their own zones, so a set is brought into one.

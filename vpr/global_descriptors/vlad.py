@@ -136,7 +136,9 @@ def _sample_descriptors(
         sample.append(descriptors[random.permutation(len(descriptors))[:per_image]])
     points = np.concatenate(sample)[:most] if sample else np.zeros((0, 1), np.float32)
     if not len(points):
-        raise DataError("no image of the database has a single local feature; is the folder full of blank pictures?")
+        raise DataError(
+            "no image of the database has a single local feature: all images are blank, or none could be read"
+        )
     return np.asarray(points, dtype=np.float32)
 
 
