@@ -8,9 +8,9 @@ from vpr.core import GlobalDescriptor, ImageSet, JointDescriptor, LocalExtractor
 from vpr.features.contents import Contents, read_contents
 from vpr.features.extraction import (
     Extraction,
+    FeatureOutput,
     Global,
     Local,
-    Output,
     Patches,
     extract,
     global_pass,
@@ -28,7 +28,7 @@ def contents_of(images: ImageSet, folder: Path) -> Contents:
 def extract_local(
     images: ImageSet, extractor: LocalExtractor, folder: Path, origin: Origin, how: Extraction
 ) -> LocalStore:
-    output = Output(folder, origin, Local(extractor, how.dtype))
+    output = FeatureOutput(folder, origin, Local(extractor, how.dtype))
     extract(images, contents_of(images, folder), local_pass(extractor), [output], how=how)
     return LocalStore(folder)
 
@@ -36,7 +36,7 @@ def extract_local(
 def extract_global(
     images: ImageSet, descriptor: GlobalDescriptor, folder: Path, origin: Origin, how: Extraction
 ) -> GlobalStore:
-    output = Output(folder, origin, Global(descriptor, how.dtype))
+    output = FeatureOutput(folder, origin, Global(descriptor, how.dtype))
     extract(images, contents_of(images, folder), global_pass(descriptor), [output], how=how)
     return GlobalStore(folder)
 
@@ -44,7 +44,7 @@ def extract_global(
 def extract_patches(
     images: ImageSet, descriptor: PatchDescriptor, folder: Path, origin: Origin, how: Extraction
 ) -> PatchStore:
-    output = Output(folder, origin, Patches(descriptor, how.dtype))
+    output = FeatureOutput(folder, origin, Patches(descriptor, how.dtype))
     extract(images, contents_of(images, folder), patch_pass(descriptor), [output], how=how)
     return PatchStore(folder)
 
@@ -59,5 +59,5 @@ def extract_together(
     how: Extraction,
 ) -> None:
     kinds = Local(extractor, how.dtype), Global(descriptor, how.dtype)
-    outputs = [Output(*each) for each in zip(folders, origins, kinds, strict=True)]
+    outputs = [FeatureOutput(*each) for each in zip(folders, origins, kinds, strict=True)]
     extract(images, contents_of(images, folders[0]), joint_pass(extractor, descriptor), outputs, how=how)

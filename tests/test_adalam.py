@@ -12,7 +12,7 @@ from vpr.core import LocalFeatures
 from vpr.matchers import adalam, affinities, nearest
 from vpr.matchers.adalam import Settings
 from vpr.matchers.affinities import Affinities, covered, explained, find_affinities, tentative
-from vpr.matchers.one_to_many import Agreement, match_one_to_many
+from vpr.matchers.one_to_many import ScoreAgreement, match_one_to_many
 
 DIM = 64
 TURN = torch.tensor([[0.0, -1.5], [1.5, 0.0]])  # a quarter turn, half as large again
@@ -185,14 +185,14 @@ def test_unclear_matches_that_agree_with_nothing_are_not_taken(scene: LocalFeatu
     other = clear_by(scene, slice(0, 300, 2), 0.97)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     elsewhere = features(scene.keypoints[order], other.descriptors)
-    method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.Agreement(ratio=0.999)), CPU)
+    method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.RatioAgreement(ratio=0.999)), CPU)
     (found,) = method.match(scene, [elsewhere])
     assert len(found) == 150
 
 
 def test_agreement_looks_at_no_match_above_its_ratio(scene: LocalFeatures) -> None:
     other = clear_by(scene, slice(0, 300, 2), 0.97)
-    method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.Agreement(ratio=0.8)), CPU)
+    method = nearest.build(nearest.Settings(ratio=0.8, agreement=nearest.RatioAgreement(ratio=0.8)), CPU)
     assert len(method.match(scene, [other])[0]) == 150
 
 
@@ -216,7 +216,7 @@ def learned(
         compare=lambda *_: log_scores[None],
         reach=1.0,
         threshold=threshold,
-        agreement=Agreement(**agreement),
+        agreement=ScoreAgreement(**agreement),
         device=CPU,
     )
     return dict(zip(map(tuple, found.pairs.tolist()), found.scores.tolist(), strict=True))

@@ -88,3 +88,26 @@ def test_importing_the_command_line_is_quick() -> None:
     code = "import sys, vpr.cli; print([m for m in ('torch', 'cv2', 'faiss', 'sklearn', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def public_classes(root: Path) -> dict[str, list[str]]:
+    """Files below ``root`` that define each public class, by its name."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                files.setdefault(node.name, []).append(str(path.relative_to(root)))
+    return files
+
+
+def test_a_public_class_name_has_one_meaning() -> None:
+    """Except ``Settings``: each method's are named together with its module, as in ``superglue.Settings``."""
+    twice = {name: files for name, files in public_classes(ROOT / "vpr").items() if len(files) > 1}
+    twice.pop("Settings")
+    assert twice == {}
+
+
+def test_a_class_name_with_two_meanings_is_found(tmp_path: Path) -> None:
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text("class Pair:\n    pass\n\n\nclass _Own:\n    pass\n")
+    assert public_classes(tmp_path) == {"Pair": ["one.py", "two.py"]}

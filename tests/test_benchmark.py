@@ -14,7 +14,7 @@ from test_hostile import call
 from test_report import check
 
 from vpr import benchmark
-from vpr.benchmark import Method, Source
+from vpr.benchmark import DatasetSource, NamedSettings
 from vpr.core import DataError
 from vpr.datasets import read_pair
 from vpr.report.benchmark_outputs import page
@@ -31,9 +31,9 @@ def settings(**changes):
     return Settings.model_validate({"machine": {"threads": 1}, "output": {"failures": 2}, **changes})
 
 
-PLAIN = Method("plain", settings())
-SHORT = Method("short", settings(rerank={"k": 2}))
-THUMBNAIL = Method("thumbnail", settings(global_descriptor={"method": "thumbnail"}, rerank={"k": 0}))
+PLAIN = NamedSettings("plain", settings())
+SHORT = NamedSettings("short", settings(rerank={"k": 2}))
+THUMBNAIL = NamedSettings("thumbnail", settings(global_descriptor={"method": "thumbnail"}, rerank={"k": 0}))
 
 
 def refuse():
@@ -45,7 +45,7 @@ def run(out, *methods, sources):
 
 
 def test_every_combination_has_a_row_per_stage(town, tmp_path):
-    found = run(tmp_path, PLAIN, THUMBNAIL, sources=[Source("town", lambda: town)])
+    found = run(tmp_path, PLAIN, THUMBNAIL, sources=[DatasetSource("town", lambda: town)])
     assert [(row.method, row.stage) for row in found.rows] == [
         ("plain", "shortlist"),
         ("plain", "reranked"),
@@ -65,42 +65,48 @@ def stores(folder: Path) -> set[str]:
 
 
 def test_methods_with_one_extractor_share_its_features(town, tmp_path):
-    run(tmp_path, PLAIN, SHORT, sources=[Source("town", lambda: town)])
+    run(tmp_path, PLAIN, SHORT, sources=[DatasetSource("town", lambda: town)])
     features = tmp_path / "town" / "features"
     assert len(list(features.glob("local-*"))) == 1 and len(stores(features)) == 4
-    other = Method("other", settings(local_features={"max_keypoints": 256}))
-    run(tmp_path, PLAIN, other, THUMBNAIL, sources=[Source("town", lambda: town)])
+    other = NamedSettings("other", settings(local_features={"max_keypoints": 256}))
+    run(tmp_path, PLAIN, other, THUMBNAIL, sources=[DatasetSource("town", lambda: town)])
     assert len(list(features.glob("local-*"))) == 2 and len(list(features.glob("global-*"))) == 1
 
 
 def test_a_finished_combination_is_not_run_again_unless_something_changed(town, tmp_path, monkeypatch):
-    sources = [Source("town", lambda: town)]
+    sources = [DatasetSource("town", lambda: town)]
     first = run(tmp_path, PLAIN, sources=sources)
     monkeypatch.setattr(benchmark, "_match", lambda *_, **__: pytest.fail("ran again"))
     again = run(tmp_path, PLAIN, sources=sources)
     assert (again.rows, again.reused) == (first.rows, 1)
-    elsewhere = Method("plain", PLAIN.settings.model_copy(update={"machine": settings(machine={"threads": 2}).machine}))
+    elsewhere = NamedSettings(
+        "plain", PLAIN.settings.model_copy(update={"machine": settings(machine={"threads": 2}).machine})
+    )
     assert run(tmp_path, elsewhere, sources=sources).reused == 1
     ran = []
     monkeypatch.setattr(benchmark, "_match", lambda *arguments, **_: ran.append(arguments))
-    run(tmp_path, Method("plain", SHORT.settings), sources=sources)
+    run(tmp_path, NamedSettings("plain", SHORT.settings), sources=sources)
     other_truth = replace(town, positives=tuple(rows[:0] for rows in town.positives))
-    run(tmp_path, PLAIN, sources=[Source("town", lambda: other_truth)])
+    run(tmp_path, PLAIN, sources=[DatasetSource("town", lambda: other_truth)])
     assert len(ran) == 2
 
 
 def test_an_interrupted_combination_is_run_again(town, tmp_path):
-    run(tmp_path, THUMBNAIL, sources=[Source("town", lambda: town)])
+    run(tmp_path, THUMBNAIL, sources=[DatasetSource("town", lambda: town)])
     (tmp_path / "town/thumbnail/done.json").write_text("{")
-    assert run(tmp_path, THUMBNAIL, sources=[Source("town", lambda: town)]).reused == 0
+    assert run(tmp_path, THUMBNAIL, sources=[DatasetSource("town", lambda: town)]).reused == 0
     (tmp_path / "town/thumbnail/report.html").unlink()
-    assert run(tmp_path, THUMBNAIL, sources=[Source("town", lambda: town)]).reused == 0
+    assert run(tmp_path, THUMBNAIL, sources=[DatasetSource("town", lambda: town)]).reused == 0
 
 
 def test_what_fails_is_reported_and_stops_nothing(town, tmp_path, monkeypatch):
-    broken = Method("broken", settings(index={"factory": "Nonsense"}, rerank={"k": 0}))
+    broken = NamedSettings("broken", settings(index={"factory": "Nonsense"}, rerank={"k": 0}))
     blind = replace(town, positives=None)
-    sources = [Source("gone", refuse), Source("blind", lambda: blind), Source("town", lambda: town)]
+    sources = [
+        DatasetSource("gone", refuse),
+        DatasetSource("blind", lambda: blind),
+        DatasetSource("town", lambda: town),
+    ]
     found = run(tmp_path, broken, THUMBNAIL, sources=sources)
     assert [(each.dataset, each.method) for each in found.failures] == [
         ("gone", "broken"), ("gone", "thumbnail"), ("blind", "broken"), ("blind", "thumbnail"), ("town", "broken"),
@@ -114,13 +120,13 @@ def test_what_fails_is_reported_and_stops_nothing(town, tmp_path, monkeypatch):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(benchmark, "_match", explode)
-    (failure,) = run(tmp_path, PLAIN, sources=[Source("town", lambda: town)]).failures
+    (failure,) = run(tmp_path, PLAIN, sources=[DatasetSource("town", lambda: town)]).failures
     assert failure.error == "RuntimeError: out of memory"
 
 
 def test_a_protocol_that_keeps_one_per_panorama_sets_it(town, tmp_path):
     grouped = replace(town, database=replace(town.database, groups=np.arange(8) // 2))
-    run(tmp_path, THUMBNAIL, sources=[Source("town", lambda: grouped, one_per_group=True)])
+    run(tmp_path, THUMBNAIL, sources=[DatasetSource("town", lambda: grouped, one_per_group=True)])
     assert "one_per_group = true" in (tmp_path / "town/thumbnail/settings.toml").read_text()
     lines = (tmp_path / "town/thumbnail/predictions.jsonl").read_text().splitlines()
     assert max(json.loads(line)["rank"] for line in lines) == 4

@@ -9,7 +9,7 @@ from vpr.cli.common import call_with
 from vpr.config import config_path, digest_of_names, dump, fingerprint, load, load_with_sources, shipped_configs
 from vpr.core import ConfigError
 from vpr.matchers import MATCHERS, superglue
-from vpr.matchers.one_to_many import Agreement
+from vpr.matchers.one_to_many import ScoreAgreement
 from vpr.settings import Settings
 from vpr.toml_text import typed_value
 from vpr.training.tasks import Settings as TrainingSettings
@@ -205,8 +205,8 @@ def test_sections_of_a_recipe_are_completed_and_switched_off() -> None:
     def agreement(*overrides: str) -> object:
         return load(Settings, config_path("superpoint_superglue"), overrides).matcher.model_dump()["agreement"]
 
-    assert agreement() == Agreement(accept_threshold=0.6).model_dump()
-    assert agreement("matcher.agreement.tolerance=6") == Agreement(accept_threshold=0.6, tolerance=6).model_dump()
+    assert agreement() == ScoreAgreement(accept_threshold=0.6).model_dump()
+    assert agreement("matcher.agreement.tolerance=6") == ScoreAgreement(accept_threshold=0.6, tolerance=6).model_dump()
     assert agreement("matcher.agreement=false") is None
 
 

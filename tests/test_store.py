@@ -28,7 +28,7 @@ from vpr.config import digest_of_names, load
 from vpr.core import DataError, ImageError, ImageSet, LocalFeatures, Origin
 from vpr.datasets.folders import read_image_folder
 from vpr.features.contents import NO_CONTENT, read_contents
-from vpr.features.extraction import Extraction, Global, Output, aggregate
+from vpr.features.extraction import Extraction, FeatureOutput, Global, aggregate
 from vpr.features.feature_set import FeatureFolders
 from vpr.features.shards import ShardFolder, read_origin
 from vpr.features.store import GlobalStore, LocalStore
@@ -369,7 +369,7 @@ def test_aggregates_follow_the_rows_of_the_local_store(image_set: ImageSet, tmp_
 
     local = extracted(image_set, tmp_path / "local")
     origin = Origin("global descriptors", "abc")
-    output = Output(tmp_path / "global", origin, Global(Count(), "float32"))
+    output = FeatureOutput(tmp_path / "global", origin, Global(Count(), "float32"))
     store, reused = aggregate(local, local.keys, Count(), output, threads=2)
     assert reused == 1  # the image that failed has nothing to aggregate
     assert store.matrix()[:, 0].tolist() == [len(each) for each in local]

@@ -13,7 +13,13 @@ from vpr.core import DataError, ImageError, Origin
 from vpr.features.extraction import Extraction
 from vpr.features.feature_set import FeatureFolders
 from vpr.global_descriptors import superpoint_global
-from vpr.global_descriptors.aggregation import AGGREGATIONS, Gem, NetVlad, Transport, sinkhorn
+from vpr.global_descriptors.aggregation import (
+    AGGREGATIONS,
+    GemPooling,
+    NetVladPooling,
+    OptimalTransportPooling,
+    sinkhorn,
+)
 from vpr.global_descriptors.superpoint_global import GlobalNetwork, SuperPointGlobal
 from vpr.global_descriptors.whitening import Whitening
 from vpr.local_features import superpoint
@@ -25,9 +31,9 @@ from vpr.weights.recognition import recognise
 
 SMALL = {"widths": (8, 8, 12, 16), "head": 16, "dim": 24}
 MAKE = {
-    "gem": lambda: Gem(20, 10),
-    "netvlad": lambda: NetVlad(20, 4, 6),
-    "transport": lambda: Transport(20, 4, 6, 8),
+    "gem": lambda: GemPooling(20, 10),
+    "netvlad": lambda: NetVladPooling(20, 4, 6),
+    "transport": lambda: OptimalTransportPooling(20, 4, 6, 8),
 }
 DIMS = {"gem": 10, "netvlad": 24, "transport": 32}
 
@@ -65,7 +71,7 @@ def picture(seed, height=48, width=64):
 
 
 def test_generalised_mean_by_hand():
-    gem = Gem(2, 2)
+    gem = GemPooling(2, 2)
     gem.mean.p.data.fill_(2.0)
     gem.linear.weight.data, gem.linear.bias.data = torch.eye(2), torch.zeros(2)
     maps = torch.tensor([[[[3.0, 1.0]], [[4.0, 2.0]]]])  # root mean squares: sqrt(5), sqrt(10)
@@ -74,7 +80,7 @@ def test_generalised_mean_by_hand():
 
 def test_netvlad_equals_a_plain_loop():
     torch.manual_seed(0)
-    pool, maps = NetVlad(3, 2, 4), torch.randn(1, 3, 2, 2)
+    pool, maps = NetVladPooling(3, 2, 4), torch.randn(1, 3, 2, 2)
     total = torch.zeros(2, 4)
     for place in maps[0].flatten(1).T:
         unit = functional.normalize(pool.reduce.weight.flatten(1) @ place + pool.reduce.bias, dim=0)
@@ -95,7 +101,7 @@ def test_transport_gives_every_bin_its_part():
 
 def test_transport_passes_over_what_the_bin_takes():
     torch.manual_seed(0)
-    pool = Transport(2, 1, 3, 2)
+    pool = OptimalTransportPooling(2, 1, 3, 2)
     pool.score.weight.data = torch.tensor([[[[20.0]], [[-20.0]]]])
     pool.score.bias.data.zero_()
     maps = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # the first place is of the cluster, the second of the bin

@@ -18,7 +18,7 @@ from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.training import adaptation, homographies, loop, magicpoint, photometric, superpoint
 from vpr.training.batch_norm import folded, measure, with_batch_norm
 from vpr.training.corners import Corners, least_eigenvalue
-from vpr.training.description import DESCRIPTOR_LOSSES, Views, dense, softmax, sparse
+from vpr.training.description import DESCRIPTOR_LOSSES, ViewPair, dense, softmax, sparse
 from vpr.training.detection import NO_POINT, cell_classes, detector_loss, point_map, whole_cells
 from vpr.training.grey_images import GreyImages, cut_to
 from vpr.training.homographies import (
@@ -167,11 +167,11 @@ def test_cells_that_are_not_whole_do_not_count() -> None:
 # --- descriptors
 
 
-def views(same: bool, size: tuple[int, int] = (64, 48), dim: int = 32) -> Views:
+def views(same: bool, size: tuple[int, int] = (64, 48), dim: int = 32) -> ViewPair:
     first = torch.randn(2, dim, size[1] // CELL, size[0] // CELL, generator=generator())
     second = first if same else torch.randn(first.shape, generator=generator(1))
     points = CELL / 2 + torch.rand(2, 12, 2, generator=generator(2)) * (torch.tensor(size) - CELL)
-    return Views(first, second, torch.eye(3).expand(2, 3, 3), size, points)
+    return ViewPair(first, second, torch.eye(3).expand(2, 3, 3), size, points)
 
 
 @pytest.mark.parametrize("name", sorted(DESCRIPTOR_LOSSES))
@@ -186,7 +186,7 @@ def test_points_that_nobody_sees_cost_nothing(name: str) -> None:
     away = torch.eye(3).expand(2, 3, 3).clone()
     away[:, 0, 2] = 1000.0
     far = views(False)
-    assert float(DESCRIPTOR_LOSSES[name](Views(far.first, far.second, away, far.size, far.points), generator())) == 0
+    assert float(DESCRIPTOR_LOSSES[name](ViewPair(far.first, far.second, away, far.size, far.points), generator())) == 0
 
 
 def test_the_dense_loss_against_a_plain_loop() -> None:
@@ -208,7 +208,7 @@ def test_the_softmax_loss_by_hand() -> None:
     rows = torch.zeros(1, 4, 3, 8)
     rows[0, 0, :, :4], rows[0, 1, :, 4:] = 1.0, 1.0
     points = torch.tensor([[[11.5, 11.5], [51.5, 11.5]]])
-    of = Views(rows, rows, torch.eye(3)[None], (64, 24), points)
+    of = ViewPair(rows, rows, torch.eye(3)[None], (64, 24), points)
     assert float(softmax(of, generator(), temperature=1.0)) == pytest.approx(np.log(1 + np.exp(-1)), rel=1e-4)
     assert float(sparse(of, generator())) == pytest.approx(0, abs=1e-5)
 

@@ -25,12 +25,12 @@ from vpr.training.correspondence import (
     UNKNOWN,
     UNMATCHED,
     Depth,
+    DepthView,
     Epipolar,
     Plane,
     Settings,
     Strangers,
     Truth,
-    View,
     epipolar_distance,
     reproject,
 )
@@ -94,7 +94,7 @@ def test_depth_sees_what_is_hidden() -> None:
     unknown[0, :, 30:40] = torch.inf
     points = tensor((60, 60), (115, 60), (5, 60), (25, 30), (35, 30), (80, 20))
     others = tensor((50, 60), (105, 60), (151, 5))
-    geometry = Depth(View(unknown, matrix), View(behind, matrix), pose)
+    geometry = Depth(DepthView(unknown, matrix), DepthView(behind, matrix), pose)
     truth = geometry.truth(points, others, torch.zeros(1, 6, 3), Settings())
     assert truth.first.tolist() == [[0, UNMATCHED, UNMATCHED, UNKNOWN, UNKNOWN, UNMATCHED]]
     assert truth.second.tolist() == [[0, UNMATCHED, UNMATCHED]]
@@ -114,7 +114,7 @@ def test_depth_agrees_with_the_demo_city(city: Path) -> None:
         pixels, depths[0][y[::501], x[::501]].astype(np.float64), shots[0].camera, shots[1].camera
     )
     views = [
-        View(torch.from_numpy(depth)[None], torch.from_numpy(shot.camera.matrix)[None].float())
+        DepthView(torch.from_numpy(depth)[None], torch.from_numpy(shot.camera.matrix)[None].float())
         for depth, shot in zip(depths, shots, strict=True)
     ]
     pose = shots[1].camera.world_to_camera @ np.linalg.inv(shots[0].camera.world_to_camera)
@@ -516,14 +516,14 @@ def test_a_pool_holds_the_same_pairs_for_ever(photos: Path) -> None:
     again = matcher.build(settings(photos, pool=5, points=32))
     again.model.load_state_dict(task.model.state_dict())
     assert again.losses(again.model, batch, randomness(7))["loss"] == one["loss"]
-    alone = [task.losses(task.model.eval(), matcher.Batch(places=(place,)), randomness(0)) for place in (0, 1)]
+    alone = [task.losses(task.model.eval(), matcher.MatcherBatch(places=(place,)), randomness(0)) for place in (0, 1)]
     assert alone[0]["loss"] != alone[1]["loss"]
 
 
 def test_a_pool_of_pictures_without_points_enough_is_refused(photos: Path) -> None:
     task = matcher.build(settings(photos, pool=2, points=1000))
     with pytest.raises(ConfigError, match=r"lower task\.points"):
-        task.losses(task.model, matcher.Batch(places=(0,)), randomness(0))
+        task.losses(task.model, matcher.MatcherBatch(places=(0,)), randomness(0))
 
 
 def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:

@@ -32,7 +32,7 @@ DONE = "done.json"  # in the folder of a combination; written last
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class DatasetSource:
     """A data set to be, under the name that its rows carry."""
 
     name: str
@@ -41,7 +41,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Method:
+class NamedSettings:
     """Settings under the name that their rows carry."""
 
     name: str
@@ -66,7 +66,9 @@ class Benchmark:
     reused: int  # combinations that were done before
 
 
-def run(sources: Sequence[Source], methods: Sequence[Method], out: Path, about: Mapping[str, str]) -> Benchmark:
+def run(
+    sources: Sequence[DatasetSource], methods: Sequence[NamedSettings], out: Path, about: Mapping[str, str]
+) -> Benchmark:
     """Every method on every data set, each into ``out/<data set>/<method>``."""
     rows: list[Row] = []
     failures: list[Failure] = []
@@ -95,7 +97,7 @@ class _Outcome:
     reused: bool
 
 
-def _load(source: Source) -> Dataset | str:
+def _load(source: DatasetSource) -> Dataset | str:
     """The data set, or why there is none."""
     try:
         dataset = source.load()
@@ -107,7 +109,9 @@ def _load(source: Source) -> Dataset | str:
     return dataset
 
 
-def _attempt(source: Source, dataset: Dataset, method: Method, out: Path, about: Mapping[str, str]) -> _Outcome | str:
+def _attempt(
+    source: DatasetSource, dataset: Dataset, method: NamedSettings, out: Path, about: Mapping[str, str]
+) -> _Outcome | str:
     """The rows of one combination, or why there are none."""
     place = out / source.name / method.name
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from vpr.build import Engine
 from vpr.config import digest_of_names, fingerprint, plain
 from vpr.core import Floats, Origin
-from vpr.features.extraction import Global, Output, aggregate
+from vpr.features.extraction import FeatureOutput, Global, aggregate
 from vpr.features.feature_set import FeatureSet
 from vpr.features.store import GlobalStore, LocalStore
 from vpr.runtime.device import threads_of
@@ -119,7 +119,7 @@ def _aggregated(features: Features, engine: Engine, work: Path) -> Descriptors:
     stores, reused = [], 0
     for each, local in ((database, database.local_store), (queries, queries.local_store)):
         target = _beside(local, work / ("database" if each is database else "queries")) / name
-        output = Output(target, origin, Global(aggregator, "float32"))
+        output = FeatureOutput(target, origin, Global(aggregator, "float32"))
         done = aggregate(local, each.keys, aggregator, output, threads=threads_of(engine.settings.machine.threads))
         stores.append(done.store)
         reused += done.reused

@@ -16,7 +16,7 @@ from vpr.config import config_path
 from vpr.core import ConfigError, DataError, Dataset
 
 if TYPE_CHECKING:
-    from vpr.benchmark import Method, Source
+    from vpr.benchmark import DatasetSource, NamedSettings
 
 KEYS = ("name", "reader", "source", "protocol")  # of a data set's TOML file
 
@@ -83,22 +83,22 @@ def benchmark(
         raise DataError(f"{len(failures)} of {len(sources) * len(chosen)} combinations failed; see {out}/benchmark.md")
 
 
-def _source(text: str, radius_m: float) -> Source:
+def _source(text: str, radius_m: float) -> DatasetSource:
     """The data set that an argument names; nothing is read yet."""
     from vpr import datasets
-    from vpr.benchmark import Source
+    from vpr.benchmark import DatasetSource
 
     name, separator, rest = text.partition("=")
     if separator and name in datasets.PROTOCOLS:
         record, root = datasets.protocol(name), Path(rest)
-        return Source(name, lambda: datasets.judge(datasets.find(record, root), record), record.one_per_group)
+        return DatasetSource(name, lambda: datasets.judge(datasets.find(record, root), record), record.one_per_group)
     path = Path(rest if separator else text)
     if path.suffix == ".toml":
         return _described(path, name if separator else path.stem)
     if not separator and not path.exists():
         raise ConfigError(f"--datasets {text!r}: no such folder; a known data set is given as PROTOCOL=ROOT")
     label = name if separator else path.resolve().name
-    return Source(_folder_name(label), lambda: _read_folder(path, radius_m))
+    return DatasetSource(_folder_name(label), lambda: _read_folder(path, radius_m))
 
 
 def _read_folder(path: Path, radius_m: float) -> Dataset:
@@ -109,10 +109,10 @@ def _read_folder(path: Path, radius_m: float) -> Dataset:
     return datasets.read_pair(database, queries, radius_m)
 
 
-def _described(path: Path, name: str) -> Source:
+def _described(path: Path, name: str) -> DatasetSource:
     """A data set that a TOML file describes: reader and source, and optionally name and protocol."""
     from vpr import datasets
-    from vpr.benchmark import Source
+    from vpr.benchmark import DatasetSource
 
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def _described(path: Path, name: str) -> Source:
         return dataset if protocol is None else datasets.judge(dataset, protocol)
 
     grouped = protocol is not None and protocol.one_per_group
-    return Source(_folder_name(str(record.get("name", name))), load, grouped)
+    return DatasetSource(_folder_name(str(record.get("name", name))), load, grouped)
 
 
 def _toml(value: Any) -> str:
@@ -142,12 +142,12 @@ def _toml(value: Any) -> str:
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
-def _method(text: str, overrides: Sequence[str]) -> Method:
-    from vpr.benchmark import Method
+def _method(text: str, overrides: Sequence[str]) -> NamedSettings:
+    from vpr.benchmark import NamedSettings
 
     name, separator, rest = text.partition("=")
     chosen = rest if separator else text
-    return Method(_folder_name(name if separator else config_path(chosen).stem), settings_of(chosen, overrides))
+    return NamedSettings(_folder_name(name if separator else config_path(chosen).stem), settings_of(chosen, overrides))
 
 
 def _folder_name(name: str) -> str:

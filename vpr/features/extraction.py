@@ -146,7 +146,7 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Output:
+class FeatureOutput:
     """Where one kind of features goes."""
 
     folder: Path
@@ -200,7 +200,9 @@ def joint_pass(extractor: LocalExtractor, descriptor: JointDescriptor) -> Pass:
     )
 
 
-def extract(images: ImageSet, contents: Contents, way: Pass, outputs: Sequence[Output], *, how: Extraction) -> Work:
+def extract(
+    images: ImageSet, contents: Contents, way: Pass, outputs: Sequence[FeatureOutput], *, how: Extraction
+) -> Work:
     """Features of every image into the folders, in the order of the images; what they hold already is not computed.
 
     An image that cannot be read has empty features, and is tried again by the
@@ -286,7 +288,7 @@ class Aggregated(NamedTuple):
 
 
 def aggregate(
-    local: LocalStore, keys: Sequence[str], aggregator: LocalAggregator, output: Output, *, threads: int
+    local: LocalStore, keys: Sequence[str], aggregator: LocalAggregator, output: FeatureOutput, *, threads: int
 ) -> Aggregated:
     """Global descriptors made of stored local features; float32, one shard per shard of the local store."""
     folder = ShardFolder(output.folder, output.origin, keys, local.shard_size)

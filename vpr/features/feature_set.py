@@ -24,10 +24,10 @@ from vpr.core import (
 from vpr.features.contents import read_contents
 from vpr.features.extraction import (
     Extraction,
+    FeatureOutput,
     Global,
     Kind,
     Local,
-    Output,
     Pass,
     Patches,
     Work,
@@ -194,9 +194,9 @@ class FeatureExtractor:
 
         return of_role
 
-    def _output(self, kind: Kind, folders: FeatureFolders) -> Output:
+    def _output(self, kind: Kind, folders: FeatureFolders) -> FeatureOutput:
         folder = folders.local if kind.store is LocalStore else folders.descriptors
-        return Output(folder, self._origin(kind), kind)
+        return FeatureOutput(folder, self._origin(kind), kind)
 
     def _origin(self, kind: Kind) -> Origin:
         section = "local_features" if kind.store is LocalStore else "global_descriptor"

@@ -19,7 +19,7 @@ from vpr.global_descriptors.resnet import GeneralisedMean
 SINKHORN_ITERATIONS = 3
 
 
-class Gem(nn.Module):
+class GemPooling(nn.Module):
     """The generalised mean of each channel, then a linear layer."""
 
     def __init__(self, channels: int, dim: int) -> None:
@@ -33,7 +33,7 @@ class Gem(nn.Module):
         return functional.normalize(self.linear(means), dim=1)
 
 
-class NetVlad(nn.Module):
+class NetVladPooling(nn.Module):
     """Sums of residuals to ``clusters`` centroids, of features brought to ``width`` numbers."""
 
     def __init__(self, channels: int, clusters: int, width: int) -> None:
@@ -53,7 +53,7 @@ class NetVlad(nn.Module):
         return functional.normalize(functional.normalize(residuals, dim=2).flatten(1), dim=1)
 
 
-class Transport(nn.Module):
+class OptimalTransportPooling(nn.Module):
     """Features carried to clusters that all take as much, or to a bin; beside them a vector of the whole scene."""
 
     def __init__(self, channels: int, clusters: int, width: int, scene: int) -> None:
@@ -94,10 +94,11 @@ class Aggregation:
 
 
 AGGREGATIONS = {
-    "gem": Aggregation(Gem, {"dim": ("linear.weight", 0)}),
-    "netvlad": Aggregation(NetVlad, {"clusters": ("centroids", 0), "width": ("centroids", 1)}),
+    "gem": Aggregation(GemPooling, {"dim": ("linear.weight", 0)}),
+    "netvlad": Aggregation(NetVladPooling, {"clusters": ("centroids", 0), "width": ("centroids", 1)}),
     "transport": Aggregation(
-        Transport, {"clusters": ("score.weight", 0), "width": ("reduce.weight", 0), "scene": ("scene.weight", 0)}
+        OptimalTransportPooling,
+        {"clusters": ("score.weight", 0), "width": ("reduce.weight", 0), "scene": ("scene.weight", 0)},
     ),
 }
 TELLTALES = {"gem": "mean.p", "netvlad": "centroids", "transport": "bin"}

@@ -17,7 +17,7 @@ from vpr.core import LocalFeatures, Matches
 from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
 from vpr.matchers.lightglue_fast import FastLightGlue, Side
 from vpr.matchers.lightglue_network import LightGlueNetwork
-from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
+from vpr.matchers.one_to_many import ScoreAgreement, match_one_to_many, require_dim
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
 from vpr.weights import load_published
 
@@ -28,7 +28,7 @@ class Settings(MethodSettings):
     method: Literal["lightglue"] = "lightglue"
     weights: str = "vpr-lightglue"  # name or path of weights in the published layout, of any size
     filter_threshold: float = Field(0.1, ge=0, le=1)  # matches are more confident than this
-    agreement: Agreement | None = None  # with this section, matches must agree with those nearby
+    agreement: ScoreAgreement | None = None  # with this section, matches must agree with those nearby
     depth_confidence: float = Field(0.95, le=1)  # stop when more than this share of the points is sure; -1 never
     width_confidence: float = Field(0.99, le=1)  # leave out points this sure to have no match; -1 none
     prune_above: int = Field(0, ge=0)  # leave out points only of larger images; the published code has 1024 on a GPU

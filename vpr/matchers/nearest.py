@@ -21,7 +21,7 @@ from vpr.matchers import affinities
 from vpr.matchers.similarity import match_in_batches, nearest_along
 
 
-class Agreement(affinities.Settings):
+class RatioAgreement(affinities.Settings):
     """Settings of local affinities, for matches that are not clear by themselves."""
 
     ratio: float = Field(0.96, ge=0, le=1)  # a match below this is taken if it agrees with those nearby; 0 for none
@@ -33,11 +33,11 @@ class Settings(MethodSettings):
 
     method: Literal["nearest"] = "nearest"
     ratio: float = Field(0.88, gt=0, le=1)  # nearest distance over second nearest; 1 switches the test off
-    agreement: Agreement = Agreement()
+    agreement: RatioAgreement = RatioAgreement()
     min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which two points never match
 
 
-RATIO_ALONE = Settings(agreement=Agreement(ratio=0.0))  # the cheapest
+RATIO_ALONE = Settings(agreement=RatioAgreement(ratio=0.0))  # the cheapest
 
 
 class Nearest:
@@ -73,7 +73,7 @@ class Nearest:
 
 
 def _agreeing(
-    query: LocalFeatures, candidates: Sequence[LocalFeatures], partner: Tensor, ratio: Tensor, settings: Agreement
+    query: LocalFeatures, candidates: Sequence[LocalFeatures], partner: Tensor, ratio: Tensor, settings: RatioAgreement
 ) -> Tensor:
     """(K, N) of partners (K, N), which agree with those nearby; those without one have an infinite ratio."""
     points, others, areas = affinities.places_of(query, candidates, ratio.device)

@@ -23,7 +23,7 @@ BATCH_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 T = TypeVar("T")
 
 
-class Agreement(affinities.Settings):
+class ScoreAgreement(affinities.Settings):
     """Settings of local affinities on top of a learned matcher's probabilities."""
 
     accept_threshold: float = Field(
@@ -39,7 +39,7 @@ def match_one_to_many(
     *,
     reach: float,
     threshold: float,
-    agreement: Agreement | None,
+    agreement: ScoreAgreement | None,
     device: torch.device,
 ) -> list[Matches]:
     """Matches with each candidate whose score is above the threshold; images without points have none.

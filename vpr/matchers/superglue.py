@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
-from vpr.matchers.one_to_many import Agreement, match_one_to_many, require_dim
+from vpr.matchers.one_to_many import ScoreAgreement, match_one_to_many, require_dim
 from vpr.matchers.superglue_fast import Encoded, FastSuperGlue
 from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
@@ -28,7 +28,7 @@ class Settings(MethodSettings):
     weights: str = "vpr-superglue"  # name or path of weights in the published layout, of any size
     sinkhorn_iterations: int = Field(20, ge=1)
     match_threshold: float = Field(0.2, ge=0, le=1)  # matches are more confident than this
-    agreement: Agreement | None = None  # with this section, matches must agree with those nearby
+    agreement: ScoreAgreement | None = None  # with this section, matches must agree with those nearby
     precision: Precision = "fp32"
 
 

@@ -46,7 +46,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ShownPair:
     """Query and candidate side by side, top aligned, the seam at x = SIDE."""
 
     candidate: Candidate
@@ -62,7 +62,7 @@ class Card:
     name: str
     outcome: Outcome
     verdict: str  # where the first positive is, in words
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ShownPair, ...]
     others: tuple[tuple[Candidate, Picture], ...] = ()
 
 
@@ -98,17 +98,17 @@ class Gallery:
     def _other(self, query: int, row: int) -> tuple[Candidate, Picture]:
         return self._candidate(query, row, None), self._picture("database", row)
 
-    def _pair(self, query: int, query_picture: Picture, row: int) -> Pair:
+    def _pair(self, query: int, query_picture: Picture, row: int) -> ShownPair:
         picture, matches = self._picture("database", row), self.correspondences(query, row)
         candidate = self._candidate(query, row, matches)
         if matches is None or query_picture.uri is None or picture.uri is None:
-            return Pair(candidate, query_picture, picture, "", "")
+            return ShownPair(candidate, query_picture, picture, "", "")
         starts = _placed(matches.query_points, query_picture, left=SIDE - query_picture.width)
         ends = _placed(matches.candidate_points, picture, left=SIDE + GAP)
         inliers, rejected = (
             _lines(starts[kind], ends[kind], self.lines) for kind in (matches.inliers, ~matches.inliers)
         )
-        return Pair(candidate, query_picture, picture, inliers, rejected)
+        return ShownPair(candidate, query_picture, picture, inliers, rejected)
 
     def _picture(self, role: str, row: int) -> Picture:
         image = self.pictures(role, row)

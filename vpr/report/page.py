@@ -116,7 +116,7 @@ def _card_count(fates: Sequence[Outcome], failures: int) -> int:
 
 
 @dataclass(frozen=True)
-class Section:
+class GallerySection:
     """Cards of one outcome, and how many queries have it."""
 
     outcome: Outcome
@@ -124,17 +124,17 @@ class Section:
     cards: tuple[Card, ...]
 
 
-def _failures(gallery: Gallery, fates: Sequence[Outcome], total: int) -> list[Section]:
+def _failures(gallery: Gallery, fates: Sequence[Outcome], total: int) -> list[GallerySection]:
     """The kinds of failure that occur, each with its fair part of the cards."""
     places = shares([fates.count(outcome) for outcome in FAILURES], total)
     sections = [_section(gallery, fates, outcome, count) for outcome, count in zip(FAILURES, places, strict=True)]
     return [section for section in sections if section.count]
 
 
-def _section(gallery: Gallery, fates: Sequence[Outcome], outcome: Outcome, cards: int) -> Section:
+def _section(gallery: Gallery, fates: Sequence[Outcome], outcome: Outcome, cards: int) -> GallerySection:
     queries = [query for query, fate in enumerate(fates) if fate is outcome]
     shown = queries[:cards] if outcome is Outcome.UNKNOWN else spread(queries, cards)
-    return Section(outcome, len(queries), tuple(gallery.card(query, outcome) for query in shown))
+    return GallerySection(outcome, len(queries), tuple(gallery.card(query, outcome) for query in shown))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ROUNDS = 4  # of refinement
 BYTES = {"cpu": 32 << 20, "cuda": 2 << 30}  # for the errors of all hypotheses of the pairs that are judged together
 
 
-class Geometry(Protocol):
+class TwoViewModel(Protocol):
     """A kind of model. Points are (..., 2) of about unit size, models (..., 3, 3), query to candidate."""
 
     sample_size: int
@@ -45,7 +45,7 @@ class Geometry(Protocol):
 class TorchRansac:
     """Verifies all pairs of a call together. ``threshold`` is in pixels, ``samples`` are drawn per pair."""
 
-    def __init__(self, geometry: Geometry, threshold: float, samples: int, device: torch.device) -> None:
+    def __init__(self, geometry: TwoViewModel, threshold: float, samples: int, device: torch.device) -> None:
         self.geometry = geometry
         self.threshold = threshold
         self.device = device

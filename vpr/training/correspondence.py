@@ -41,7 +41,7 @@ class Truth(NamedTuple):
     impossible: Tensor  # (B, M, N) bool; does not repeat what the rows say
 
 
-class Geometry(Protocol):
+class PairGeometry(Protocol):
     """What is known of pairs of pictures; a tuple of tensors, so that it moves between devices."""
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
@@ -72,7 +72,7 @@ class Plane(NamedTuple):
         )
 
 
-class View(NamedTuple):
+class DepthView(NamedTuple):
     """A picture whose depth and camera are known."""
 
     depth: Tensor  # (B, H, W) metres along the optical axis; 0 where nothing is known, infinite for sky
@@ -82,8 +82,8 @@ class View(NamedTuple):
 class Depth(NamedTuple):
     """Two views of a scene."""
 
-    first: View
-    second: View
+    first: DepthView
+    second: DepthView
     pose: Tensor  # (B, 4, 4) first camera to second camera
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
@@ -189,7 +189,7 @@ class Reprojection(NamedTuple):
     finite: Tensor  # (B, N) whether the point's own depth is known; sky has none
 
 
-def reproject(points: Tensor, source: View, target: View, pose: Tensor) -> Reprojection:
+def reproject(points: Tensor, source: DepthView, target: DepthView, pose: Tensor) -> Reprojection:
     """Points (B, N, 2) of one picture in another; ``pose`` (B, 4, 4) leads from camera to camera."""
     own = sample_depth(source.depth, points)
     finite = own.isfinite() & (own > 0)

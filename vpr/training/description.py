@@ -15,7 +15,7 @@ from vpr.training.homographies import inside, pixel_grid, warp_points
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class ViewPair:
     """Descriptors of two views of the same pictures, and how the first becomes the second."""
 
     first: Tensor  # (B, D, h, w), not normalised
@@ -25,7 +25,7 @@ class Views:
     points: Tensor  # (B, N, 2) pixels of the first whose descriptors are compared, by the sparse losses
 
 
-def dense(views: Views, random: torch.Generator) -> Tensor:
+def dense(views: ViewPair, random: torch.Generator) -> Tensor:
     """All cells against all: hinge losses with margins 1 and 0.2, positives within a cell, 250 times the weight.
 
     DeTone et al., CVPR workshops 2018.
@@ -41,7 +41,7 @@ def dense(views: Views, random: torch.Generator) -> Tensor:
     return (loss * valid).sum() / (valid.sum() * height * width).clamp_min(1)
 
 
-def sparse(views: Views, random: torch.Generator) -> Tensor:
+def sparse(views: ViewPair, random: torch.Generator) -> Tensor:
     """Points against their partners and as many others: 1 - cosine, and the cosine above 0.2.
 
     As in the open implementation pytorch-superpoint.
@@ -54,7 +54,7 @@ def sparse(views: Views, random: torch.Generator) -> Tensor:
     return (positive * valid).sum() / valid.sum().clamp_min(1) + (negative * valid).sum() / (hard + 1)
 
 
-def softmax(views: Views, random: torch.Generator, temperature: float = 0.07) -> Tensor:
+def softmax(views: ViewPair, random: torch.Generator, temperature: float = 0.07) -> Tensor:
     """Each point has to find its partner among all of the picture, and be found by it: cross-entropy both ways.
 
     As in DISK (Tyszkiewicz et al., NeurIPS 2020) and XFeat (Potje et al., CVPR 2024). Points nearer than 8 pixels to
@@ -75,7 +75,7 @@ def softmax(views: Views, random: torch.Generator, temperature: float = 0.07) ->
     return ((losses[0] + losses[1]) / 2 * valid).sum() / valid.sum().clamp_min(1)
 
 
-def _at_points(views: Views) -> tuple[Tensor, Tensor, Tensor]:
+def _at_points(views: ViewPair) -> tuple[Tensor, Tensor, Tensor]:
     """Unit descriptors (B, N, D) of the points in both views, and which points both views see."""
     moved = warp_points(views.points, views.homography)
     valid = inside(moved, views.size, margin=2) & inside(views.points, views.size, margin=2)
@@ -86,7 +86,7 @@ def _at_points(views: Views) -> tuple[Tensor, Tensor, Tensor]:
     return one, other, valid
 
 
-DESCRIPTOR_LOSSES: dict[str, Callable[[Views, torch.Generator], Tensor]] = {
+DESCRIPTOR_LOSSES: dict[str, Callable[[ViewPair, torch.Generator], Tensor]] = {
     "dense": dense,
     "softmax": softmax,
     "sparse": sparse,

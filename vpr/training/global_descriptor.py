@@ -86,7 +86,7 @@ class Settings(MethodSettings):
         return (self.manifest,) if isinstance(self.manifest, Path) else self.manifest
 
 
-class Batch(NamedTuple):
+class PlaceBatch(NamedTuple):
     """Pictures before warps and light."""
 
     images: Tensor  # (B, 1, H, W) uint8
@@ -95,7 +95,7 @@ class Batch(NamedTuple):
     groups: Tensor  # (B,) see Places
 
 
-class GlobalDescriptor:
+class GlobalDescriptorTask:
     """The task: descriptors that are alike for pictures of one place."""
 
     def __init__(self, settings: Settings) -> None:
@@ -112,7 +112,7 @@ class GlobalDescriptor:
         self.criterion = MetricLoss(settings.loss, settings.miner)
         self.whitening: Whitening | None = None  # fitted by ``validate`` on the weights that it saw
 
-    def batch(self, size: int, random: Randomness) -> Batch:
+    def batch(self, size: int, random: Randomness) -> PlaceBatch:
         settings, places = self.settings, self.places
         if size < 2 * settings.views:
             raise ConfigError(f"train.batch_size = {size}: at least two places of task.views = {settings.views} each")
@@ -124,9 +124,9 @@ class GlobalDescriptor:
         alone = torch.from_numpy(np.isin(rows, places.single))
         homography = torch.where(alone[:, None, None], crops, warps)
         labels, groups = (torch.from_numpy(each[rows]) for each in (places.labels, places.groups))
-        return Batch(torch.from_numpy(places.stack(rows)), homography, labels, groups)
+        return PlaceBatch(torch.from_numpy(places.stack(rows)), homography, labels, groups)
 
-    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: PlaceBatch, random: Randomness) -> dict[str, Tensor]:
         if self.settings.encoder == "frozen":
             self.network.encoder.eval()  # its BatchNorms too
         images = self._see(batch.images, batch.homography, random)
@@ -243,5 +243,5 @@ def _network(settings: Settings) -> GlobalNetwork:
     return GlobalNetwork(encoder, settings.head, aggregation)
 
 
-def build(settings: Settings) -> GlobalDescriptor:
-    return GlobalDescriptor(settings)
+def build(settings: Settings) -> GlobalDescriptorTask:
+    return GlobalDescriptorTask(settings)

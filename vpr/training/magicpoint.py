@@ -42,7 +42,7 @@ class Settings(MethodSettings):
     seed: int = 0
 
 
-class Batch(NamedTuple):
+class ShapeBatch(NamedTuple):
     """Pictures and their corners, before warps and light."""
 
     images: Tensor  # (B, 1, H, W) uint8
@@ -66,7 +66,7 @@ class Shapes:
         return draw_shape(self.size, randomness(self.seed, number).numpy)
 
 
-class MagicPoint:
+class MagicPointTask:
     """The task: find the corners of warped and badly lit shapes."""
 
     def __init__(self, settings: Settings) -> None:
@@ -77,12 +77,12 @@ class MagicPoint:
             parameter.requires_grad_(not name.startswith(("convD", "descriptor")))  # corners say nothing of them
         self.shapes = Shapes(settings.size, settings.seed)
 
-    def batch(self, size: int, random: Randomness) -> Batch:
+    def batch(self, size: int, random: Randomness) -> ShapeBatch:
         chosen = random.numpy.integers(self.settings.pool, size=size).tolist()
         homography = homographies.sample_homographies(size, self.settings.size, self.settings.homography, random.torch)
         return self._stack([self.shapes[number] for number in chosen], homography)
 
-    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: ShapeBatch, random: Randomness) -> dict[str, Tensor]:
         images, points, valid = self._see(batch, random)
         logits, _ = model(images)
         classes = cell_classes(points, random.torch)
@@ -96,7 +96,7 @@ class MagicPoint:
             numbers = range(-1 - first, -1 - min(first + 32, self.settings.validation_pictures), -1)
             drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, -n).numpy) for n in numbers]
             batch = self._stack(drawn, torch.eye(3).repeat(len(drawn), 1, 1))
-            images, truth, _ = self._see(Batch(*(each.to(device) for each in batch)), random)
+            images, truth, _ = self._see(ShapeBatch(*(each.to(device) for each in batch)), random)
             scores = suppress(score_map(model(images)[0]), 4)
             for map_, points in zip(scores, truth, strict=True):
                 hits, count, total, reached = _count(map_[None], points)
@@ -108,7 +108,7 @@ class MagicPoint:
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, model, record=SUPERPOINT_RECORD)
 
-    def _stack(self, drawn: Sequence[tuple[Image, Doubles]], homography: Tensor) -> Batch:
+    def _stack(self, drawn: Sequence[tuple[Image, Doubles]], homography: Tensor) -> ShapeBatch:
         points = torch.zeros(len(drawn), MOST_POINTS, 2)
         counts = torch.zeros(len(drawn), dtype=torch.int64)
         for row, (_, corners) in enumerate(drawn):
@@ -116,9 +116,9 @@ class MagicPoint:
             points[row, : len(kept)] = torch.from_numpy(kept).float()
             counts[row] = len(kept)
         images = torch.from_numpy(np.stack([image for image, _ in drawn]))[:, None]
-        return Batch(images, points, counts, homography)
+        return ShapeBatch(images, points, counts, homography)
 
-    def _see(self, batch: Batch, random: Randomness) -> tuple[Tensor, Tensor, Tensor]:
+    def _see(self, batch: ShapeBatch, random: Randomness) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 1, H, W) as they are seen, their map of points, and the pixels that show something."""
         size = self.settings.size
         images = homographies.warp_images(batch.images.float() / 255, batch.homography, size)
@@ -140,5 +140,5 @@ def _count(scores: Tensor, truth: Tensor) -> tuple[int, int, int, int]:
     return int(near.any(1).sum()), len(detected), len(corners), int(near.any(0).sum())
 
 
-def build(settings: Settings) -> MagicPoint:
-    return MagicPoint(settings)
+def build(settings: Settings) -> MagicPointTask:
+    return MagicPointTask(settings)

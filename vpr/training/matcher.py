@@ -61,7 +61,7 @@ class Settings(MethodSettings):
     validation_pairs: int = Field(64, ge=1)  # of each source
 
 
-class Batch(NamedTuple):
+class MatcherBatch(NamedTuple):
     """Pairs of some sources, or the places of pairs in the pool."""
 
     parts: tuple[pairs.Part, ...] = ()
@@ -76,10 +76,10 @@ class Seen(NamedTuple):
     truth: Truth
 
 
-class Matcher:
+class MatcherTask:
     """The task: find the partners of points, and the points without one."""
 
-    def __init__(self, settings: Settings, sources: Sequence[pairs.Source]) -> None:
+    def __init__(self, settings: Settings, sources: Sequence[pairs.PairSource]) -> None:
         self.settings = settings
         self.sources = sources
         self.shares = _shares(settings)
@@ -88,17 +88,17 @@ class Matcher:
         self.model: nn.Module = _network(settings, self.extractor(torch.device("cpu")).dim)
         self.reach = LightGlueNetwork.reach if settings.network == "lightglue" else SuperGlueNetwork.reach
 
-    def batch(self, size: int, random: Randomness) -> Batch:
+    def batch(self, size: int, random: Randomness) -> MatcherBatch:
         if self.settings.pool:
-            return Batch(places=tuple(random.numpy.integers(self.settings.pool, size=size).tolist()))
-        return Batch(self._draw(size, random))
+            return MatcherBatch(places=tuple(random.numpy.integers(self.settings.pool, size=size).tolist()))
+        return MatcherBatch(self._draw(size, random))
 
     def _draw(self, size: int, random: Randomness) -> tuple[pairs.Part, ...]:
         counts = random.numpy.multinomial(size, self.shares)
         drawn = zip(self.sources, counts.tolist(), strict=True)
         return tuple(source.draw(count, random, held=False) for source, count in drawn if count)
 
-    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: MatcherBatch, random: Randomness) -> dict[str, Tensor]:
         device = next(model.parameters()).device
         if batch.places:
             first, second, truth = _together([self._pooled(place, device) for place in batch.places])
@@ -209,9 +209,9 @@ class _Count:
         return {f"{prefix}f_score": f_score, f"{prefix}precision": precision, f"{prefix}recall": recall}
 
 
-def build(settings: Settings) -> Matcher:
+def build(settings: Settings) -> MatcherTask:
     """Raises ConfigError if there is no source of pairs, or the features do not fit the pictures."""
-    sources: list[pairs.Source] = []
+    sources: list[pairs.PairSource] = []
     if settings.homographies is not None:
         sources.append(pairs.HomographyPairs(settings.homographies, settings.size))
     sources += [pairs.ScenePairs(each, settings.size) for each in settings.scenes]
@@ -223,7 +223,7 @@ def build(settings: Settings) -> Matcher:
         raise ConfigError("task: name a source of pairs: task.homographies, task.scenes or task.two_views")
     if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
         raise ConfigError(f"task.features.longest_side must be at least {max(settings.size)}, as task.size is")
-    return Matcher(settings, sources)
+    return MatcherTask(settings, sources)
 
 
 def _shares(settings: Settings) -> list[float]:

@@ -24,7 +24,7 @@ from vpr.datasets.posed_views import POSED_SCENES, PosedScene, PosedView
 from vpr.datasets.tables import name_at, read_table
 from vpr.images import read_image
 from vpr.training import homographies
-from vpr.training.correspondence import Depth, Epipolar, Geometry, Plane, Strangers, View
+from vpr.training.correspondence import Depth, DepthView, Epipolar, PairGeometry, Plane, Strangers
 from vpr.training.grey_images import GreyImages, StaticCameras, cut_matrix, cut_to
 from vpr.training.places import Places
 from vpr.training.randomness import Randomness
@@ -38,10 +38,10 @@ class Part(NamedTuple):
 
     first: Tensor  # (B, 1, H, W) uint8
     second: Tensor
-    geometry: Geometry
+    geometry: PairGeometry
 
 
-class Source(ABC):
+class PairSource(ABC):
     """Where pairs come from; a share of them is held out for validation."""
 
     name: str
@@ -94,7 +94,7 @@ class NegativePairsSettings(Section):
     held_out: float = Field(0.1, gt=0, lt=1)
 
 
-class HomographyPairs(Source):
+class HomographyPairs(PairSource):
     """See HomographySettings."""
 
     name = "homographies"
@@ -120,7 +120,7 @@ class HomographyPairs(Source):
         return Part(one, other, Plane(between / between[:, 2:, 2:], torch.tensor([self.size] * count)))
 
 
-class ScenePairs(Source):
+class ScenePairs(PairSource):
     """See ScenesSettings."""
 
     def __init__(self, settings: ScenesSettings, size: Size) -> None:
@@ -186,9 +186,9 @@ class ScenePairs(Source):
     def _images(self, views: Sequence[tuple[PosedScene, PosedView]]) -> Tensor:
         return torch.from_numpy(np.stack([self._load(*each)[0] for each in views]))[:, None]
 
-    def _views(self, views: Sequence[tuple[PosedScene, PosedView]]) -> View:
+    def _views(self, views: Sequence[tuple[PosedScene, PosedView]]) -> DepthView:
         depths, matrices = (np.stack([self._load(*each)[part] for each in views]) for part in (1, 2))
-        return View(torch.from_numpy(depths), torch.from_numpy(matrices).float())
+        return DepthView(torch.from_numpy(depths), torch.from_numpy(matrices).float())
 
     def _read(self, scene: PosedScene, view: PosedView) -> tuple[Image, Floats, Doubles]:
         """Picture, depth and intrinsics, all at the size that is learnt from."""
@@ -205,7 +205,7 @@ class ScenePairs(Source):
         return cut_to(image, self.size), depth[rows, columns], cut @ view.matrix
 
 
-class TwoViewPairs(Source):
+class TwoViewPairs(PairSource):
     """See TwoViewSettings."""
 
     name = "two views"
@@ -251,7 +251,7 @@ class TwoViewPairs(Source):
         return cut_to(image, self.size), cut_matrix((image.shape[1], image.shape[0]), self.size)
 
 
-class NegativePairs(Source):
+class NegativePairs(PairSource):
     """See NegativePairsSettings."""
 
     name = "negative_pairs"

@@ -16,7 +16,7 @@ from vpr.local_features.superpoint_network import CELL, Layout, SuperPointNetwor
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
 from vpr.training.batch_norm import folded, measure, with_batch_norm
-from vpr.training.description import DESCRIPTOR_LOSSES, Views
+from vpr.training.description import DESCRIPTOR_LOSSES, ViewPair
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import SUPERPOINT_RECORD, save_weights
 from vpr.training.grey_images import GreyImages, StaticCameras
@@ -57,7 +57,7 @@ class Settings(MethodSettings):
         return name
 
 
-class Batch(NamedTuple):
+class DetectorBatch(NamedTuple):
     """Images with their keypoints, and the warps that make each of the two views."""
 
     images: Tensor  # (B, 1, H, W) uint8
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
     second: Tensor  # (B, 3, 3) photograph to second view
 
 
-class SuperPoint:
+class SuperPointTask:
     """The task: the same points with the same descriptors in two views of a photograph."""
 
     def __init__(self, settings: Settings) -> None:
@@ -87,7 +87,7 @@ class SuperPoint:
         self.labels = read_labels(settings.labels, self.photographs.names)
         self.cameras = StaticCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
-    def batch(self, size: int, random: Randomness) -> Batch:
+    def batch(self, size: int, random: Randomness) -> DetectorBatch:
         rows = random.numpy.choice(self.photographs.seen, size)
         settings = self.settings
         first, second = (
@@ -98,7 +98,7 @@ class SuperPoint:
         rows, others = self.cameras.pair(rows, random.numpy)
         return self._stack(rows, others, first, second)
 
-    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: DetectorBatch, random: Randomness) -> dict[str, Tensor]:
         settings, size = self.settings, self.settings.size
         both = torch.cat([batch.first, batch.second])
         images = homographies.warp_images(torch.cat([batch.images, batch.others]).float() / 255, both, size)
@@ -111,7 +111,7 @@ class SuperPoint:
         count = len(batch.images)
         between = batch.second @ homographies.invert(batch.first)
         chosen = self._chosen(moved[:count], batch, random)
-        views = Views(coarse[:count], coarse[count:], between / between[:, 2:, 2:], size, chosen)
+        views = ViewPair(coarse[:count], coarse[count:], between / between[:, 2:, 2:], size, chosen)
         descriptor = DESCRIPTOR_LOSSES[settings.descriptor_loss](views, random.torch)
         loss = detector + settings.descriptor_weight * descriptor
         return {"loss": loss, "detector": detector, "descriptor": descriptor}
@@ -135,13 +135,13 @@ class SuperPoint:
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, folded(model), record=SUPERPOINT_RECORD)
 
-    def _stack(self, rows: np.ndarray, others: np.ndarray, first: Tensor, second: Tensor) -> Batch:
+    def _stack(self, rows: np.ndarray, others: np.ndarray, first: Tensor, second: Tensor) -> DetectorBatch:
         labels = [self.labels[row] for row in rows]
         most = max(1, *(len(points) for points in labels))
         points = torch.zeros(len(rows), most, 2)
         for i, found in enumerate(labels):
             points[i, : len(found)] = torch.from_numpy(found)
-        return Batch(
+        return DetectorBatch(
             self.photographs.stack(rows),
             self.photographs.stack(others),
             points,
@@ -150,7 +150,7 @@ class SuperPoint:
             second,
         )
 
-    def _chosen(self, points: Tensor, batch: Batch, random: Randomness) -> Tensor:
+    def _chosen(self, points: Tensor, batch: DetectorBatch, random: Randomness) -> Tensor:
         """Half labelled points of the first view, half any place: descriptors are read wherever points are found."""
         count, size = self.settings.points, self.settings.size
         places = torch.rand(len(points), count, 2, generator=random.torch).to(points.device)
@@ -162,5 +162,5 @@ class SuperPoint:
         return torch.cat([labelled, anywhere[:, count // 2 :]], dim=1)
 
 
-def build(settings: Settings) -> SuperPoint:
-    return SuperPoint(settings)
+def build(settings: Settings) -> SuperPointTask:
+    return SuperPointTask(settings)

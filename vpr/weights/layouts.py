@@ -284,7 +284,7 @@ NETVLAD = (
 
 
 @dataclass(frozen=True)
-class Backbone:
+class BackboneLayout:
     """A torchvision network without its classifier, under ``backbone``, its children numbered."""
 
     name: str
@@ -294,11 +294,11 @@ class Backbone:
     optional: tuple[str, ...] = ()
 
 
-def _resnet(name: str, convolutions: int, downsampling: str, depths: Mapping[int, int]) -> Backbone:
+def _resnet(name: str, convolutions: int, downsampling: str, depths: Mapping[int, int]) -> BackboneLayout:
     """A ResNet whose blocks have that many convolutions; ``depths`` tells the depth from the blocks of stage 3."""
     blocks = {f"blocks of stage {i + 1}": count(f"backbone.{4 + i}.") for i in range(4)}
     each = [f"backbone.{4 + i}.{{0..<blocks of stage {i + 1}}}" for i in range(4)]
-    return Backbone(
+    return BackboneLayout(
         name,
         signature_keys=f"backbone.4.0.conv{convolutions}.weight",
         sizes={"depth": lambda state: depths.get(blocks["blocks of stage 3"](state), 0), **blocks},
@@ -317,7 +317,7 @@ def _resnet(name: str, convolutions: int, downsampling: str, depths: Mapping[int
 BACKBONES = (
     _resnet("ResNet with bottlenecks", 3, "{4,5,6}", {6: 50, 23: 101, 36: 152}),
     _resnet("ResNet", 2, "{5,6}", {2: 18, 6: 34}),
-    Backbone("VGG16", "backbone.28.weight", {}, (f"backbone.{VGG16}.{LINEAR}",)),
+    BackboneLayout("VGG16", "backbone.28.weight", {}, (f"backbone.{VGG16}.{LINEAR}",)),
 )
 DVGL = "deep visual geo-localization benchmark"
 HEADS = (
@@ -357,8 +357,8 @@ BACKBONES_WITH_HEADS = tuple(
 )
 
 SUPERPOINT_BACKBONES = (
-    Backbone("SuperPoint's backbone", "encoder.conv1a.weight", {}, (f"encoder.conv{{1..4}}{{a,b}}.{LINEAR}",)),
-    Backbone(
+    BackboneLayout("SuperPoint's backbone", "encoder.conv1a.weight", {}, (f"encoder.conv{{1..4}}{{a,b}}.{LINEAR}",)),
+    BackboneLayout(
         "SuperPoint's backbone, open weights",
         "encoder.backbone.0.0.conv.weight",
         {},
