@@ -48,7 +48,7 @@ def test_the_same_image_twice_is_refused() -> None:
 
 
 def test_positions_must_be_finite_and_as_many_as_images() -> None:
-    with pytest.raises(DataError, match=r"'b.jpg' is not a finite number \(1 such"):
+    with pytest.raises(DataError, match=r"'b.jpg' is not a finite number of metres on Earth \(1 such"):
         ImageSet(Path("x"), ("a.jpg", "b.jpg"), np.array([[0, 0], [np.nan, 1]]))
     with pytest.raises(DataError, match="2 images but positions"):
         ImageSet(Path("x"), ("a.jpg", "b.jpg"), np.zeros((3, 2)))
@@ -80,6 +80,6 @@ def test_a_ranking_that_is_none_is_refused(rows: list[list[int]], scores: list[l
 
 
 def test_features_describe_the_same_points() -> None:
-    with pytest.raises(ValueError, match="same points"):
+    with pytest.raises(ValueError, match="same keypoints"):
         LocalFeatures(torch.zeros(3, 2), torch.zeros(2), torch.zeros(3, 8), (10, 10))
     assert len(LocalFeatures.empty(8)) == 0

@@ -345,10 +345,10 @@ def test_a_picture_stored_on_its_side_is_seen_upright(tmp_path: Path, turns: int
     torch.testing.assert_close(seen.features.descriptors, expected.features.descriptors)
     assert seen.size == (stored.shape[1], stored.shape[0])
     grey, turned = upright[..., 0], stored[..., 0]
-    for x, y in expected.keypoints[:40].round().astype(int):
+    for x, y in expected.points[:40].round().astype(int):
         ((x2, y2),) = turn_back(np.array([[x, y]], dtype=float), turns, seen.size).astype(int)
         assert turned[y2, x2] == grey[y, x]
-    np.testing.assert_allclose(seen.keypoints, turn_back(expected.keypoints, turns, seen.size))
+    np.testing.assert_allclose(seen.points, turn_back(expected.points, turns, seen.size))
 
 
 @pytest.mark.parametrize(
