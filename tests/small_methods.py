@@ -11,6 +11,7 @@ import pytest
 import test_hub
 import test_lightglue
 import test_netvlad
+import test_place_descriptor
 import test_resnet_descriptors
 import test_superglue
 import test_superpoint
@@ -50,6 +51,11 @@ def _superpoint_global(folder: Path) -> dict[str, Any]:
     return {"weights": str(folder / "weights.safetensors")}
 
 
+def _place(folder: Path) -> dict[str, Any]:
+    save_file(test_place_descriptor.network().state_dict(), folder / "weights.safetensors")
+    return {"weights": str(folder / "weights.safetensors")}
+
+
 def _resnet18() -> nn.Sequential:
     return test_resnet_descriptors.random_backbone("resnet18")
 
@@ -75,6 +81,7 @@ WEIGHTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "patch_netvlad": lambda folder: (
         _saved(random_state(CLUSTERS, DIM), folder) | SMALL_NETVLAD | {"patch_sizes": (1, 2), "strides": (1, 2)}
     ),
+    "place": _place,
     "superglue": lambda folder: _network(test_superglue.small, folder),
     "superpoint": lambda folder: _network(test_superpoint.small, folder),
     "superpoint_global": _superpoint_global,

@@ -8,6 +8,7 @@ from vpr.global_descriptors import (
     netvlad,
     netvlad_mat,
     patch_netvlad,
+    place,
     resnet,
     superpoint_global,
     thumbnail,
@@ -24,6 +25,7 @@ GLOBAL_DESCRIPTORS: dict[str, Method[GlobalDescriptor]] = {
     "netvlad": Method(netvlad.Settings, netvlad.build),
     "netvlad_mat": Method(netvlad_mat.Settings, netvlad_mat.build),
     "patch_netvlad": Method(patch_netvlad.Settings, patch_netvlad.build),
+    "place": Method(place.Settings, place.build),
     "superpoint_global": Method(superpoint_global.Settings, superpoint_global.build),
     "thumbnail": Method(thumbnail.Settings, thumbnail.build),
 }

@@ -120,8 +120,9 @@ class Run:
             self.parallel = DistributedDataParallel(self.model, [device.index] if device.type == "cuda" else None)
         self.in_precision = InPrecision(self.parallel, settings.precision, device)
         self.average = AveragedModel(self.model, avg_fn=self._blend, use_buffers=True)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(task), settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.step = 0
         self.best = -math.inf
@@ -204,7 +205,7 @@ class Run:
             falls = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / settings.steps))
             rate *= settings.last_rate + (1 - settings.last_rate) * falls
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         return rate
 
     def _validate(self) -> None:
@@ -246,3 +247,12 @@ class Run:
         """Random numbers of a step; with ``overfit`` the same few again and again."""
         overfit = self.settings.overfit
         return randomness(self.settings.seed, distributed.rank(), step % overfit if overfit else step, use)
+
+
+def _parameter_groups(task: Task) -> list[dict[str, Any]]:
+    """What is trained; a task may give its parts learning rates of their own, as fractions of the loop's ("rate")."""
+    own = getattr(task, "parameter_groups", None)
+    if own is not None:
+        groups: list[dict[str, Any]] = own()
+        return groups
+    return [{"params": [parameter for parameter in task.model.parameters() if parameter.requires_grad]}]

@@ -33,9 +33,13 @@ MINERS: dict[str, Callable[[ModuleType], Any]] = {
 
 
 class MetricLoss:
-    """A loss of unit descriptors, over the pairs that a miner finds."""
+    """A loss of unit descriptors, over the pairs that a miner finds.
 
-    def __init__(self, loss: str, miner: str) -> None:
+    With ``memory`` the descriptors of the last batches, so many of them, are also compared with (cross-batch memory,
+    Wang et al., CVPR 2020, arXiv:1912.06798). They are kept here, and a resumed run begins without any.
+    """
+
+    def __init__(self, loss: str, miner: str, memory: int = 0) -> None:
         try:
             from pytorch_metric_learning import losses, miners
         except ImportError:
@@ -44,6 +48,8 @@ class MetricLoss:
             ) from None
         self.loss = LOSSES[loss](losses)
         self.miner = MINERS[miner](miners)
+        self.memory = memory
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, vectors: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of vectors (B, D) by their places (B,), and the number of negative pairs in it.
@@ -51,16 +57,29 @@ class MetricLoss:
         Two pictures of different places but one group may show the same, and are no pair.
         """
         vectors = vectors.float()
-        pairs = self._pairs(vectors.detach(), labels, groups)
-        loss: Tensor = self.loss(vectors, labels, pairs)
+        others = (vectors, labels, groups)
+        if self._kept is not None:
+            others = (
+                torch.cat([vectors, self._kept[0]]),
+                torch.cat([labels, self._kept[1]]),
+                torch.cat([groups, self._kept[2]]),
+            )
+        seen = (vectors.detach(), labels, groups)
+        # One object where nothing is remembered: by it the miner knows which pairs are a descriptor and itself.
+        pairs = self._pairs(seen, seen if self._kept is None else (others[0].detach(), *others[1:]))
+        loss: Tensor = self.loss(vectors, labels, pairs, others[0], others[1])
+        if self.memory:
+            self._kept = (others[0][: self.memory].detach(), others[1][: self.memory], others[2][: self.memory])
         return loss, torch.tensor(float(len(pairs[2])))
 
-    def _pairs(self, vectors: Tensor, labels: Tensor, groups: Tensor) -> Pairs:
+    def _pairs(self, batch: tuple[Tensor, Tensor, Tensor], others: tuple[Tensor, Tensor, Tensor]) -> Pairs:
+        """Rows of the batch and of ``others``, which begin with the batch."""
         if self.miner is None:
             from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 
-            one, positive, other, negative = get_all_pairs_indices(labels)
+            one, positive, other, negative = get_all_pairs_indices(batch[1], others[1])
         else:
-            one, positive, other, negative = self.miner(vectors, labels)
-        apart = groups[other] != groups[negative]
-        return one, positive, other[apart], negative[apart]
+            one, positive, other, negative = self.miner(batch[0], batch[1], others[0], others[1])
+        not_itself = one != positive
+        apart = batch[2][other] != others[2][negative]
+        return one[not_itself], positive[not_itself], other[apart], negative[apart]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vpr.core import DataError, Image, Rows
 from vpr.datasets.tables import Table, name_at, read_table
-from vpr.images import read_image
+from vpr.images import fitted_size, read_image, resize
 from vpr.training.grey_images import cut_to
 
 IMAGE_COLUMNS = ("image", "file")
@@ -20,35 +20,46 @@ IMAGE_COLUMNS = ("image", "file")
 class Places:
     """The pictures of some csv files with a column ``image`` (or ``file``), relative to the csv file.
 
-    A column ``place`` says which of them show the same place. A picture without a place is one of its own, and may show
-    the same as another of its ``group``, where there is such a column. A share ``held_out`` of the places and of the
-    single pictures is for validation.
+    A column ``place`` says which of them show the same place. A picture without a place is one of its own. Pictures of
+    one ``group``, where there is such a column, may show the same; groups of one name in several files are one group,
+    and a place with the name of a group belongs to it. A share ``held_out`` of the places, whole groups of them, and of
+    the single pictures is for validation.
+
+    Pictures are grey and cut to ``size``; with ``longest_side`` they are whole, in colour, and at most that long.
     """
 
-    def __init__(self, manifests: Sequence[Path], size: tuple[int, int], held_out: float) -> None:
+    def __init__(
+        self, manifests: Sequence[Path], size: tuple[int, int], held_out: float, *, longest_side: int | None = None
+    ) -> None:
         self.size = size
+        self.longest_side = longest_side
         self.paths: list[Path] = []
         self.labels: Rows  # (N,) the place of each picture; a single picture has a number of its own
-        self.groups: Rows  # (N,) single pictures that may show the same have one number, all others their own
+        self.groups: Rows  # (N,) pictures that may show the same have one number
         self.group_names: list[str] = []  # as the csv files have them
+        listed = [
+            (number, path.parent / image, place, group)
+            for number, path in enumerate(manifests)
+            for image, place, group in _rows(read_table(path))
+        ]
+        known = {group for *_, group in listed if group}
         found: dict[tuple[object, ...], int] = {}
         labels, groups, alone = [], [], []
-        for number, path in enumerate(manifests):
-            for image, place, group in _rows(read_table(path)):
-                row = len(self.paths)
-                self.paths.append(path.parent / image)
-                self.group_names.append(group)
-                labels.append(found.setdefault((number, "place", place) if place else (row,), len(found)))
-                groups.append(
-                    found.setdefault((number, "group", group) if group and not place else (row, 0), len(found))
-                )
-                alone.append(not place)
+        for row, (number, file, place, group) in enumerate(listed):
+            self.paths.append(file)
+            self.group_names.append(group)
+            own = (number, "place", place) if place else (row,)
+            labels.append(found.setdefault(own, len(found)))
+            name = place if place in known else group
+            groups.append(found.setdefault(("group", name) if name else own, len(found)))
+            alone.append(not place)
         self.labels, self.groups = np.array(labels, np.int64), np.array(groups, np.int64)
         self.single, self.held_single = _apart(np.flatnonzero(alone), held_out)
         wanted = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels[~np.array(alone, np.bool_)])]
         several = [rows for rows in wanted if len(rows) > 1]
-        seen, held = _apart(np.arange(len(several)), held_out)
-        self.places, self.held_places = [several[i] for i in seen], [several[i] for i in held]
+        _, held = _apart(np.unique([self.groups[rows[0]] for rows in several]), held_out)
+        self.places = [rows for rows in several if self.groups[rows[0]] not in held]
+        self.held_places = [rows for rows in several if self.groups[rows[0]] in held]
         if len(self.places) + len(self.single) < 2:
             raise DataError(f"{', '.join(map(str, manifests)) or 'no csv file'}: fewer than two places to learn from")
         self._picture = lru_cache(maxsize=None)(self._read)
@@ -57,10 +68,14 @@ class Places:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Image:
-        """(height, width) uint8, grey."""
+        """(height, width) uint8, grey; with ``longest_side`` (height, width, 3) RGB."""
         return self._picture(int(row))
 
     def _read(self, row: int) -> Image:
+        if self.longest_side is not None:
+            image = read_image(self.paths[row], "rgb")
+            height, width = image.shape[:2]
+            return resize(image, fitted_size(width, height, longest=self.longest_side))
         return cut_to(read_image(self.paths[row], "grey"), self.size)
 
     def stack(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:

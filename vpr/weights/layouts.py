@@ -391,6 +391,27 @@ GLOBAL_ON_SUPERPOINT = tuple(
 
 # The blocks of ResNet50 to its third stage.
 MIX_BLOCKS = ",".join(f"layer{stage}.{i}." for stage, blocks in ((1, 3), (2, 4), (3, 6)) for i in range(blocks))
+PLACE = (
+    Layout(
+        "EfficientNet-Lite0 with VLAD and layout",
+        loads=("place",),
+        signature_keys=("backbone.stem.weight", "aggregation.assign.weight", "layout.reduce.weight"),
+        sizes={
+            "blocks": count("backbone.blocks."),
+            "clusters": axis("aggregation.centroids"),
+            "descriptor": axis("projection.weight"),
+        },
+        keys=(
+            f"backbone.stem.{LINEAR}",
+            f"backbone.blocks.{{0..<blocks}}.{{depthwise,project}}.{LINEAR}",
+            f"backbone.blocks.{{1..<blocks}}.expand.{LINEAR}",
+            "aggregation.centroids",
+            f"aggregation.assign.{LINEAR}",
+            f"layout.reduce.{LINEAR}",
+            f"projection.{LINEAR}",
+        ),
+    ),
+)
 OTHERS = (
     Layout("SelaVPR", signature_keys=("aggregation.1.p", "LocalAdapt.upconv1.weight")),
     Layout("MegaLoc", signature_keys=("aggregator.agg.dust_bin", "aggregator.linear.weight")),
@@ -434,5 +455,6 @@ LAYOUTS = (
     *NETVLAD,
     *BACKBONES_WITH_HEADS,
     *GLOBAL_ON_SUPERPOINT,
+    *PLACE,
     *OTHERS,
 )
