@@ -125,7 +125,7 @@ def play(
 ) -> list[dict[str, Any]]:
     assert dataset.positives is not None
     reranker = Remembered(like)
-    prefilter = RememberedScout(nearest.build(nearest.RATIO_ALONE, machine.device_of("cpu")))
+    prefilter = RememberedScout(nearest.build(nearest.RATIO_ONLY, machine.device_of("cpu")))
     rows = [{"rule": "shortlist", "pairs": 0.0, "recall_at_1": recall(shortlist, dataset)}]
     for name, rule in tqdm(RULES.items(), desc=dataset.name):
         reranker.control = cost.Settings(**rule)

@@ -20,7 +20,7 @@ Weights = Mapping[str, Tensor]
 class Points(NamedTuple):
     """What SuperPoint finds in one image."""
 
-    points: Tensor  # (N, 2) x, y
+    keypoints: Tensor  # (N, 2) x, y
     scores: Tensor  # (N,)
     descriptors: Tensor  # (D, N)
 
@@ -136,7 +136,7 @@ def log_sinkhorn(similarity: Tensor, bin_score: Tensor, iterations: int) -> Tens
 
 def _encode(weights: Weights, points: Points, size: tuple[int, int]) -> Tensor:
     """(D, N) from positions and scores."""
-    centred = (points.points - torch.tensor(size) / 2) / (0.7 * max(size))
+    centred = (points.keypoints - torch.tensor(size) / 2) / (0.7 * max(size))
     return _perceptron(weights, "kenc.encoder", torch.cat([centred.T, points.scores[None]]))
 
 

@@ -346,7 +346,7 @@ def query(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
                 RerankSettings(k=count),
                 geometry,
                 control=control,
-                prefilter=nearest.build(nearest.RATIO_ALONE, device) if control else None,
+                prefilter=nearest.build(nearest.RATIO_ONLY, device) if control else None,
                 threads=machine.threads_of(0) if on_cpu else 1,
                 together=4 if on_cpu else 128,
                 reads_ahead=not on_cpu,

@@ -179,7 +179,7 @@ def test_one_batch_is_learnt(manifest, tmp_path, aggregation):
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(manifest, tmp_path):
-    chosen = settings(manifest, dim=4, whitening_pictures=28)
+    chosen = settings(manifest, dim=4, whitening_images=28)
     how = {"batch_size": 8, "warmup_steps": 0, "validate_every": 4, "checkpoint_every": 2, "schedule": "constant"}
     loop.train(tasks.build(tasks.Settings(task=chosen)), loop.Settings(steps=8, **how), tmp_path / "once", CPU)
     for steps in (4, 8):
@@ -207,7 +207,7 @@ def test_a_frozen_backbone_stays_to_the_bit(manifest, tmp_path):
 
 
 def test_what_is_exported_is_what_was_validated(manifest, tmp_path):
-    made = task(manifest, dim=5, whitening_pictures=28, held_out=0.2)
+    made = task(manifest, dim=5, whitening_images=28, held_out=0.2)
     randomise(made.model, gain=1.5)  # fresh weights describe all pictures nearly alike
     with torch.inference_mode():
         figures = made.validate(made.model, CPU)
@@ -245,7 +245,7 @@ def test_too_few_pictures_are_not_whitened(manifest, caplog):
 
 
 def test_whitening_that_harms_can_be_left_out(manifest, monkeypatch):
-    made = task(manifest, dim=5, whitening_pictures=28, held_out=0.2, whitening="if_better")
+    made = task(manifest, dim=5, whitening_images=28, held_out=0.2, whitening="if_better")
     randomise(made.model, gain=1.5)
     for white, kept in ((0.0, False), (1.0, True)):
         answers = iter([np.full(5, 0.5), np.full(5, white)])  # before and after whitening

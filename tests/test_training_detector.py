@@ -294,7 +294,7 @@ def test_photographs_are_cut_to_their_middle_and_shared_out(tmp_path: Path) -> N
     with_dots(tmp_path / "photos", 10)
     photographs = GreyImages(tmp_path / "photos", SIZE, held_out=3)
     assert sorted([*photographs.held, *photographs.seen]) == list(range(10)) and len(photographs.held) == 3
-    with pytest.raises(DataError, match="10 pictures are too few to keep 6"):
+    with pytest.raises(DataError, match="10 images are too few to keep 6"):
         GreyImages(tmp_path / "photos", SIZE, held_out=6)
 
 
@@ -315,7 +315,7 @@ def last_loss(folder: Path) -> float:
 def test_magicpoint_learns_one_batch_by_heart(layout: str, share: float, tmp_path: Path) -> None:
     """The open layout ends in a BatchNorm, whose scale takes long to grow until it can be sure."""
     calm = photometric.Settings(chance=0, night=0)
-    settings = magicpoint.Settings(**TINY, layout=layout, light=calm, validation_pictures=4)
+    settings = magicpoint.Settings(**TINY, layout=layout, light=calm, validation_images=4)
     torch.manual_seed(0)
     task = magicpoint.build(settings)
     best = loop.train(task, fast(steps=250, overfit=1), tmp_path, CPU)

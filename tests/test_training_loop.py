@@ -193,7 +193,7 @@ def command(out: Path, *more: str) -> list[str]:
         "train.validate_every=20",
         "device=cpu",
     ]
-    sets = [part for each in (*tiny, *loop_, "task.validation_pictures=8", *more) for part in ("--set", each)]
+    sets = [part for each in (*tiny, *loop_, "task.validation_images=8", *more) for part in ("--set", each)]
     return [sys.executable, "-m", "vpr", "train", "--config", "train_magicpoint", "--out", str(out), *sets]
 
 

@@ -26,10 +26,10 @@ from vpr.training.correspondence import (
     UNMATCHED,
     Depth,
     DepthView,
+    DifferentPlaces,
     Epipolar,
     Plane,
     Settings,
-    Strangers,
     Truth,
     epipolar_distance,
     reproject,
@@ -179,7 +179,9 @@ def test_the_matches_nearby_tell_who_is_a_partner_and_who_has_none() -> None:
 
 
 def test_strangers_have_no_partners() -> None:
-    truth = Strangers(torch.ones(2)).truth(torch.zeros(2, 3, 2), torch.zeros(2, 4, 2), torch.zeros(2, 3, 4), Settings())
+    truth = DifferentPlaces(torch.ones(2)).truth(
+        torch.zeros(2, 3, 2), torch.zeros(2, 4, 2), torch.zeros(2, 3, 4), Settings()
+    )
     assert truth.first.shape == (2, 3) and truth.second.shape == (2, 4)
     assert (truth.first == UNMATCHED).all() and (truth.second == UNMATCHED).all()
 

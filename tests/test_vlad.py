@@ -88,7 +88,7 @@ def test_half_precision_changes_next_to_nothing(tmp_path: Path) -> None:
 
 def test_descriptors_of_another_length_are_refused() -> None:
     model = vlad.fit(DATABASE, Settings(clusters=4, dim=0))
-    with pytest.raises(DataError, match="a vocabulary of 16 numbers a word does not fit descriptors of 24"):
+    with pytest.raises(DataError, match="a vocabulary of 16 dimensions a word does not fit descriptors of 24"):
         model.aggregate(features(0, 10, dim=24))
 
 

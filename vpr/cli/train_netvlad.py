@@ -86,7 +86,7 @@ def train_netvlad(
         network = fresh_network(settings.clusters, settings.backbone).to(pictures.device)
         known = (cache_path or out) / "centroids" / f"vgg16_{trainset}_{settings.clusters}.safetensors"
         find_clusters(network, data.training.database, pictures, cluster_path or known, settings.seed)
-    recipe = Recipe(network, data, settings, pictures=pictures, out=out)
+    recipe = Recipe(network, data, settings, loader=pictures, out=out)
     if begin is not None:
         recipe.resume(begin)
     recipe.epoch = max(recipe.epoch, start_epoch)

@@ -1,1 +1,1 @@
-"""How good a ranking is, and how sure one can be of it."""
+"""How good a ranking is, and how certain that is."""

@@ -82,15 +82,15 @@ def accept(confidence: Doubles, right: Flags, answerable: int) -> Acceptance | N
     precision, recall, thresholds = precision_recall_curve(right, confidence)
     precision, recall = precision[:-1], recall[:-1] * found / answerable  # the last point accepts nothing
     area = float(average_precision_score(right, confidence))
-    sure = np.flatnonzero(precision == 1.0)
+    precise = np.flatnonzero(precision == 1.0)
     return Acceptance(
         thresholds.astype(np.float64),
         precision,
         recall,
         area,
         area * found / answerable,
-        float(recall[sure[0]]) if len(sure) else 0.0,
-        float(thresholds[sure[0]]) if len(sure) else None,
+        float(recall[precise[0]]) if len(precise) else 0.0,
+        float(thresholds[precise[0]]) if len(precise) else None,
     )
 
 

@@ -17,7 +17,7 @@ TAIL = 0.025  # of the bootstrap values lie beyond each end of an interval: 95 %
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number measured on a sample of queries; NaN in all three places if there was no query."""
+    """A value measured on a sample of queries; NaN in all three places if there was no query."""
 
     value: float
     low: float  # ends of the 95 % percentile interval

@@ -2,7 +2,7 @@
 
 Logistic regression on the standardised confidence (Platt, 1999), by scikit-learn. An isotonic curve fits more shapes,
 but needs a thousand queries before it stops following their accidents, says 0 and 1 outside what it has seen, and
-would turn the ties it makes into ties of the ranking; two numbers fitted on a hundred queries carry over.
+would turn the ties it makes into ties of the ranking; two parameters fitted on a hundred queries transfer.
 """
 
 from __future__ import annotations

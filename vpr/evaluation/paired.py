@@ -1,4 +1,4 @@
-"""Two runs over the same queries: what changed, how sure one can be of it, and for which queries."""
+"""Two runs over the same queries: what changed, how certain that is, and for which queries."""
 
 from __future__ import annotations
 

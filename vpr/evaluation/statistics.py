@@ -102,18 +102,18 @@ def first_right(ranking: Ranking, positives: Sequence[Rows]) -> Flags:
 
 
 def try_calibration(
-    dataset: Dataset, ranking: Ranking, learnt_from: Dataset, learnt_ranking: Ranking
+    dataset: Dataset, ranking: Ranking, fitted_on: Dataset, fitted_ranking: Ranking
 ) -> tuple[CalibrationTrial, ...]:
     """Every confidence that both rankings have: fitted on one, tried on the other. Both have ground truth."""
-    here, there = confidences(ranking), confidences(learnt_ranking)
+    here, there = confidences(ranking), confidences(fitted_ranking)
     right, right_there = (
-        first_right(each, data.positives or ()) for each, data in ((ranking, dataset), (learnt_ranking, learnt_from))
+        first_right(each, data.positives or ()) for each, data in ((ranking, dataset), (fitted_ranking, fitted_on))
     )
     trials = []
     for name in (name for name in there if name in here):
         fitted = fit(there[name], right_there)
         tried = reliability(fitted.probability(here[name]), right)
-        trials.append(CalibrationTrial(name, fitted, learnt_from.name, tried))
+        trials.append(CalibrationTrial(name, fitted, fitted_on.name, tried))
     return tuple(trials)
 
 

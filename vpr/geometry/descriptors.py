@@ -63,9 +63,9 @@ def right_by_estimate(first: Doubles, second: Doubles) -> NDArray[np.bool_]:
 
 
 def average_precision(right: NDArray[np.bool_], scores: Doubles) -> float:
-    """Area under precision against recall when matches are taken by falling score; 0 without a right one.
+    """Area under precision against recall when matches are taken by falling score; 0 without a correct one.
 
-    Recall is over the right ones among these matches. Equal scores are taken together (scikit-learn's definition).
+    Recall is over the correct ones among these matches. Equal scores are taken together (scikit-learn's definition).
     """
     if not right.any():
         return 0.0
@@ -82,7 +82,7 @@ def nearest_neighbour_ap(matches: NearestMatches, right: NDArray[np.bool_]) -> f
 
 
 def matching_score(right: int, shared_first: int, shared_second: int) -> float:
-    """Right matches over the mean number of points that both images show; NaN if they show none."""
+    """Correct matches over the mean number of points that both images show; NaN if they show none."""
     total = shared_first + shared_second
     return 2 * right / total if total else np.nan
 

@@ -39,7 +39,7 @@ def repeatability(
 
     A point of the second image counts if the homography's inverse sends it into the first; the points of the first are
     moved to the second and count if they fall into it. Only then the strongest are chosen, so that points seen by one
-    image alone take no place. All distances are measured in the second image.
+    image only take no place. All distances are measured in the second image.
     """
     second_size = second_size or size
     moved = warp(first, homography)

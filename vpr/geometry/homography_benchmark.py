@@ -61,7 +61,7 @@ _SWEPT = (
 HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
     "plain": HomographyProtocol(
         name="plain",
-        source="ours: pictures keep their shape, methods are set as everywhere in vpr",
+        source="ours: images keep their shape, methods are set as everywhere in vpr",
         resize=Resize("longest", 640),
         corners="centres",
         estimators=(Estimator(VERIFICATION), *_FIXED),
@@ -91,7 +91,7 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
     ),
     "rpautrat-descriptors": HomographyProtocol(
         name="rpautrat-descriptors",
-        source="rpautrat/SuperPoint, homographies from the points that both pictures show",
+        source="rpautrat/SuperPoint, homographies from the points that both images show",
         resize=Resize("exactly", size=(640, 480)),
         corners="centres",
         estimators=(Estimator("opencv", 3.0),),
@@ -157,7 +157,7 @@ class HomographyBench:
         return row
 
     def failed(self) -> Row:
-        """The row of a pair of which a picture cannot be read: a failure of everything."""
+        """The row of a pair of which an image cannot be read: a failure of everything."""
         row: Row = dict.fromkeys(("points_first", "points_second", "matches", "correct_matches"), 0)
         row |= dict.fromkeys(_FRACTIONS, 0.0)
         row |= {f"inliers {estimator}": 0 for estimator in self.estimators if estimator.threshold is not None}

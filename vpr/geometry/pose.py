@@ -53,7 +53,7 @@ def pose_error_deg(estimate: Pose | None, truth: Pose) -> float:
 
 
 def normalised(points: Doubles, intrinsics: Doubles) -> Doubles:
-    """Pixels to rays with depth 1, (N, 2). Uses focal lengths and principal point alone, as all four do."""
+    """Pixels to rays with depth 1, (N, 2). Uses only focal lengths and principal point, as all four do."""
     focal = np.array([intrinsics[0, 0], intrinsics[1, 1]])
     rays: Doubles = (points - intrinsics[:2, 2]) / focal
     return rays

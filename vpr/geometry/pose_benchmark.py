@@ -17,7 +17,7 @@ from vpr.geometry.pose_estimators import POSE_ESTIMATORS, pose_of_fundamental
 from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
 from vpr.geometry.views import Resize, Views
 
-BOUNDS_DEG = (5.0, 10.0, 20.0, 50.0)  # 50 is IMP's alone
+BOUNDS_DEG = (5.0, 10.0, 20.0, 50.0)  # 50 is only IMP's
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ CORRECT = PRECISIONS[0]  # decides which matches count in SuperGlue's matching s
 
 @dataclass(frozen=True)
 class PoseProtocol:
-    """How pictures and methods are set, and which estimators the published tables use on this data set."""
+    """How images and methods are set, and which estimators the published tables use on this data set."""
 
     name: str
     source: str
@@ -141,7 +141,7 @@ class PoseBench:
         return row
 
     def failed(self) -> Row:
-        """The row of a pair of which a picture cannot be read: a failure of everything."""
+        """The row of a pair of which an image cannot be read: a failure of everything."""
         row: Row = {name: 0 for name in ("points_first", "points_second", "matches", "correct_matches")}
         row |= {"matching_score": 0.0, **{f"precision_{each.name}": 0.0 for each in PRECISIONS}}
         return row | {f"error_deg {estimator}": np.inf for estimator in self.estimators}

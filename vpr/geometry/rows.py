@@ -35,7 +35,7 @@ class Estimator:
 
 
 def resumed(path: Path, count: int, compute: Callable[[int], Row]) -> Iterator[Row]:
-    """So many rows, one by one; those that the file holds already are read from it.
+    """The rows of ``count`` pairs, one by one; those that the file holds already are read from it.
 
     Every new row is appended to the file at once. A line that a killed run left unfinished is dropped.
     """
@@ -94,7 +94,7 @@ def _numbers(rows: Iterable[Row], column: str) -> Doubles:
 
 
 def columns_of(rows: Iterable[Row], prefix: str = "") -> list[str]:
-    """Every column that begins so, in the order in which they first come."""
+    """Every column whose name starts with this, in the order in which they first come."""
     return list(dict.fromkeys(column for row in rows for column in row if column.startswith(prefix)))
 
 
@@ -109,7 +109,7 @@ def csv_table(rows: Sequence[Row]) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """A table in Markdown; fractions and errors with three digits, counts and names as they are.
 
-    Rows that differ in the part of the data set alone become columns, for there are many measures and few parts.
+    Rows that differ only in the part of the data set become columns, for there are many measures and few parts.
     """
     columns = columns_of(rows)
     body = [[_cell(row.get(column, "")) for column in columns] for row in rows]

@@ -1,4 +1,4 @@
-"""Local features of single pictures at the size at which a benchmark measures."""
+"""Local features of single images at the size at which a benchmark measures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from vpr.core import Doubles, Image, LocalExtractor, LocalFeatures
 from vpr.images import MAX_MEGAPIXELS, fitted_size, read_image, resize
 
-KEPT = 64  # views in memory: a picture of a sequence returns soon
+KEPT = 64  # views in memory: an image of a sequence returns soon
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Resize:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One picture as a benchmark sees it."""
+    """One image as a benchmark sees it."""
 
     features: LocalFeatures  # as the method gave them, for the matcher
-    points: Doubles  # (N, 2) pixels of the picture at its size here, not turned
+    points: Doubles  # (N, 2) pixels of the image at its size here, not turned
     scores: Doubles  # (N,)
     size: tuple[int, int]  # width, height here
-    factors: tuple[float, float]  # by which the stored picture was resized along x and y
+    factors: tuple[float, float]  # by which the stored image was resized along x and y
 
     @property
     def descriptors(self) -> Doubles:
@@ -64,9 +64,9 @@ class Views:
         self._kept: OrderedDict[tuple[Path, int], View] = OrderedDict()
 
     def view(self, path: Path, turns: int = 0) -> View:
-        """The view of a stored picture that stands upright after so many quarter turns counter-clockwise.
+        """The view of a stored image that stands upright after this many quarter turns counter-clockwise.
 
-        The method sees it upright; its points are turned back. Raises ImageError for a picture that cannot be read.
+        The method sees it upright; its points are turned back. Raises ImageError for an image that cannot be read.
         """
         key = path, turns
         if key not in self._kept:
@@ -96,10 +96,10 @@ class Views:
 
 
 def turn_back(points: Doubles, turns: int, size: tuple[int, int]) -> Doubles:
-    """Points (N, 2) of a picture of (width, height) that was turned counter-clockwise, in the picture before that."""
+    """Points (N, 2) of an image of (width, height) that was turned counter-clockwise, in the image before that."""
     width, height = size
     for turn in range(turns % 4, 0, -1):
-        # The picture that this turn began with; it turned x, y into y, width - 1 - x.
+        # The image that this turn began with; it turned x, y into y, width - 1 - x.
         before = width if turn % 2 else height
         points = np.stack([before - 1 - points[:, 1], points[:, 0]], axis=1)
     return points

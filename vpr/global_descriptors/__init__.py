@@ -15,7 +15,7 @@ from vpr.global_descriptors import (
     vlad,
 )
 
-# Methods that look at the image.
+# Methods that take the image.
 GLOBAL_DESCRIPTORS: dict[str, Method[GlobalDescriptor]] = {
     "cosplace": Method(resnet.CosPlaceSettings, resnet.build),
     "eigenplaces": Method(resnet.EigenPlacesSettings, resnet.build),

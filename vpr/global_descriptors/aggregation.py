@@ -34,14 +34,14 @@ class GemPooling(nn.Module):
 
 
 class NetVladPooling(nn.Module):
-    """Sums of residuals to ``clusters`` centroids, of features brought to ``width`` numbers."""
+    """Sums of residuals to ``clusters`` centroids, of features reduced to ``width`` dimensions."""
 
     def __init__(self, channels: int, clusters: int, width: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, width, 1)
         self.assign = nn.Linear(width, clusters)
         self.centroids = nn.Parameter(functional.normalize(torch.randn(clusters, width), dim=1))
-        with torch.no_grad():  # begin with soft assignment to the nearest centroid
+        with torch.no_grad():  # start with soft assignment to the nearest centroid
             self.assign.weight.copy_(10 * self.centroids)
             self.assign.bias.zero_()
 
@@ -54,7 +54,7 @@ class NetVladPooling(nn.Module):
 
 
 class OptimalTransportPooling(nn.Module):
-    """Features carried to clusters that all take as much, or to a bin; beside them a vector of the whole scene."""
+    """Features assigned by optimal transport to clusters of equal mass, or to a dustbin, and a vector of the scene."""
 
     def __init__(self, channels: int, clusters: int, width: int, scene: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def sinkhorn(scores: Tensor, iterations: int) -> Tensor:
 class Aggregation:
     """One row of the table."""
 
-    make: Callable[..., nn.Module]  # of the channels and the numbers that ``sizes`` names
+    make: Callable[..., nn.Module]  # of the channels and the sizes that ``sizes`` names
     sizes: Mapping[str, tuple[str, int]]  # of its arguments: the weight, under ``aggregation.``, and the axis to read
 
 
@@ -101,12 +101,12 @@ AGGREGATIONS = {
         {"clusters": ("score.weight", 0), "width": ("reduce.weight", 0), "scene": ("scene.weight", 0)},
     ),
 }
-TELLTALES = {"gem": "mean.p", "netvlad": "centroids", "transport": "bin"}
+SIGNATURE_KEYS = {"gem": "mean.p", "netvlad": "centroids", "transport": "bin"}
 
 
 def aggregation_from_state_dict(state: Mapping[str, Tensor], channels: int) -> nn.Module:
     """An aggregation of the kind and the sizes of the weights ``aggregation.*``; GeM for weights of another kind."""
-    name = next((name for name, key in TELLTALES.items() if f"aggregation.{key}" in state), "gem")
+    name = next((name for name, key in SIGNATURE_KEYS.items() if f"aggregation.{key}" in state), "gem")
     row = AGGREGATIONS[name]
     sizes = {}
     for argument, (key, axis) in row.sizes.items():

@@ -76,7 +76,7 @@ class MixNetwork(nn.Module):
             )
         self.to_empty(device="cpu")
         self.dim = channel_shape[0] * row_shape[0]
-        self.side = CELL * math.isqrt(places)  # of the square image that has so many features
+        self.side = CELL * math.isqrt(places)  # of the square image that has this many features
 
     @staticmethod
     def from_state_dict(state: Mapping[str, Tensor]) -> MixNetwork:

@@ -114,7 +114,7 @@ class NetVladNetwork(nn.Module):
 
 
 class NetVlad:
-    """A network with its weights, on a device; ``resize`` is what a picture goes through before it."""
+    """A network with its weights, on a device; ``resize`` is what an image goes through before it."""
 
     channels: Channels = "rgb"
 

@@ -33,7 +33,7 @@ class Settings(MethodSettings):
 
     method: Literal["netvlad_mat"] = "netvlad_mat"
     weights: str = "netvlad_pitts30k"  # name or path of a .mat file with the struct ``net``
-    whiten: bool = True  # false leaves the K * 512 numbers before PCA
+    whiten: bool = True  # false leaves the K * 512 dimensions before PCA
     longest_side: int = Field(1024, ge=CELL)  # larger images are shrunk to this
     precision: Precision = "fp32"  # of VGG16; the pooling is always fp32
 

@@ -1,4 +1,4 @@
-"""What the networks share: how pictures are prepared for them, and how they are loaded and run on a device."""
+"""What the networks share: how images are prepared for them, and how they are loaded and run on a device."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def to_tensor(image: Image) -> Tensor:
 def equal_sizes(images: Sequence[Tensor], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
     """Places in the sequence, and these images stacked on the device; what is stacked is of one size.
 
-    On a CPU every image comes alone: a batch gains nothing there, and takes a gigabyte for VGG16's first layers.
+    On a CPU every image is a batch of its own: a larger one gains nothing there, and takes a gigabyte for VGG16's
+    first layers.
     """
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):

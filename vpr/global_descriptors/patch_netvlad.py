@@ -82,7 +82,7 @@ def build(settings: Settings, device: torch.device) -> PatchNetVlad:
     network, sha256 = load_network(settings.weights, NetVladNetwork.from_state_dict)
     if network.WPCA is None:
         raise WeightsError(
-            f"{settings.weights}: has no PCA layer (WPCA), and patches of {network.dim} numbers would fill a disk; "
+            f"{settings.weights}: has no PCA layer (WPCA), and patches of {network.dim} dimensions would fill a disk; "
             "choose a checkpoint that has one, such as patch_netvlad_mapillary_512"
         )
     return PatchNetVlad(network, sha256, settings, device)

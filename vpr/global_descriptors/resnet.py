@@ -117,7 +117,7 @@ class Gem:
 
     @torch.inference_mode()
     def _dim(self) -> int:
-        """Without a linear layer it is the number of the backbone's channels: look."""
+        """Dimension of the descriptor, by a forward pass; without a linear layer the backbone's channels."""
         _, maps = next(self.backbone.maps([torch.zeros(3, 32, 32, dtype=torch.uint8)]))
         return self.network.head(maps).shape[1]
 

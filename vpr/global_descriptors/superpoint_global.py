@@ -25,7 +25,7 @@ from vpr.local_features.superpoint_fast import FastBackbone
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
 
-HALVINGS = 2  # so many of the first convolutions after the backbone halve the map
+HALVINGS = 2  # this many of the first convolutions after the backbone halve the map
 
 
 class Settings(SeenSize, MethodSettings):
@@ -63,7 +63,7 @@ class GlobalNetwork(nn.Module):
         strides = [2 if i < HALVINGS else 1 for i in range(len(widths))]
         self.head = nn.Sequential(*map(Convolution, before, widths, strides))
         self.aggregation = aggregation
-        # Without it all pictures start out alike, and training stays there: a saddle that pushes nothing apart.
+        # Without it all images start out alike, and training stays there: a saddle that pushes nothing apart.
         self.centre = nn.BatchNorm1d(self._aggregated(widths[-1]))
         self.whitening: nn.Linear | None = None
 
@@ -103,7 +103,7 @@ class GlobalNetwork(nn.Module):
             return vectors if self.whitening is None else functional.normalize(self.whitening(vectors), dim=1)
 
     def _aggregated(self, channels: int) -> int:
-        """Length of what the aggregation makes of maps of so many channels."""
+        """Length of what the aggregation makes of maps of this many channels."""
         with torch.inference_mode():
             return int(self.aggregation(torch.zeros(1, channels, 1, 1)).shape[1])
 

@@ -1,6 +1,6 @@
 """A patch-normalised thumbnail: the pixels themselves as a descriptor, for views along one route.
 
-Milford and Wyeth, ICRA 2012 (SeqSLAM). The inner product of two such vectors is a correlation of pictures of equal
+Milford and Wyeth, ICRA 2012 (SeqSLAM). The inner product of two such vectors is a correlation of images of equal
 local contrast; it knows no change of viewpoint, and is the floor that every learned descriptor has to clear.
 """
 

@@ -36,8 +36,8 @@ class Settings(MethodSettings):
     power: float = Field(0.5, gt=0, le=1)  # 1 switches the power law off
     intra_normalise: bool = True
     dim: int = Field(512, ge=0)  # PCA whitening to this length if the database is large enough; 0 for never
-    fit_images: int = Field(5000, ge=1)  # at most so many images of the database are used for fitting
-    fit_points: int = Field(200_000, ge=1)  # and at most so many points for the vocabulary
+    fit_images: int = Field(5000, ge=1)  # at most this many images of the database are used for fitting
+    fit_points: int = Field(200_000, ge=1)  # and at most this many points for the vocabulary
     weights: str = ""  # name or path of a model fitted before; "" fits one on the database
     seed: int = 0
 
@@ -82,7 +82,7 @@ class Vlad:
         descriptors = features.descriptors.numpy()
         if descriptors.shape[1] != self.centroids.shape[1]:
             raise DataError(
-                f"a vocabulary of {self.centroids.shape[1]} numbers a word does not fit descriptors of "
+                f"a vocabulary of {self.centroids.shape[1]} dimensions a word does not fit descriptors of "
                 f"{descriptors.shape[1]}; fit one on these features, or leave global_descriptor.weights empty"
             )
         residuals = np.zeros_like(self.centroids)

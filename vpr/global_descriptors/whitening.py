@@ -1,6 +1,6 @@
-"""PCA whitening of global descriptors: fewer numbers, decorrelated, each direction of equal weight.
+"""PCA whitening of global descriptors: fewer dimensions, decorrelated, each direction of equal weight.
 
-Jegou and Chum, ECCV 2012. The arithmetic is Patch-NetVLAD's add_pca.py, so that its numbers are reproduced.
+Jegou and Chum, ECCV 2012. The arithmetic is Patch-NetVLAD's add_pca.py, so that its values are reproduced.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fit_whitening(vectors: Doubles | Floats, dim: int) -> Whitening:
     count, width = vectors.shape
     if dim > min(count - 1, width):
         raise DataError(
-            f"whitening to {dim} dimensions needs more than {dim} descriptors of at least {dim} numbers, "
+            f"whitening to {dim} dimensions needs more than {dim} descriptors of at least {dim} dimensions, "
             f"got {count} of {width}; lower the dimension or fit on more images"
         )
     mean = vectors.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Local affinities: how the surroundings of a point lie in the other picture, and which partners that allows.
+"""Local affinities: how the surroundings of a point lie in the other image, and which partners that allows.
 
 As AdaLAM does: Cavalli, Larsson, Oswald, Sattler and Pollefeys, ECCV 2020, "Handcrafted outlier detection revisited".
 Around each of the clearest matches an affinity is sought that explains the matches nearby, and believed if it explains
@@ -29,22 +29,22 @@ TOGETHER = 4096  # seeds, or points, at a time: some 250 MB
 
 
 class Settings(Section):
-    """Settings of local affinities. Radii are of circles of which so many cover the picture."""
+    """Settings of local affinities. Radii are of circles of which this many cover the image."""
 
-    area_ratio: float = Field(100.0, gt=0)  # pictures' area over that of a seed's circle, in which it is the clearest
+    area_ratio: float = Field(100.0, gt=0)  # images' area over that of a seed's circle, in which it is the clearest
     search_expansion: float = Field(4.0, ge=1)  # radius of a neighbourhood over that of a seed's circle
-    neighbours: int = Field(64, ge=8)  # matches of a neighbourhood that are looked at, the clearest
+    neighbours: int = Field(64, ge=8)  # matches of a neighbourhood that are used, the clearest
     min_confidence: float = Field(200.0, ge=1)  # matches that an affinity explains, over those that chance would
     min_inliers: int = Field(6, ge=3)  # of an affinity that is believed
     tolerance: float = Field(4.0, gt=0)  # pixels between a point's partner and where an affinity puts it
 
 
 class Affinities(NamedTuple):
-    """Affine maps around seeds, between two pictures of several pairs; S of them in all."""
+    """Affine maps around seeds, between two images of several pairs; S of them in all."""
 
     pair: Tensor  # (S,) int64
     seed: Tensor  # (S, 2) pixels
-    partner: Tensor  # (S, 2) the seed's partner in the other picture, pixels
+    partner: Tensor  # (S, 2) the seed's partner in the other image, pixels
     matrix: Tensor  # (S, 2, 3) from x, y relative to the seed, and 1, to x, y relative to its partner
     reach: Tensor  # (S,) pixels around the seed in which it holds
 
@@ -59,10 +59,10 @@ class Tentative(NamedTuple):
     """Partners of the points of K pairs, before anything is known of their surroundings; pixels."""
 
     points: Tensor  # (K, N, 2)
-    partners: Tensor  # (K, N, 2) in the other picture
+    partners: Tensor  # (K, N, 2) in the other image
     ambiguity: Tensor  # (K, N) the lower, the clearer; only the order counts, and inf is no partner at all
     mutual: Tensor  # (K, N) which are their partners' partners too: only these are seeds
-    areas: tuple[Tensor, Tensor]  # (K,) of both pictures, square pixels; (1,) is the same for all
+    areas: tuple[Tensor, Tensor]  # (K,) of both images, square pixels; (1,) is the same for all
 
 
 def keep_explained(

@@ -29,8 +29,8 @@ class Settings(MethodSettings):
     weights: str = "vpr-lightglue"  # name or path of weights in the published layout, of any size
     filter_threshold: float = Field(0.1, ge=0, le=1)  # matches are more confident than this
     agreement: ScoreAgreement | None = None  # with this section, matches must agree with those nearby
-    depth_confidence: float = Field(0.95, le=1)  # stop when more than this share of the points is sure; -1 never
-    width_confidence: float = Field(0.99, le=1)  # leave out points this sure to have no match; -1 none
+    depth_confidence: float = Field(0.95, le=1)  # stop when more than this share of the points is confident; -1 never
+    width_confidence: float = Field(0.99, le=1)  # leave out points that with this confidence have no match; -1 none
     prune_above: int = Field(0, ge=0)  # leave out points only of larger images; the published code has 1024 on a GPU
     precision: Precision = "fp32"
 

@@ -1,7 +1,7 @@
 """LightGlue's adaptive depth and width, pair by pair in a batch.
 
-Pairs that are sure of their matches leave the batch, and points that are sure to have no match leave their pair. The
-published code does so for a single pair; here each pair of a batch does exactly what it would do alone.
+Pairs whose matches are confident leave the batch, and points that confidently have no match leave their pair. The
+published code does so for a single pair; here each pair of a batch gives exactly the result it gives by itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vpr.matchers.lightglue_fast import FastLightGlue, Side
 class Adaptivity:
     """When to stop, and which points to leave out; -1 switches either off."""
 
-    depth_confidence: float = 0.95  # stop when more than this share of the points is sure
-    width_confidence: float = 0.99  # leave out sure points that lack a match with at least this probability
+    depth_confidence: float = 0.95  # stop when more than this share of the points is confident
+    width_confidence: float = 0.99  # leave out confident points that lack a match with at least this probability
     prune_above: int = 0  # an image with no more points than this keeps them all
 
 
@@ -76,18 +76,20 @@ def match_adaptively(network: FastLightGlue, query: Side, candidates: Side, how:
 
 
 def _adapt(network: FastLightGlue, i: int, running: _Running, found: Found, how: Adaptivity) -> _Running:
-    """After layer i: finish the pairs that are sure enough, then leave out points of the others."""
-    sure = min(max(0.8 + 0.1 * math.exp(-4 * i / network.layers), 0.0), 1.0)
+    """After layer i: finish the pairs that are confident enough, then leave out points of the others."""
+    confident = min(max(0.8 + 0.1 * math.exp(-4 * i / network.layers), 0.0), 1.0)
     if how.depth_confidence > 0:
         sides = (running.side0, running.side1)
-        unsure0, unsure1 = (((network.judge(i, each)[..., 1] < sure) & each.real()).sum(1) for each in sides)
-        stops = 1.0 - (unsure0 + unsure1) / running.points > how.depth_confidence
+        unconfident0, unconfident1 = (
+            ((network.judge(i, each)[..., 1] < confident) & each.real()).sum(1) for each in sides
+        )
+        stops = 1.0 - (unconfident0 + unconfident1) / running.points > how.depth_confidence
         if bool(stops.any()):
             _finish(network, i, running.pairs(stops), found)
             running = running.pairs(~stops)
     if how.width_confidence > 0 and len(running.rows):
-        kept0 = _kept(network.judge(i, running.side0), running.side0, sure, how)
-        kept1 = _kept(network.judge(i, running.side1), running.side1, sure, how)
+        kept0 = _kept(network.judge(i, running.side0), running.side0, confident, how)
+        kept1 = _kept(network.judge(i, running.side1), running.side1, confident, how)
         running = _narrowed(i, running, (kept0, kept1), found, how)
     return running
 
@@ -100,12 +102,12 @@ def _finish(network: FastLightGlue, i: int, running: _Running, found: Found) -> 
     found.stop[running.rows] = i + 1
 
 
-def _kept(judged: Tensor, side: Side, sure: float, how: Adaptivity) -> Tensor:
-    """(B, N) the points that may have a match, and those that are not yet sure."""
+def _kept(judged: Tensor, side: Side, confident: float, how: Adaptivity) -> Tensor:
+    """(B, N) the points that may have a match, and those that are not yet confident."""
     real = side.real()
     kept = judged[..., 0] > 1 - how.width_confidence
     if how.depth_confidence > 0:
-        kept |= judged[..., 1] <= sure
+        kept |= judged[..., 1] <= confident
     return real & (kept | (real.sum(1) <= how.prune_above)[:, None])
 
 

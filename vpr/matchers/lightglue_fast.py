@@ -97,19 +97,19 @@ class FastLightGlue:
         self._heads = [FastHead(*_cast(_fold_head(assign, confidence), device)) for _, assign, confidence in parts]
 
     def encode(self, batch: PointBatch) -> Side:
-        """Everything that needs no partner: up to the first look at the own image."""
+        """The state before the first cross-attention, which needs no partner."""
         x = batch.descriptors if self._input is None else functional.linear(batch.descriptors, *self._input)
         angles = functional.linear(batch.points, self._frequencies)
         index = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
         if batch.mask is not None:
             index = index.masked_fill(~batch.mask, x.shape[1])
         side = Side(x, angles.cos().to(self.dtype), angles.sin().to(self.dtype), index, batch.mask)
-        return self._look_at_self(self._self[0], side)
+        return self._self_attention(self._self[0], side)
 
     def layer(self, i: int, side0: Side, side1: Side) -> tuple[Side, Side]:
-        """Layer i, of which the first has its look at the own image behind it."""
+        """Layer i, of which the first has its self-attention behind it."""
         if i > 0:
-            side0, side1 = self._look_at_self(self._self[i], side0), self._look_at_self(self._self[i], side1)
+            side0, side1 = self._self_attention(self._self[i], side0), self._self_attention(self._self[i], side1)
         block = self._cross[i]
         (qk0, v0), (qk1, v1) = (self._project(block, each.x).chunk(2, dim=-1) for each in (side0, side1))
         x0 = self._update(block, side0.x, attend(qk0, qk1, v1, self.heads, side1.mask))
@@ -117,7 +117,7 @@ class FastLightGlue:
         return replace(side0, x=x0), replace(side1, x=x1)
 
     def judge(self, i: int, side: Side) -> Tensor:
-        """(B, N, 2) after layer i: probability to have a match, confidence; the first alone after the last layer."""
+        """(B, N, 2) after layer i: probability to have a match, confidence; only the first after the last layer."""
         return functional.linear(side.x, self._heads[i].judges, self._heads[i].judges_bias).sigmoid()
 
     def log_assignment(self, i: int, side0: Side, side1: Side) -> Tensor:
@@ -127,7 +127,7 @@ class FastLightGlue:
         m0, m1 = (functional.linear(each.x, head.final, head.final_bias) for each in (side0, side1))
         return log_double_softmax(m0 @ m1.mT, z0, z1, side0.mask, side1.mask)
 
-    def _look_at_self(self, block: FastBlock, side: Side) -> Side:
+    def _self_attention(self, block: FastBlock, side: Side) -> Side:
         projected = self._project(block, side.x)
         q, k = _turned(projected[..., : 2 * self.dim], side, self.heads).chunk(2, dim=-1)
         message = attend(q, k, projected[..., 2 * self.dim :], self.heads, side.mask)
@@ -170,7 +170,7 @@ def _fold_cross(block: CrossBlock) -> tuple[Tensor, ...]:
 
 
 def _fold_after(out: nn.Linear, v_bias: Tensor, ffn: nn.Sequential) -> tuple[Tensor, ...]:
-    """What follows the attention; attention weights sum to 1, so that every message carries the values' bias whole."""
+    """What follows the attention; its weights sum to 1, so that every message contains the values' bias in full."""
     first, norm, _, last = ffn
     assert isinstance(norm, nn.LayerNorm)
     (hidden, hidden_bias), (merge, merge_bias) = _linear(first), _linear(out)

@@ -79,7 +79,7 @@ class CrossBlock(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """A look at the own image, then at the other."""
+    """Self-attention, then cross-attention."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class MatchAssignment(nn.Module):
 
 
 class TokenConfidence(nn.Module):
-    """How sure a point is that further layers would not change its match."""
+    """Confidence of each point that further layers would not change its match."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

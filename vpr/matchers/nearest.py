@@ -25,7 +25,7 @@ class RatioAgreement(affinities.Settings):
     """Settings of local affinities, for matches that are not clear by themselves."""
 
     ratio: float = Field(0.96, ge=0, le=1)  # a match below this is taken if it agrees with those nearby; 0 for none
-    min_confidence: float = Field(50.0, ge=1)  # lower than where all nearest neighbours are looked at
+    min_confidence: float = Field(50.0, ge=1)  # lower than where all nearest neighbours are used
 
 
 class Settings(MethodSettings):
@@ -37,7 +37,7 @@ class Settings(MethodSettings):
     min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which two points never match
 
 
-RATIO_ALONE = Settings(agreement=RatioAgreement(ratio=0.0))  # the cheapest
+RATIO_ONLY = Settings(agreement=RatioAgreement(ratio=0.0))  # the cheapest
 
 
 class Nearest:

@@ -36,7 +36,7 @@ def match_in_batches(
 
 
 def _batches(points: int, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
-    """Candidates that have points, in batches whose similarity matrices with so many ``points`` fit the budget."""
+    """Candidates that have points, in batches whose similarity matrices with this many ``points`` fit the budget."""
     most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // 4
     batch: list[int] = []
     width = 0
@@ -74,5 +74,5 @@ def nearest_along(similarity: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _distance(similarity: Tensor) -> Tensor:
-    """Euclidean distance of unit vectors, never below 0.003: nearer ones differ by the rounding of float32 alone."""
+    """Euclidean distance of unit vectors, never below 0.003: nearer ones differ only by the rounding of float32."""
     return ((2 - 2 * similarity).clamp_min(0) + 1e-5).sqrt()

@@ -17,7 +17,7 @@ TINY = 1e-37  # no sum of exponentials counts as less, so that nothing is divide
 LEARNABLY_TINY = 1e-18  # in training, where its square divides too
 # A step changes the logarithms by no more than the step before. So once one changes them by less than this, a hundred
 # more would change them by less than 5e-5.
-SETTLED, LOOK_EVERY = 5e-7, 4
+SETTLED, CHECK_EVERY = 5e-7, 4
 ABSORB_AFTER = (1, 8, 64)  # iterations after which the potentials move into the matrix; later they hardly change
 
 
@@ -84,7 +84,7 @@ def sweep_in_torch(
         before = b
         a = _rows_of(row_mass, kernel, b)
         b = _divided(column_mass, torch.bmm(a[:, None, :], kernel)[:, 0, :])
-        if step % LOOK_EVERY == 0 and _may_settle(kernel) and _alike(b, before, SETTLED):
+        if step % CHECK_EVERY == 0 and _may_settle(kernel) and _alike(b, before, SETTLED):
             break
     return a, b
 
@@ -95,7 +95,7 @@ def _rows_of(row_mass: Tensor, kernel: Tensor, b: Tensor) -> Tensor:
 
 
 def _may_settle(kernel: Tensor) -> bool:
-    return not kernel.is_cuda and not kernel.requires_grad  # to look would make a GPU wait
+    return not kernel.is_cuda and not kernel.requires_grad  # the check would make a GPU wait
 
 
 def _alike(factors: Tensor, before: Tensor, share: float) -> bool:

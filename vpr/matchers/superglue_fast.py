@@ -1,9 +1,9 @@
 """SuperGlue for inference: the same function as SuperGlueNetwork, from the same weights, with less work.
 
 Points are rows, so that every layer is one matrix product. Folded together, exactly: BatchNorm into the layer before
-it; the merging of the heads into the layer after it; the bias of the values, which every message carries whole, since
+it; the merging of the heads into the layer after it; the bias of the values, which every message contains, since
 attention weights sum to 1; the similarity's scale into the last projection. The bias of the keys adds the same to all
-scores of a query, so that the softmax drops it. What an image computes before it first looks at its partner is done
+scores of a query, so that the softmax drops it. What an image computes before its first cross-attention is done
 once for a query, not once per candidate.
 """
 
@@ -36,10 +36,10 @@ class FastLayer:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An image as far as it does not depend on its partner: after its first look at itself."""
+    """State of an image that does not depend on its partner: after its first self-attention."""
 
     x: Tensor  # (B, N, D)
-    qkv: Tensor  # (B, N, 3 D) for the first look at the partner
+    qkv: Tensor  # (B, N, 3 D) for the first cross-attention
     mask: Tensor | None  # (B, N)
 
     def repeated(self, times: int) -> Encoded:
@@ -62,7 +62,7 @@ class FastSuperGlue:
         self._final = _cast((weight / self.dim**0.25, bias / self.dim**0.25), device)
 
     def encode(self, batch: PointBatch) -> Encoded:
-        """Everything that needs no partner."""
+        """The state that needs no partner."""
         hidden = torch.cat([batch.points, batch.scores[..., None]], dim=2)
         for i, (weight, bias) in enumerate(self._encoder):
             hidden = functional.linear(hidden.relu_() if i else hidden, weight, bias)

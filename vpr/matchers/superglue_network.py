@@ -81,7 +81,7 @@ class Layer(nn.Module):
 
 
 class Graph(nn.Module):
-    """Layers that look at the own image (even ones) and at the other image (odd ones) in turn."""
+    """Layers of self-attention (even ones) and cross-attention (odd ones) in turn."""
 
     def __init__(self, dim: int, layers: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class SuperGlueNetwork(nn.Module):
     def build(self, encoder: Sequence[int], layers: int) -> None:
         """Make the layers anew, of these sizes."""
         if layers < 2 or layers % 2:
-            raise ValueError(f"{layers} layers: looks at the own and at the other image come in pairs")
+            raise ValueError(f"{layers} layers: self-attention and cross-attention come in pairs")
         self.dim = encoder[-1]
         self.kenc = KeypointEncoder(encoder)
         self.gnn = Graph(self.dim, layers)
@@ -153,7 +153,7 @@ def _perceptron(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _numbered(state: Mapping[str, Tensor], pattern: str) -> list[str]:
-    """The keys that match, by their number."""
+    """The keys that match, by their layer number."""
     found = ((re.fullmatch(pattern, key), key) for key in state)
     return [key for _, key in sorted((int(match[1]), key) for match, key in found if match)]
 

@@ -57,7 +57,7 @@ def build_local_reranker(
         settings,
         geometry,
         control=control,
-        prefilter=nearest.build(nearest.RATIO_ALONE, device) if control.order == "nearest" else None,
+        prefilter=nearest.build(nearest.RATIO_ONLY, device) if control.order == "nearest" else None,
         threads=threads,
         together=4 if on_cpu else 128,
         reads_ahead=not on_cpu,

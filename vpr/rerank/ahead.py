@@ -20,7 +20,7 @@ def read_ahead(
 ) -> Generator[tuple[F, Mapping[int, F]], None, None]:
     """Each query's features and, by their rows, those of its first k candidates, in memory a GPU copies from.
 
-    One query ahead: of 100 candidates with 1024 points of 256 numbers, 200 MB are in memory.
+    One query ahead: of 100 candidates with 1024 points of 256 dimensions, 200 MB are in memory.
     """
 
     def read(query: int) -> tuple[F, Mapping[int, F]]:

@@ -1,4 +1,4 @@
-"""Cost control: how many candidates of a query are looked at, and when the shortlist is better left alone.
+"""Cost control: how many candidates of a query are compared, and when the shortlist's order is kept.
 
 All of it is off by default. Evidence is counted in inliers beyond those that chance gives, so that one number serves
 sparse and dense matches.
@@ -22,7 +22,7 @@ from vpr.rerank.scores import PairEvidence, inliers_above_chance
 class Settings(Section):
     """Settings of cost control; 0 switches a rule off."""
 
-    # Look at candidates in this order. "nearest" first matches all of them by nearest neighbours, which is cheap beside
+    # Compare candidates in this order. "nearest" first matches all of them by nearest neighbours, which is cheap beside
     # a network, so that rules which stop early see the promising ones first.
     order: Literal["shortlist", "nearest"] = "shortlist"
     promise: float = Field(0, ge=0, le=1)  # with "nearest": leave out who promises less than this share of the best
@@ -52,7 +52,7 @@ class Meter:
         self.best = max([self.best, *map(inliers_above_chance, evidence)])
 
     def room(self, wanted: int) -> int:
-        """How many of the wanted candidates may still be looked at."""
+        """Number of the wanted candidates that may still be compared."""
         settings = self.settings
         decided = 0 < settings.stop_inliers <= self.best
         late = 0 < settings.budget_ms <= 1000 * (time.perf_counter() - self.started)

@@ -96,7 +96,7 @@ class PairReranker(ABC, Generic[F]):
 
     @abstractmethod
     def compare(self, query: F, candidates: Sequence[F]) -> list[Pair]:
-        """What is known of the query and each candidate; equal to what the pair alone would give."""
+        """What is known of the query and each candidate; equal to what a call with that pair only gives."""
 
     @abstractmethod
     def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:
@@ -104,7 +104,7 @@ class PairReranker(ABC, Generic[F]):
 
     @abstractmethod
     def score(self, pair: Pair) -> float:
-        """One number for how much a pair, taken alone, speaks for one place."""
+        """Score of a single pair: the higher, the more likely both show one place."""
 
     def pair(self, query: F, candidate: F) -> Pair:
         """Matches, geometry and evidence of one pair."""
@@ -138,7 +138,7 @@ class PairReranker(ABC, Generic[F]):
         """Each query's features, and where those of its candidates are found by row."""
         if self.reads_ahead:
             return read_ahead(shortlist, self.k, queries, database)
-        return ((queries[query], database) for query in range(len(shortlist)))  # read when they are looked at
+        return ((queries[query], database) for query in range(len(shortlist)))  # read when they are compared
 
     def _examine(
         self,
@@ -167,13 +167,13 @@ class PairReranker(ABC, Generic[F]):
         return pairs
 
     def agenda(self, query: F, candidates: Candidates[F], rows: Sequence[int], pool: ThreadPoolExecutor) -> list[int]:
-        """Places of the shortlist in the order in which they are to be looked at."""
+        """Places of the shortlist in the order in which they are compared."""
         return list(range(len(rows)))
 
     def _standing(self, pairs: Sequence[Pair], places: Rows, similarity: Floats) -> Doubles:
         """How each pair stands among all candidates, whose similarities are given: its score, or several fused.
 
-        One that was not looked at stands as low as the lowest that was, so that leaving out the hopeless does not
+        One that was not compared stands as low as the lowest that was, so that leaving out the hopeless does not
         change how far the others stand out.
         """
         found, weights = self.scales(pairs)
@@ -188,7 +188,7 @@ class PairReranker(ABC, Generic[F]):
     def _order(self, pairs: Mapping[int, Pair], similarity: Floats, count: int) -> tuple[Rows, Floats]:
         """The first ``count`` places in their new order, and the scores of the whole row.
 
-        Candidates that were not looked at follow below, at the distances the shortlist gave them.
+        Candidates that were not compared follow below, at the distances the shortlist gave them.
         """
         places = np.array(sorted(pairs))  # so that ties keep the order of the shortlist
         found = [pairs[place] for place in places.tolist()]
@@ -231,7 +231,7 @@ class LocalReranker(PairReranker[LocalFeatures]):
         self.verifier = verifier
         self.settings = settings
         self.geometry = geometry
-        self.prefilter = prefilter  # the cheap matcher that decides in which order candidates are looked at
+        self.prefilter = prefilter  # the cheap matcher that decides in which order candidates are compared
 
     def compare(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Pair]:
         found = self.matcher.match(query, candidates)
@@ -257,13 +257,13 @@ class LocalReranker(PairReranker[LocalFeatures]):
         if prefilter is None:
             return list(range(len(rows)))
 
-        def look(places: Sequence[int]) -> list[float]:
+        def prefiltered(places: Sequence[int]) -> list[float]:
             return [
                 float(m.scores.sum()) for m in prefilter.match(query, [candidates[rows[place]] for place in places])
             ]
 
         parts = _parts(range(len(rows)), self.together)
-        promise = [score for part in pool.map(look, parts) for score in part]
+        promise = [score for part in pool.map(prefiltered, parts) for score in part]
         least = self.control.promise * max(promise, default=0.0)
         return sorted((place for place in range(len(rows)) if promise[place] >= least), key=lambda i: -promise[i])
 

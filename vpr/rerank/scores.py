@@ -31,7 +31,7 @@ def inliers_above_chance(pair: PairEvidence) -> float:
 
 
 def confidence_sum(pair: PairEvidence) -> float:
-    """Sum of the confidences of the inliers: many sure matches count more than many doubtful ones."""
+    """Sum of the confidences of the inliers: many confident matches count more than many uncertain ones."""
     return pair.confidence
 
 

@@ -1,1 +1,1 @@
-"""Training of detectors, matchers and global descriptors. Imported by the command line alone."""
+"""Training of detectors, matchers and global descriptors. Imported only by the command line."""

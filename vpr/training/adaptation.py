@@ -1,6 +1,6 @@
-"""Homographic adaptation: where a detector finds points in a picture under many warps, there are points.
+"""Homographic adaptation: where a detector finds points in an image under many warps, there are points.
 
-DeTone et al., CVPR workshops 2018, section 5: the picture is warped, the detector's probabilities are warped back, and
+DeTone et al., CVPR workshops 2018, section 5: the image is warped, the detector's probabilities are warped back, and
 averaged over the warps that saw each pixel. The labels of a folder go to shards, so that a killed run continues.
 """
 

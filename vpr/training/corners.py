@@ -1,4 +1,4 @@
-"""Corners by the structure tensor, as a detector to begin with: labels for a first round without MagicPoint.
+"""Corners by the structure tensor, as an initial detector: labels for a first round without MagicPoint.
 
 Shi and Tomasi, CVPR 1994. Through homographic adaptation only those corners remain that many views agree on.
 """
@@ -12,14 +12,14 @@ from torch.nn import functional
 from vpr.local_features.superpoint_network import CELL
 
 WINDOW = 5  # pixels
-SURE = 1e-3  # least eigenvalue, for values in [0, 1], of a corner that is as likely as not
+CORNER_EIGENVALUE = 1e-3  # least eigenvalue, for values in [0, 1], of a corner that is as likely as not
 
 
 class Corners(nn.Module):
     """Speaks as SuperPoint's detector does: logits (B, 65, h, w) for images (B, 1, 8 h, 8 w), and nothing else."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        response = least_eigenvalue(images) / SURE
+        response = least_eigenvalue(images) / CORNER_EIGENVALUE
         cells = functional.pixel_unshuffle(response.square(), CELL)
         dustbin = torch.ones_like(cells[:, :1])
         return torch.cat([cells, dustbin], dim=1).clamp_min(1e-12).log(), None

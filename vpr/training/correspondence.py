@@ -1,7 +1,7 @@
-"""Which points of two pictures are the same, by what is known of the pictures: a homography, depth and poses, a
+"""Which points of two images are the same, by what is known of the images: a homography, depth and poses, a
 fundamental matrix, or that they show different places.
 
-Points (B, M, 2) and (B, N, 2) are in pixels of the pictures as they are given to the extractor. The thresholds are
+Points (B, M, 2) and (B, N, 2) are in pixels of the images as they are given to the extractor. The thresholds are
 those of SuperGlue (Sarlin et al., CVPR 2020) and LightGlue (Lindenberger et al., ICCV 2023).
 """
 
@@ -26,7 +26,7 @@ UNMATCHED, UNKNOWN = -1, -2
 class Settings(Section):
     """When two points are the same, and when a point has no partner; pixels."""
 
-    same: float = Field(3.0, gt=0)  # they are each other's nearest, and nearer than this in both pictures
+    same: float = Field(3.0, gt=0)  # they are each other's nearest, and nearer than this in both images
     apart: float = Field(5.0, gt=0)  # nothing nearer than this: no partner; between the two nothing is known
     epipolar: float = Field(2.0, gt=0)  # with a fundamental matrix: largest distance of partners from their lines
     impossible: float = Field(8.0, gt=0)  # and the distance from which two points cannot be partners
@@ -42,7 +42,7 @@ class Truth(NamedTuple):
 
 
 class PairGeometry(Protocol):
-    """What is known of pairs of pictures; a tuple of tensors, so that it moves between devices."""
+    """What is known of pairs of images; a tuple of tensors, so that it moves between devices."""
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         """Partners of points (B, M, 2) and (B, N, 2) whose descriptors have these cosines (B, M, N)."""
@@ -73,7 +73,7 @@ class Plane(NamedTuple):
 
 
 class DepthView(NamedTuple):
-    """A picture whose depth and camera are known."""
+    """An image whose depth and camera are known."""
 
     depth: Tensor  # (B, H, W) metres along the optical axis; 0 where nothing is known, infinite for sky
     matrix: Tensor  # (B, 3, 3) intrinsics
@@ -101,14 +101,14 @@ class Depth(NamedTuple):
         )
 
     def overlap(self, points: Tensor) -> float:
-        """Share of points (1, N, 2) of the first picture, sky left out, that the second shows."""
+        """Share of points (1, N, 2) of the first image, sky left out, that the second shows."""
         forward = reproject(points, self.first, self.second, self.pose)
         shown, _ = _seen(forward, Settings().occlusion)
         return float(shown.sum() / forward.finite.sum().clamp_min(1))
 
 
 class Epipolar(NamedTuple):
-    """Two pictures with an estimated fundamental matrix: partners are likely, points far from their lines are none.
+    """Two images with an estimated fundamental matrix: partners are likely, points far from their lines are none.
 
     Partners are what lies on the line and either is clearly the nearest there, or is where the matches nearby put the
     point, whatever it looks like. A point has none if it is put where nothing is.
@@ -127,8 +127,8 @@ class Epipolar(NamedTuple):
         partner, best = mutual_partners(similarity.masked_fill(~allowed, -torch.inf))
         partners = _pairs(partner.clamp_min(0), (partner >= 0) & (best > 0), similarity.shape[2])
         near = explained(points, others, found, settings.impossible)
-        alone = covered(points, found) & ~near.any(2), covered(others, found.inverse()) & ~near.any(1)
-        return Truth(*_or_unmatched(partners, alone), apart > settings.impossible)
+        unmatched = covered(points, found) & ~near.any(2), covered(others, found.inverse()) & ~near.any(1)
+        return Truth(*_or_unmatched(partners, unmatched), apart > settings.impossible)
 
 
 def _clear(similarity: Tensor, allowed: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ def _clear(similarity: Tensor, allowed: Tensor) -> Tensor:
     return torch.zeros_like(allowed).scatter(2, forward[..., None], clear[..., None])
 
 
-class Strangers(NamedTuple):
-    """Pictures of different places: no point has a partner."""
+class DifferentPlaces(NamedTuple):
+    """Images of different places: no point has a partner."""
 
     pairs: Tensor  # (B,) of any content
 
@@ -159,7 +159,7 @@ def by_reprojection(
     known: tuple[Tensor, Tensor],
     settings: Settings,
 ) -> Truth:
-    """Partners by where each point falls in the other picture: ``moved`` (B, M, 2) and ``back`` (B, N, 2).
+    """Partners by where each point falls in the other image: ``moved`` (B, M, 2) and ``back`` (B, N, 2).
 
     ``shown``, (B, M) and (B, N): whether it can be seen there; ``known``: whether it is known at all where it falls.
     """
@@ -169,28 +169,30 @@ def by_reprojection(
     nearest, forward = apart.min(2)
     mutual = apart.argmin(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
     partners = _pairs(forward, mutual & (nearest < settings.same), others.shape[1])
-    alone = (there.amin(2) > settings.apart) & known[0], (here.amin(1) > settings.apart) & known[1]
-    return Truth(*_or_unmatched(partners, alone), torch.zeros_like(apart, dtype=torch.bool))
+    unmatched = (there.amin(2) > settings.apart) & known[0], (here.amin(1) > settings.apart) & known[1]
+    return Truth(*_or_unmatched(partners, unmatched), torch.zeros_like(apart, dtype=torch.bool))
 
 
-def _or_unmatched(partners: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The rows of both sides, UNMATCHED for points that are ``alone`` and have no partner."""
-    first, second = (side.where(~lonely | (side >= 0), UNMATCHED) for side, lonely in zip(partners, alone, strict=True))
+def _or_unmatched(partners: tuple[Tensor, Tensor], unmatched: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The rows of both sides, UNMATCHED for points that are ``unmatched`` and have no partner."""
+    first, second = (
+        side.where(~flags | (side >= 0), UNMATCHED) for side, flags in zip(partners, unmatched, strict=True)
+    )
     return first, second
 
 
 class Reprojection(NamedTuple):
-    """Where points fall in another picture."""
+    """Where points fall in another image."""
 
     points: Tensor  # (B, N, 2) pixels; far outside for those behind the camera
     depth: Tensor  # (B, N) in the other camera
-    surface: Tensor  # (B, N) what the other picture's depth is there; 0 outside
+    surface: Tensor  # (B, N) what the other image's depth is there; 0 outside
     size: tuple[int, int]
     finite: Tensor  # (B, N) whether the point's own depth is known; sky has none
 
 
 def reproject(points: Tensor, source: DepthView, target: DepthView, pose: Tensor) -> Reprojection:
-    """Points (B, N, 2) of one picture in another; ``pose`` (B, 4, 4) leads from camera to camera."""
+    """Points (B, N, 2) of one image in another; ``pose`` (B, 4, 4) leads from camera to camera."""
     own = sample_depth(source.depth, points)
     finite = own.isfinite() & (own > 0)
     rays = _homogeneous(points) @ torch.linalg.inv(source.matrix).mT
@@ -204,7 +206,7 @@ def reproject(points: Tensor, source: DepthView, target: DepthView, pose: Tensor
 
 
 def sample_depth(depth: Tensor, points: Tensor) -> Tensor:
-    """(B, N) depth at the nearest pixel; 0 outside of the picture."""
+    """(B, N) depth at the nearest pixel; 0 outside of the image."""
     height, width = depth.shape[1:]
     x, y = points.round().long().unbind(-1)
     within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -215,7 +217,7 @@ def sample_depth(depth: Tensor, points: Tensor) -> Tensor:
 def epipolar_distance(points: Tensor, others: Tensor, fundamental: Tensor) -> Tensor:
     """(B, M, N) the larger of the distances of two points from each other's epipolar line, pixels."""
     first, second = _homogeneous(points), _homogeneous(others)
-    lines = first @ fundamental.mT  # (B, M, 3) in the second picture
+    lines = first @ fundamental.mT  # (B, M, 3) in the second image
     back = second @ fundamental  # (B, N, 3) in the first
     residual = (lines @ second.mT).abs()
     there = lines[..., :2].norm(dim=-1).clamp_min(1e-12)[:, :, None]

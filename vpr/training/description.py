@@ -16,7 +16,7 @@ from vpr.training.homographies import inside, pixel_grid, warp_points
 
 @dataclass(frozen=True, eq=False)
 class ViewPair:
-    """Descriptors of two views of the same pictures, and how the first becomes the second."""
+    """Descriptors of two views of the same images, and how the first becomes the second."""
 
     first: Tensor  # (B, D, h, w), not normalised
     second: Tensor
@@ -55,7 +55,7 @@ def sparse(views: ViewPair, random: torch.Generator) -> Tensor:
 
 
 def softmax(views: ViewPair, random: torch.Generator, temperature: float = 0.07) -> Tensor:
-    """Each point has to find its partner among all of the picture, and be found by it: cross-entropy both ways.
+    """Each point has to find its partner among all of the image, and be found by it: cross-entropy both ways.
 
     As in DISK (Tyszkiewicz et al., NeurIPS 2020) and XFeat (Potje et al., CVPR 2024). Points nearer than 8 pixels to
     the partner are no rivals.

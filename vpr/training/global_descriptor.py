@@ -1,4 +1,4 @@
-"""A global descriptor on SuperPoint's backbone, learnt from places: alike where the place is one, else not."""
+"""A global descriptor on SuperPoint's backbone, trained on places: alike where the place is one, else not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 Width = Annotated[int, Field(ge=1)]
 # The backbone has to equal SuperPoint's, and the others divide by small numbers.
 EXACT = ("encoder.", "centre.", "whitening.")
-TOGETHER = 16  # pictures described at a time
+TOGETHER = 16  # images described at a time
 
 
 class Settings(MethodSettings):
@@ -47,7 +47,7 @@ class Settings(MethodSettings):
     head: tuple[Width, ...] = Field((256, 256, 256), min_length=1)  # channels of the convolutions after the backbone
     aggregation: str = "transport"
     clusters: int = Field(32, ge=1)  # of netvlad and transport
-    cluster_width: int = Field(64, ge=1)  # numbers of each of them
+    cluster_width: int = Field(64, ge=1)  # dimensions of each of them
     raw_dim: int = Field(256, ge=1)  # of gem, and of what transport says of the whole scene
     dim: int = Field(512, ge=0)  # after PCA whitening; 0 for none
     whitening: Literal["always", "if_better"] = "always"  # left out, that is, where it lowers the recall of validation
@@ -55,17 +55,17 @@ class Settings(MethodSettings):
     miner: str = "multi_similarity"
     size: tuple[int, int] = (320, 240)  # width, height
     views: int = Field(4, ge=2)  # of each place in a batch
-    single: float = Field(0.5, ge=0, le=1)  # share of places in a batch that are warps of one picture
+    single: float = Field(0.5, ge=0, le=1)  # share of places in a batch that are warps of one image
     homography: homographies.Settings = homographies.Settings(
         patch=0.9, perspective=0.1, scaling=0.1, rotation_deg=5, translation=0.5
     )
     crop: homographies.Settings = homographies.Settings(
         patch=0.7, perspective=0.2, scaling=0.25, rotation_deg=12, translation=1.0
-    )  # of pictures that stand alone
+    )  # of single images
     light: photometric.Settings = photometric.Settings()
-    held_out: float = Field(0.1, ge=0, lt=1)  # share of places, and of single pictures, for validation
+    held_out: float = Field(0.1, ge=0, lt=1)  # share of places, and of single images, for validation
     validation_views: int = Field(6, ge=2)  # of each place that is held out
-    whitening_pictures: int = Field(4000, ge=1)  # at most; they also stand in the database of the validation
+    whitening_images: int = Field(4000, ge=1)  # at most; they also stand in the database of the validation
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Settings:
@@ -87,7 +87,7 @@ class Settings(MethodSettings):
 
 
 class PlaceBatch(NamedTuple):
-    """Pictures before warps and light."""
+    """Images before warps and light."""
 
     images: Tensor  # (B, 1, H, W) uint8
     homography: Tensor  # (B, 3, 3)
@@ -96,7 +96,7 @@ class PlaceBatch(NamedTuple):
 
 
 class GlobalDescriptorTask:
-    """The task: descriptors that are alike for pictures of one place."""
+    """The task: descriptors that are alike for images of one place."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -107,7 +107,7 @@ class GlobalDescriptorTask:
             self.network.encoder.requires_grad_(False)
             self.backbone = FastBackbone(self.network.encoder, torch.device("cpu"))
         if settings.dim > self.network.dim:
-            raise ConfigError(f"task.dim = {settings.dim}: the aggregation gives only {self.network.dim} numbers")
+            raise ConfigError(f"task.dim = {settings.dim}: the aggregation gives only {self.network.dim} dimensions")
         self.places = Places(settings.manifests, settings.size, settings.held_out)
         self.criterion = MetricLoss(settings.loss, settings.miner)
         self.whitening: Whitening | None = None  # fitted by ``validate`` on the weights that it saw
@@ -121,8 +121,8 @@ class GlobalDescriptorTask:
             homographies.sample_homographies(len(rows), settings.size, how, random.torch)
             for how in (settings.homography, settings.crop)
         )
-        alone = torch.from_numpy(np.isin(rows, places.single))
-        homography = torch.where(alone[:, None, None], crops, warps)
+        is_single = torch.from_numpy(np.isin(rows, places.single))
+        homography = torch.where(is_single[:, None, None], crops, warps)
         labels, groups = (torch.from_numpy(each[rows]) for each in (places.labels, places.groups))
         return PlaceBatch(torch.from_numpy(places.stack(rows)), homography, labels, groups)
 
@@ -135,13 +135,13 @@ class GlobalDescriptorTask:
         return {"loss": loss, "negatives": hard}
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Recall@1 on places that training never saw, and on single pictures in another crop and light.
+        """Recall@1 on places that training never saw, and on single images in another crop and light.
 
-        Each is searched among one picture of each of these places and pictures of training, whitened by the latter.
+        Each is searched among one image of each of these places and images of training, whitened by the latter.
         What is judged is the network as it would be saved: whitening makes much of small differences.
         """
         model = as_saved(model, EXACT)
-        known = self.places.training_rows(self.settings.whitening_pictures)
+        known = self.places.training_rows(self.settings.whitening_images)
         fitted = self._describe(model, known, device)
         self.whitening = self._fit(fitted)
         database = [rows[0] for rows in self.places.held_places]
@@ -185,7 +185,7 @@ class GlobalDescriptorTask:
         return photometric.augment(warped, self.settings.light, random.torch)
 
     def _describe(self, model: nn.Module, rows: Rows, device: torch.device, changed: int = 0) -> Floats:
-        """(N, D); the last ``changed`` pictures in another crop and light."""
+        """(N, D); the last ``changed`` images in another crop and light."""
         random = randomness(0, 7)
         vectors = []
         for first in range(0, len(rows), TOGETHER):
@@ -206,7 +206,7 @@ class GlobalDescriptorTask:
             return None
         if len(vectors) < IMAGES_PER_DIMENSION * dim:
             logger.warning(
-                "no whitening: %d pictures are too few for task.dim = %d, which takes %d",
+                "no whitening: %d images are too few for task.dim = %d, which takes %d",
                 len(vectors),
                 dim,
                 IMAGES_PER_DIMENSION * dim,

@@ -17,7 +17,7 @@ from vpr.images import read_image, resize
 
 
 class GreyImages:
-    """Grey pictures of (width, height): shrunk to cover that size, and cut to their middle.
+    """Grey images of (width, height): shrunk to cover that size, and cut to their middle.
 
     ``held_out`` of them, spread over the folder, are for validation; they come from ``held``, the others from ``seen``.
     """
@@ -27,18 +27,18 @@ class GreyImages:
         self.size = size
         self.names = list_images(folder)
         if held_out and len(self.names) < 2 * held_out:
-            raise DataError(f"{folder}: {len(self.names)} pictures are too few to keep {held_out} for validation")
+            raise DataError(f"{folder}: {len(self.names)} images are too few to keep {held_out} for validation")
         spread = np.linspace(0, len(self.names) - 1, held_out).round().astype(int) if held_out else np.zeros(0, int)
         self.held = spread
         self.seen = np.setdiff1d(np.arange(len(self.names)), spread)
-        self._picture = lru_cache(maxsize=None)(self._read)
+        self._image = lru_cache(maxsize=None)(self._read)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Image:
         """(height, width) uint8."""
-        return self._picture(int(row))
+        return self._image(int(row))
 
     def stack(self, rows: Rows) -> Tensor:
         """(B, 1, height, width) uint8."""
@@ -75,13 +75,13 @@ class StaticCameras:
 
 
 def cut_to(image: Image, size: tuple[int, int]) -> Image:
-    """Scale the picture until it just covers (width, height), and keep its middle."""
+    """Scale the image until it just covers (width, height), and keep its middle."""
     scaled, (left, top) = _cut((image.shape[1], image.shape[0]), size)
     return np.ascontiguousarray(resize(image, scaled)[top : top + size[1], left : left + size[0]])
 
 
 def cut_matrix(shape: tuple[int, int], size: tuple[int, int]) -> Doubles:
-    """(3, 3) from pixels of a picture of (width, height) ``shape`` to those of what cut_to makes of it."""
+    """(3, 3) from pixels of an image of (width, height) ``shape`` to those of what cut_to makes of it."""
     scaled, corner = _cut(shape, size)
     matrix = np.eye(3)
     for axis in range(2):

@@ -15,11 +15,11 @@ from vpr.matchers.superglue_network import Layer, PointLinear, SuperGlueNetwork
 SHARPNESS = 14.0  # score of equal descriptors
 # Cosine from which two points are rather partners than not; low, since that each has one partner at most sorts them
 BELIEVED = 0.2
-FINEST = 32.0  # radians by which the fastest angle of LightGlue's places turns over half a picture
+FINEST = 32.0  # radians by which the fastest angle of LightGlue's places turns over half an image
 
 
 def keep_variance(network: nn.Module) -> None:
-    """First weights of He et al., ICCV 2015: with torch's own, eight layers on every picture looks like any other."""
+    """First weights of He et al., ICCV 2015: with torch's own, eight layers on every image looks like any other."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -29,10 +29,10 @@ def keep_variance(network: nn.Module) -> None:
 
 @torch.no_grad()
 def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork) -> None:
-    """First weights with which a network matches by cosines alone, and its layers learn what to add to that.
+    """First weights with which a network matches only by cosines, and its layers learn what to add to that.
 
     SuperGlue is optimal transport then, and LightGlue a softmax over both sides, in which each point rather has a
-    partner than not; LightGlue's points differ by their places at once, over lengths from the whole picture's down.
+    partner than not; LightGlue's points differ by their places at once, over lengths from the whole image's down.
     """
     if isinstance(network, SuperGlueNetwork):
         last = [network.kenc.encoder[-1], *(cast(Layer, layer).mlp[-1] for layer in network.gnn.layers)]

@@ -59,16 +59,16 @@ class Settings(Section):
     log_every: int = Field(20, ge=1)
     validate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(250, ge=1)  # the most steps that a kill loses
-    overfit: int = Field(0, ge=0)  # see only so many batches, again and again: a check that the task can be learnt
+    overfit: int = Field(0, ge=0)  # see only this many batches, again and again: a check that the task can be learned
 
 
 class Task(Protocol):
-    """What is to be learnt: a model, where its batches come from, and how wrong it is."""
+    """What is to be learned: a model, where its batches come from, and how wrong it is."""
 
     model: nn.Module
 
     def batch(self, size: int, random: Randomness) -> Any:
-        """Tensors on the CPU, in tuples or alone; a pure function of its arguments. Runs in threads."""
+        """Tensors on the CPU, single or in tuples; a pure function of its arguments. Runs in threads."""
 
     def losses(self, model: nn.Module, batch: Any, random: Randomness) -> dict[str, Tensor]:
         """Scalars, of which "loss" is minimised. The batch is on the device of the model."""

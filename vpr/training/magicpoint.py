@@ -1,4 +1,4 @@
-"""MagicPoint: a detector of corners that learns from drawn shapes alone. DeTone et al., arXiv:1712.07629."""
+"""MagicPoint: a detector of corners that is trained only on drawn shapes. DeTone et al., arXiv:1712.07629."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vpr.training.initial import keep_variance
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.shapes import draw_shape
 
-MOST_POINTS = 96  # of one picture; more are left out
+MOST_POINTS = 96  # of one image; more are left out
 
 
 class Settings(MethodSettings):
@@ -35,15 +35,15 @@ class Settings(MethodSettings):
     head: int = Field(256, ge=8)
     dim: int = Field(256, ge=8)
     size: tuple[int, int] = (160, 120)  # width, height; multiples of 8
-    pool: int = Field(20_000, ge=1)  # pictures that are drawn; warps and light make each new at every step
+    pool: int = Field(20_000, ge=1)  # images that are drawn; warps and light make each new at every step
     homography: homographies.Settings = homographies.Settings()
     light: photometric.Settings = photometric.Settings()
-    validation_pictures: int = Field(256, ge=1)
+    validation_images: int = Field(256, ge=1)
     seed: int = 0
 
 
 class ShapeBatch(NamedTuple):
-    """Pictures and their corners, before warps and light."""
+    """Images and their corners, before warps and light."""
 
     images: Tensor  # (B, 1, H, W) uint8
     points: Tensor  # (B, N, 2) pixels
@@ -52,7 +52,7 @@ class ShapeBatch(NamedTuple):
 
 
 class Shapes:
-    """Drawn pictures by number, kept once drawn: the same number is always the same picture."""
+    """Drawn images by number, kept once drawn: the same number is always the same image."""
 
     def __init__(self, size: tuple[int, int], seed: int) -> None:
         self.size = size
@@ -89,11 +89,11 @@ class MagicPointTask:
         return {"loss": detector_loss(logits, classes, whole_cells(valid))}
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Precision and recall of corners within 2 pixels, on pictures that training never draws."""
+        """Precision and recall of corners within 2 pixels, on images that training never draws."""
         random = randomness(self.settings.seed, 1)
         right = found = wanted = near = 0
-        for first in range(0, self.settings.validation_pictures, 32):
-            numbers = range(-1 - first, -1 - min(first + 32, self.settings.validation_pictures), -1)
+        for first in range(0, self.settings.validation_images, 32):
+            numbers = range(-1 - first, -1 - min(first + 32, self.settings.validation_images), -1)
             drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, -n).numpy) for n in numbers]
             batch = self._stack(drawn, torch.eye(3).repeat(len(drawn), 1, 1))
             images, truth, _ = self._see(ShapeBatch(*(each.to(device) for each in batch)), random)

@@ -1,6 +1,6 @@
 """SuperGlue and LightGlue, on the features of any extractor, from pairs whose geometry is known.
 
-Homographies of photographs, scenes with depth and poses, pairs with an estimated fundamental matrix, and pictures of
+Homographies of photographs, scenes with depth and poses, pairs with an estimated fundamental matrix, and images of
 different places, of which a matcher that decides about places has to say that nothing matches.
 """
 
@@ -30,9 +30,9 @@ from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
 from vpr.weights import Record, features_of, load_published, recipe_of
 
-FEWEST = 16  # points of a picture that a pair is learnt from
+FEWEST = 16  # points of an image that a pair is trained on
 BELIEVED = 0.2  # probability above which a match counts in validation, as in the published settings
-MANY = 10  # matches between pictures of different places that would mislead
+MANY = 10  # matches between images of different places that would mislead
 
 FEATURES = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
 Features = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(FEATURES)]
@@ -44,13 +44,13 @@ class Settings(MethodSettings):
     method: Literal["matcher"] = "matcher"
     network: Literal["superglue", "lightglue"] = "superglue"
     features: Features = Field(default_factory=FEATURES.defaults)
-    start: Path | None = None  # weights to begin with
+    start: Path | None = None  # initial weights
     encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's keypoint encoder, before the descriptor's
-    layers: int = Field(18, ge=2)  # SuperGlue's looks at own and other image; LightGlue's layers, each of both
+    layers: int = Field(18, ge=2)  # SuperGlue's self- and cross-attention layers; LightGlue's layers, each of both
     heads: int = Field(4, ge=1)  # of LightGlue; SuperGlue has 4
     sinkhorn_iterations: int = Field(50, ge=1)
-    size: tuple[int, int] = (640, 480)  # width, height of the pictures
-    points: int = Field(512, ge=FEWEST)  # of each picture, the strongest
+    size: tuple[int, int] = (640, 480)  # width, height of the images
+    points: int = Field(512, ge=FEWEST)  # of each image, the strongest
     truth: correspondence.Settings = correspondence.Settings()
     light: photometric.Settings = photometric.Settings()
     homographies: pairs.HomographySettings | None = None
@@ -69,7 +69,7 @@ class MatcherBatch(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Features of pairs, equally many points of each picture, and their partners."""
+    """Features of pairs, equally many points of each image, and their partners."""
 
     first: PointBatch
     second: PointBatch
@@ -84,7 +84,7 @@ class MatcherTask:
         self.sources = sources
         self.shares = _shares(settings)
         self.extractor = lru_cache(self._extractor)  # one per device
-        self._pooled = lru_cache(maxsize=None)(self._look)
+        self._pooled = lru_cache(maxsize=None)(self._pooled_features)
         self.model: nn.Module = _network(settings, self.extractor(torch.device("cpu")).dim)
         self.reach = LightGlueNetwork.reach if settings.network == "lightglue" else SuperGlueNetwork.reach
 
@@ -141,14 +141,14 @@ class MatcherTask:
         trained_for = features_of(chosen, extractor.dim, extractor.weights)
         save_weights(path, model, record=Record(loads=(self.settings.network,), trained_for=trained_for))
 
-    def _look(self, place: int, device: torch.device) -> Seen:
+    def _pooled_features(self, place: int, device: torch.device) -> Seen:
         """A pair of the pool, a pure function of its place and the process; it has all the points that are wanted."""
         for attempt in range(pairs.TRIES):
             random = randomness(2, distributed.rank(), place, attempt)
             seen = self._features_of(self._draw(1, random), random, device)
             if seen is not None and seen.first.points.shape[1] == self.settings.points:
                 return seen
-        raise ConfigError(f"pictures with {self.settings.points} points are rare; lower task.points")
+        raise ConfigError(f"images with {self.settings.points} points are rare; lower task.points")
 
     def _see(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen:
         seen = self._features_of(parts, random, device)
@@ -210,7 +210,7 @@ class _Count:
 
 
 def build(settings: Settings) -> MatcherTask:
-    """Raises ConfigError if there is no source of pairs, or the features do not fit the pictures."""
+    """Raises ConfigError if there is no source of pairs, or the features do not fit the images."""
     sources: list[pairs.PairSource] = []
     if settings.homographies is not None:
         sources.append(pairs.HomographyPairs(settings.homographies, settings.size))

@@ -18,7 +18,7 @@ from vpr.matchers.one_to_many import mutual_best
 from vpr.training.correspondence import UNKNOWN, UNMATCHED, Truth
 
 LEAST = -30.0  # log of a probability; a point that is given up for good still teaches
-MOST = 0.999  # probability of what is wrong; one that is sure of it does not outweigh all others
+MOST = 0.999  # probability of what is wrong; one with full confidence does not outweigh all others
 
 
 class AssignmentLoss(NamedTuple):
@@ -36,7 +36,7 @@ class AssignmentLoss(NamedTuple):
 def assignment_loss(log_assignment: Tensor, truth: Truth) -> AssignmentLoss:
     """How wrong an assignment (B, M + 1, N + 1) is.
 
-    The third part is for pictures of which only the epipolar lines are known, where SuperGlue's two say nothing of
+    The third part is for images of which only the epipolar lines are known, where SuperGlue's two say nothing of
     points without a partner.
     """
     scores = log_assignment.float().clamp_min(LEAST)

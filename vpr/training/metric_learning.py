@@ -1,6 +1,6 @@
 """Losses of descriptors by the places they are of, from pytorch-metric-learning, chosen by name.
 
-Multi-similarity: Wang et al., CVPR 2019, arXiv:1904.06627, with the numbers that GSV-Cities (Ali-bey et al.,
+Multi-similarity: Wang et al., CVPR 2019, arXiv:1904.06627, with the hyperparameters that GSV-Cities (Ali-bey et al.,
 Neurocomputing 2022) found for places.
 """
 
@@ -35,7 +35,7 @@ MINERS: dict[str, Callable[[ModuleType], Any]] = {
 class MetricLoss:
     """A loss of unit descriptors, over the pairs that a miner finds.
 
-    With ``memory`` the descriptors of the last batches, so many of them, are also compared with (cross-batch memory,
+    With ``memory`` the descriptors of the last batches, this many of them, are also compared with (cross-batch memory,
     Wang et al., CVPR 2020, arXiv:1912.06798). They are kept here, and a resumed run begins without any.
     """
 
@@ -54,7 +54,7 @@ class MetricLoss:
     def __call__(self, vectors: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of vectors (B, D) by their places (B,), and the number of negative pairs in it.
 
-        Two pictures of different places but one group may show the same, and are no pair.
+        Two images of different places but one group may show the same, and are no pair.
         """
         vectors = vectors.float()
         others = (vectors, labels, groups)

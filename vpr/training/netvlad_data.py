@@ -22,7 +22,7 @@ TRAINING_CITIES = (
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What is learnt from, how often each of its queries is drawn, and what is measured on."""
+    """What is trained on, how often each of its queries is drawn, and what is measured on."""
 
     training: Dataset
     weights: Doubles  # (Q,)
@@ -51,7 +51,7 @@ def read_mapillary(root: Path, panoramas: bool = False) -> TrainingData:
 
 
 def read_pittsburgh(root: Path, panoramas: bool = False) -> TrainingData:
-    """The files ``*_train.mat`` and ``*_val.mat`` in the folder or its ``datasets``, and the pictures they list."""
+    """The files ``*_train.mat`` and ``*_val.mat`` in the folder or its ``datasets``, and the images they list."""
     training, validation = (read_dbstruct(_struct(root, split), root) for split in ("train", "val"))
     return TrainingData(training, np.ones(len(training.queries)), validation)
 

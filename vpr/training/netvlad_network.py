@@ -35,7 +35,7 @@ def fresh_network(clusters: int, backbone: str) -> NetVladNetwork:
     return network
 
 
-def find_clusters(network: NetVladNetwork, images: ImageSet, pictures: ColourImages, cache: Path, seed: int) -> None:
+def find_clusters(network: NetVladNetwork, images: ImageSet, loader: ColourImages, cache: Path, seed: int) -> None:
     """Set the clusters to those of k-means on features of some images; they are kept in the file ``cache``."""
     clusters = len(network.pool.centroids)
     if cache.exists():
@@ -44,7 +44,7 @@ def find_clusters(network: NetVladNetwork, images: ImageSet, pictures: ColourIma
     else:
         random = np.random.default_rng(seed)
         rows = random.permutation(len(images))[: math.ceil(DESCRIPTORS / PER_IMAGE)]
-        features = _features(network, images, np.sort(rows), pictures, random)
+        features = _features(network, images, np.sort(rows), loader, random)
         kmeans = faiss.Kmeans(
             WIDTH, clusters, niter=ITERATIONS, seed=seed, min_points_per_centroid=1, max_points_per_centroid=10**6
         )
@@ -72,7 +72,7 @@ def set_clusters(network: NetVladNetwork, centroids: Floats, features: Floats) -
 
 
 def train_last(network: NetVladNetwork, modules: int) -> None:
-    """Only the last so many modules of VGG16, and the pooling, are to learn."""
+    """Only the last this many modules of VGG16, and the pooling, are to learn."""
     for module in list(network.encoder)[: len(network.encoder) - modules]:
         module.requires_grad_(False)
 
@@ -83,12 +83,12 @@ def vlad(network: NetVladNetwork, images: Tensor) -> Tensor:
 
 
 def _features(
-    network: NetVladNetwork, images: ImageSet, rows: np.ndarray, pictures: ColourImages, random: np.random.Generator
+    network: NetVladNetwork, images: ImageSet, rows: np.ndarray, loader: ColourImages, random: np.random.Generator
 ) -> Floats:
     """At most PER_IMAGE unit features of each image, from random places."""
     chosen = []
     with torch.inference_mode():
-        for batch in pictures.batches([images.path(row) for row in rows.tolist()]):
+        for batch in loader.batches([images.path(row) for row in rows.tolist()]):
             for features in functional.normalize(network.encoder(batch).flatten(2), dim=1).transpose(1, 2):
                 places = random.permutation(len(features))[:PER_IMAGE]
                 chosen.append(features[torch.from_numpy(places).to(features.device)].cpu())

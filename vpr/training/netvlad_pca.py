@@ -18,14 +18,14 @@ from vpr.training.netvlad_network import vlad
 
 
 def add_whitening(
-    network: NetVladNetwork, images: ImageSet, pictures: ColourImages, *, dim: int, most: int, seed: int
+    network: NetVladNetwork, images: ImageSet, loader: ColourImages, *, dim: int, most: int, seed: int
 ) -> NetVladNetwork:
-    """The network with a layer that whitens to ``dim`` numbers, fitted on at most ``most`` of the images."""
+    """The network with a layer that whitens to ``dim`` dimensions, fitted on at most ``most`` of the images."""
     network.WPCA = None
-    network.eval().to(pictures.device)
+    network.eval().to(loader.device)
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:most])
     paths = [images.path(row) for row in rows.tolist()]
-    whitening = fit_whitening(pictures.describe(paths, lambda batch: vlad(network, batch)).numpy(), dim)
+    whitening = fit_whitening(loader.describe(paths, lambda batch: vlad(network, batch)).numpy(), dim)
     layer = nn.Conv2d(network.vlad_dim, dim, 1)
     layer.load_state_dict(
         {

@@ -1,6 +1,6 @@
 """The published training of NetVLAD: triplets with cached hard-negative mining, epoch by epoch.
 
-Arandjelovic et al., CVPR 2016, with the numbers of Patch-NetVLAD (Hausler et al., CVPR 2021). Checkpoints have that
+Arandjelovic et al., CVPR 2016, with Patch-NetVLAD's hyperparameters (Hausler et al., CVPR 2021). Checkpoints have that
 project's keys, so that either continues the other's. Here a query learns from the negatives that violate the margin
 only; the published script takes its five nearest always, of which the others add nothing to the sum, but to the
 number by which it is divided.
@@ -46,7 +46,7 @@ DECIDES = 5  # recall at this says which epoch is best
 class Settings(Section):
     """Settings of the recipe, with the published values."""
 
-    backbone: str = "imagenet"  # VGG16 to begin with: "imagenet", "random", or the path of a checkpoint
+    backbone: str = "imagenet"  # initial VGG16: "imagenet", "random", or the path of a checkpoint
     clusters: int = Field(16, ge=1)
     trained_modules: int = Field(5, ge=0)  # of VGG16, from its end
     width: int = Field(640, ge=32)
@@ -76,11 +76,11 @@ class Recipe:
     """A run: the network, and how far it has come. ``epoch`` counts finished epochs, ``subset`` parts of the next."""
 
     def __init__(
-        self, network: NetVladNetwork, data: TrainingData, settings: Settings, *, pictures: ColourImages, out: Path
+        self, network: NetVladNetwork, data: TrainingData, settings: Settings, *, loader: ColourImages, out: Path
     ) -> None:
-        self.network = network.to(pictures.device)
+        self.network = network.to(loader.device)
         train_last(self.network, settings.trained_modules)
-        self.settings, self.pictures, self.out = settings, pictures, out
+        self.settings, self.loader, self.out = settings, loader, out
         self.validation = data.validation
         self.triplets = TripletSet(
             data.training.queries,
@@ -94,7 +94,7 @@ class Recipe:
         self.best, self.recalls = 0.0, dict[int, float]()
 
     def run(self, epochs: int, save_every_epoch: bool = False) -> None:
-        """Train until so many epochs are done, from where the run stands, or until it no longer improves."""
+        """Train until this many epochs are done, from where the run stands, or until it no longer improves."""
         journal = Journal(self.out, self.steps)
         try:
             while self.epoch < epochs and not self._stuck():
@@ -127,10 +127,10 @@ class Recipe:
         write_atomically(path, content.getvalue())
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint of this recipe; of a file with other objects in it, from its weights alone."""
+        """Continue from a checkpoint of this recipe; of a file with other objects in it, only from its weights."""
         load_strictly(self.network, read_checkpoint(path), str(path))
         try:
-            saved: dict[str, Any] = torch.load(path, map_location=self.pictures.device, weights_only=True)
+            saved: dict[str, Any] = torch.load(path, map_location=self.loader.device, weights_only=True)
             self.optimizer.load_state_dict(saved["optimizer"])
         except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError) as error:
             logger.warning("%s: only its weights are continued: %s", path, str(error).splitlines()[0])
@@ -181,7 +181,7 @@ class Recipe:
         queries, database = self.triplets.queries, self.triplets.database
         paths = [queries.path(each.query) for each in triplets] + [database.path(each.positive) for each in triplets]
         paths += [database.path(int(row)) for each in triplets for row in each.negatives]
-        vectors = vlad(self.network, self.pictures.together(paths))
+        vectors = vlad(self.network, self.loader.together(paths))
         count = len(triplets)
         owner = torch.repeat_interleave(torch.tensor([len(each.negatives) for each in triplets])).to(vectors.device)
         anchors, positives = vectors[:count][owner], vectors[count : 2 * count][owner]
@@ -208,7 +208,7 @@ class Recipe:
     def _describe(self, images: ImageSet, rows: np.ndarray) -> Any:
         paths = [images.path(row) for row in rows.tolist()]
         self.network.eval()
-        return self.pictures.describe(paths, lambda batch: vlad(self.network, batch)).numpy()
+        return self.loader.describe(paths, lambda batch: vlad(self.network, batch)).numpy()
 
 
 def _optimizer(network: NetVladNetwork, settings: Settings) -> torch.optim.Optimizer:

@@ -1,6 +1,6 @@
-"""Pairs of pictures to learn matching from, and what is known of each pair; see vpr.training.correspondence.
+"""Pairs of images to learn matching from, and what is known of each pair; see vpr.training.correspondence.
 
-All pictures are grey and brought to one size: shrunk to cover it, and cut to their middle.
+All images are grey and brought to one size: shrunk to cover it, and cut to their middle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vpr.datasets.posed_views import POSED_SCENES, PosedScene, PosedView
 from vpr.datasets.tables import name_at, read_table
 from vpr.images import read_image
 from vpr.training import homographies
-from vpr.training.correspondence import Depth, DepthView, Epipolar, PairGeometry, Plane, Strangers
+from vpr.training.correspondence import Depth, DepthView, DifferentPlaces, Epipolar, PairGeometry, Plane
 from vpr.training.grey_images import GreyImages, StaticCameras, cut_matrix, cut_to
 from vpr.training.places import Places
 from vpr.training.randomness import Randomness
@@ -74,7 +74,7 @@ class ScenesSettings(Section):
 
 
 class TwoViewSettings(Section):
-    """Pairs with an estimated fundamental matrix: columns image_a, image_b, f00 to f22 of the pictures as stored."""
+    """Pairs with an estimated fundamental matrix: columns image_a, image_b, f00 to f22 of the images as stored."""
 
     share: float = Field(1.0, ge=0)
     table: Path
@@ -84,13 +84,13 @@ class TwoViewSettings(Section):
 
 
 class NegativePairsSettings(Section):
-    """Pictures of different places, by a csv with columns image (or file) and place or group."""
+    """Images of different places, by a csv with columns image (or file) and place or group."""
 
     share: float = Field(0.2, ge=0)
     manifests: tuple[Path, ...]
-    # Patterns of groups whose pictures look alike and show different places, but for those with the same place.
+    # Patterns of groups whose images look alike and show different places, but for those with the same place.
     alike: tuple[str, ...] = ()
-    alike_share: float = Field(0.5, ge=0, le=1)  # of these pairs; both pictures are of groups of one such pattern
+    alike_share: float = Field(0.5, ge=0, le=1)  # of these pairs; both images are of groups of one such pattern
     held_out: float = Field(0.1, gt=0, lt=1)
 
 
@@ -191,11 +191,11 @@ class ScenePairs(PairSource):
         return DepthView(torch.from_numpy(depths), torch.from_numpy(matrices).float())
 
     def _read(self, scene: PosedScene, view: PosedView) -> tuple[Image, Floats, Doubles]:
-        """Picture, depth and intrinsics, all at the size that is learnt from."""
+        """Image, depth and intrinsics, all at the size that is trained on."""
         image = read_image(view.image, "grey")
         height, width = image.shape
         depth = scene.read_depth(view.depth)
-        if depth.shape != image.shape:  # ScanNet's depth is smaller than its pictures
+        if depth.shape != image.shape:  # ScanNet's depth is smaller than its images
             depth = np.asarray(cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST), np.float32)
         cut = cut_matrix((width, height), self.size)
         x, y = np.meshgrid(np.arange(self.size[0]), np.arange(self.size[1]))
@@ -267,7 +267,7 @@ class NegativePairs(PairSource):
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
         pairs: Rows = np.array([self._draw(random.numpy, held) for _ in range(count)], np.int64)
         one, other = (torch.from_numpy(self.places.stack(pairs[:, side])) for side in (0, 1))
-        return Part(one, other, Strangers(torch.ones(count)))
+        return Part(one, other, DifferentPlaces(torch.ones(count)))
 
     def _draw(self, random: np.random.Generator, held: bool) -> tuple[int, int]:
         places, rows, known = self.places, self.rows[held], False
@@ -278,7 +278,7 @@ class NegativePairs(PairSource):
             one, other = (int(row) for row in random.choice(rows, 2))
             if places.labels[one] != places.labels[other] and (known or places.groups[one] != places.groups[other]):
                 return one, other
-        raise DataError("the manifests list too few places to draw pictures of different ones")
+        raise DataError("the manifests list too few places to draw images of different ones")
 
     def _alike(self, patterns: Sequence[str], rows: Rows) -> list[Rows]:
         """Of the rows, those of each pattern's groups; patterns of which these are one place only are left out."""

@@ -1,4 +1,4 @@
-"""The global descriptor of global_descriptors/place.py, learnt from photographs of places.
+"""The global descriptor of global_descriptors/place.py, trained on photographs of places.
 
 It starts from ImageNet weights of EfficientNet-Lite0, a vocabulary by k-means, and PCA, so that the first
 step already has the descriptor that needs no training; then all of it but the first blocks is trained.

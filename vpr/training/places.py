@@ -1,4 +1,4 @@
-"""Places to learn from: pictures that show the same place, and pictures that stand alone, as csv files list them."""
+"""Places to learn from: images that show the same place, and single images, as csv files list them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ IMAGE_COLUMNS = ("image", "file")
 
 
 class Places:
-    """The pictures of some csv files with a column ``image`` (or ``file``), relative to the csv file.
+    """The images of some csv files with a column ``image`` (or ``file``), relative to the csv file.
 
-    A column ``place`` says which of them show the same place. A picture without a place is one of its own. Pictures of
+    A column ``place`` says which of them show the same place. An image without a place is one of its own. Images of
     one ``group``, where there is such a column, may show the same; groups of one name in several files are one group,
     and a place with the name of a group belongs to it. A share ``held_out`` of the places, whole groups of them, and of
-    the single pictures is for validation.
+    the single images is for validation.
 
-    Pictures are grey and cut to ``size``; with ``longest_side`` they are whole, in colour, and at most that long.
+    Images are grey and cut to ``size``; with ``longest_side`` they are whole, in colour, and at most that long.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class Places:
         self.size = size
         self.longest_side = longest_side
         self.paths: list[Path] = []
-        self.labels: Rows  # (N,) the place of each picture; a single picture has a number of its own
-        self.groups: Rows  # (N,) pictures that may show the same have one number
+        self.labels: Rows  # (N,) the place of each image; a single image has a number of its own
+        self.groups: Rows  # (N,) images that may show the same have one number
         self.group_names: list[str] = []  # as the csv files have them
         listed = [
             (number, path.parent / image, place, group)
@@ -62,14 +62,14 @@ class Places:
         self.held_places = [rows for rows in several if self.groups[rows[0]] in held]
         if len(self.places) + len(self.single) < 2:
             raise DataError(f"{', '.join(map(str, manifests)) or 'no csv file'}: fewer than two places to learn from")
-        self._picture = lru_cache(maxsize=None)(self._read)
+        self._image = lru_cache(maxsize=None)(self._read)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Image:
         """(height, width) uint8, grey; with ``longest_side`` (height, width, 3) RGB."""
-        return self._picture(int(row))
+        return self._image(int(row))
 
     def _read(self, row: int) -> Image:
         if self.longest_side is not None:
@@ -83,9 +83,9 @@ class Places:
         return np.stack([self[int(row)] for row in rows])[:, None]
 
     def draw(self, places: int, views: int, single: float, random: np.random.Generator) -> Rows:
-        """Rows (places * views,) of so many places, about a share ``single`` of them pictures that stand alone.
+        """Rows (places * views,) of this many places, about a share ``single`` of them single images.
 
-        A single picture comes ``views`` times, and so does one of a place that has fewer pictures.
+        A single image comes ``views`` times, and so does one of a place that has fewer images.
         """
         alone = min(round(places * single), len(self.single))
         together = min(places - alone, len(self.places))
@@ -97,7 +97,7 @@ class Places:
         return np.concatenate(chosen)
 
     def training_rows(self, most: int) -> Rows:
-        """At most so many rows of what is not held out, spread over all."""
+        """At most this many rows of what is not held out, spread over all."""
         rows = np.sort(np.concatenate([self.single, *self.places]))
         return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64))]
 

@@ -1,4 +1,4 @@
-"""Random numbers that depend on seed and step alone, so that an interrupted run continues as if it had not been."""
+"""Random numbers that depend only on seed and step, so that an interrupted run continues as if it had not been."""
 
 from __future__ import annotations
 

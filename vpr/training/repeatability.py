@@ -18,7 +18,7 @@ NEAR = 3.0  # pixels
 def judge_views(model: nn.Module, first: Tensor, second: Tensor, homography: Tensor) -> dict[str, float]:
     """Means over pairs of images (B, 1, H, W), the second warped by (B, 3, 3); the strongest 300 points of each.
 
-    ``matching``: right mutual nearest neighbours over points that both views show; ``precision``: right ones over all;
+    ``matching``: correct mutual nearest neighbours over points that both views show; ``precision``: correct over all;
     ``repeatability``: points found again within 3 pixels (Schmid et al., IJCV 2000).
     """
     found = [_features(model, images) for images in (first, second)]

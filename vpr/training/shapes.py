@@ -1,4 +1,4 @@
-"""Pictures of simple shapes whose corners are known, to teach a detector what a corner is.
+"""Images of simple shapes whose corners are known, to teach a detector what a corner is.
 
 The primitives of DeTone et al., CVPR workshops 2018: lines, polygons one and many, ellipses, stars, checkerboards,
 stripes, cubes, and noise. Ellipses and noise have no corners. Drawn at four times the size and shrunk, which gives
@@ -21,7 +21,7 @@ Draw = Callable[[Image, np.random.Generator], Doubles]
 
 
 def draw_shape(size: tuple[int, int], random: np.random.Generator) -> tuple[Image, Doubles]:
-    """A grey picture of (width, height), and the corners in it, (N, 2) x, y in pixels."""
+    """A grey image of (width, height), and the corners in it, (N, 2) x, y in pixels."""
     primitive = PRIMITIVES[int(random.integers(len(PRIMITIVES)))]
     large = cv2.resize(_background(size, random), (size[0] * SCALE, size[1] * SCALE), interpolation=cv2.INTER_LINEAR)
     corners = primitive(np.asarray(large, dtype=np.uint8), random)
@@ -32,7 +32,7 @@ def draw_shape(size: tuple[int, int], random: np.random.Generator) -> tuple[Imag
 
 
 def _background(size: tuple[int, int], random: np.random.Generator) -> Image:
-    """Blurred blobs of two greys, so that contrast with a shape varies over the picture."""
+    """Blurred blobs of two greys, so that contrast with a shape varies over the image."""
     level = int(random.integers(0, 256))
     image = np.full((size[1], size[0]), level, np.uint8)
     for _ in range(int(random.integers(0, 60))):
@@ -44,7 +44,7 @@ def _background(size: tuple[int, int], random: np.random.Generator) -> Image:
 
 
 def _grey(near: Image, random: np.random.Generator, contrast: int = 30) -> int:
-    """A grey that stands out from the picture's mean."""
+    """A grey that stands out from the image's mean."""
     mean = float(near.mean())
     while True:
         shade = int(random.integers(0, 256))
@@ -147,7 +147,7 @@ def _star(image: Image, random: np.random.Generator) -> Doubles:
 
 
 def _in_perspective(corners: Doubles, image: Image, random: np.random.Generator) -> Doubles:
-    """Points of the unit square as some plane in the picture shows them; (..., 2)."""
+    """Points of the unit square as some plane in the image shows them; (..., 2)."""
     height, width = image.shape
     unit = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float32)
     size = random.uniform(0.5, 1.1) * np.array([width, height])

@@ -32,7 +32,7 @@ class Settings(MethodSettings):
     method: Literal["superpoint"] = "superpoint"
     photographs: Path
     labels: Path  # made by `vpr label` of the same photographs at the same size
-    start: Path | None = None  # weights to begin with, for instance MagicPoint's
+    start: Path | None = None  # initial weights, for instance MagicPoint's
     layout: Layout = "v1"  # "open" has BatchNorm
     batch_norm: bool = False  # after each convolution while training, folded into it in the weights
     widths: tuple[int, int, int, int] = (64, 64, 128, 128)
@@ -41,7 +41,7 @@ class Settings(MethodSettings):
     size: tuple[int, int] = (320, 240)  # width, height; multiples of 8
     descriptor_loss: str = "softmax"
     descriptor_weight: float = Field(0.5, ge=0)
-    points: int = Field(256, ge=8)  # per picture, whose descriptors the sparse losses compare
+    points: int = Field(256, ge=8)  # per image, whose descriptors the sparse losses compare
     homography: homographies.Settings = homographies.Settings(rotation_deg=30)
     light: photometric.Settings = photometric.Settings()
     # Patterns of names: photographs that match the same one are of one camera that stood still.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def on_tensors(value: Any, work: Callable[[Tensor], Tensor]) -> Any:
-    """The same, with every tensor in it, alone or in (named) tuples of any depth, replaced by what ``work`` gives."""
+    """The same, with every tensor in it, single or in (named) tuples of any depth, replaced by what ``work`` gives."""
     if isinstance(value, Tensor):
         return work(value)
     if isinstance(value, tuple):

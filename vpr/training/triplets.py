@@ -1,6 +1,6 @@
 """Triplets of query, positive and hard negatives, mined from cached descriptors.
 
-Arandjelovic et al., CVPR 2016 (NetVLAD), arXiv:1511.07247; with the numbers of Patch-NetVLAD's training on Mapillary
+Arandjelovic et al., CVPR 2016 (NetVLAD), arXiv:1511.07247; with the hyperparameters of Patch-NetVLAD on Mapillary
 Street-Level Sequences (Warburg et al., CVPR 2020): positives within 10 m, negatives beyond 25 m, a cache of 1000
 queries and 1000 negatives, five negatives for each query.
 """
