@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from vpr.global_descriptors import place
-from vpr.global_descriptors.efficientnet import STRIDE_16, Convolution, EfficientNetLite0
-from vpr.global_descriptors.place import GhostVlad, Layout, Place, PlaceNetwork, seen_size
+from vpr.global_descriptors.efficientnet import STRIDE_16, EfficientNetLite0, SamePaddedConvolution
+from vpr.global_descriptors.place import GhostVlad, LayoutBranch, PlaceDescriptor, PlaceNetwork, seen_size
 
 
 def network(seed: int = 0) -> PlaceNetwork:
@@ -53,7 +53,7 @@ def test_stride_and_channels_of_the_usual_cut():
 
 
 def test_with_a_stride_the_odd_pixel_is_padded_below_and_on_the_right():
-    convolution = Convolution(1, 1, 3, 2)
+    convolution = SamePaddedConvolution(1, 1, 3, 2)
     convolution.weight.data.fill_(1.0)
     convolution.bias.data.zero_()
     image = torch.zeros(1, 1, 4, 4)
@@ -96,7 +96,7 @@ def test_what_a_ghost_takes_changes_nothing():
 
 def test_the_layout_knows_where_features_are_and_vlad_does_not():
     torch.manual_seed(0)
-    layout, pool = Layout(5, 3), GhostVlad(5, 4, 1)
+    layout, pool = LayoutBranch(5, 3), GhostVlad(5, 4, 1)
     nn.init.normal_(pool.centroids)
     maps = torch.randn(1, 5, 12, 16)
     mirrored = maps.flip(3)
@@ -126,13 +126,13 @@ def test_sizes_are_read_off_the_weights():
 )
 def test_images_are_brought_to_one_longest_side(size, seen):
     assert seen_size(*size, 320) == seen
-    method = Place(network(), "", place.Settings(), CPU)
+    method = PlaceDescriptor(network(), "", place.Settings(), CPU)
     prepared = method.preprocess(textured(0, size[1], size[0]))
     assert prepared.shape == (3, seen[1], seen[0]) and prepared.dtype == torch.uint8
 
 
 def test_half_precision_of_the_backbone_is_close():
     image = textured(3, 96, 128)
-    made = [Place(network(), "", place.Settings(precision=each), CPU) for each in ("fp32", "bf16")]
+    made = [PlaceDescriptor(network(), "", place.Settings(precision=each), CPU) for each in ("fp32", "bf16")]
     one, other = (each.describe([each.preprocess(image)]) for each in made)
     assert float((one * other).sum()) > 0.98

@@ -18,7 +18,7 @@ EPSILON = 1e-3  # of the published BatchNorms
 STEM = 32  # channels after the first convolution
 
 
-class Stage(NamedTuple):
+class BlockGroup(NamedTuple):
     """Blocks of one kind; only the first of them has the stride."""
 
     expansion: int
@@ -29,18 +29,18 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(1, 16, 1, 1, 3),
-    Stage(6, 24, 2, 2, 3),
-    Stage(6, 40, 2, 2, 5),
-    Stage(6, 80, 3, 2, 3),
-    Stage(6, 112, 3, 1, 5),
-    Stage(6, 192, 4, 2, 5),
-    Stage(6, 320, 1, 1, 3),
+    BlockGroup(1, 16, 1, 1, 3),
+    BlockGroup(6, 24, 2, 2, 3),
+    BlockGroup(6, 40, 2, 2, 5),
+    BlockGroup(6, 80, 3, 2, 3),
+    BlockGroup(6, 112, 3, 1, 5),
+    BlockGroup(6, 192, 4, 2, 5),
+    BlockGroup(6, 320, 1, 1, 3),
 )
 STRIDE_16 = 11  # blocks until the stride becomes 32
 
 
-class Convolution(nn.Conv2d):
+class SamePaddedConvolution(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: with a stride, the bottom and the right get the odd pixel."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -54,15 +54,15 @@ class Convolution(nn.Conv2d):
         return super().forward(x)
 
 
-class Block(nn.Module):
+class InvertedResidual(nn.Module):
     """Inverted residual: more channels, a convolution of each channel, fewer channels again."""
 
-    def __init__(self, before: int, stage: Stage, stride: int) -> None:
+    def __init__(self, before: int, stage: BlockGroup, stride: int) -> None:
         super().__init__()
         inner = before * stage.expansion
-        self.expand = Convolution(before, inner, 1) if stage.expansion > 1 else None
-        self.depthwise = Convolution(inner, inner, stage.kernel, stride, groups=inner)
-        self.project = Convolution(inner, stage.channels, 1)
+        self.expand = SamePaddedConvolution(before, inner, 1) if stage.expansion > 1 else None
+        self.depthwise = SamePaddedConvolution(inner, inner, stage.kernel, stride, groups=inner)
+        self.project = SamePaddedConvolution(inner, stage.channels, 1)
         self.residual = stride == 1 and before == stage.channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,11 +79,11 @@ class EfficientNetLite0(nn.Module):
         made, before = [], STEM
         for stage in STAGES:
             for number in range(stage.blocks):
-                made.append(Block(before, stage, stage.stride if number == 0 else 1))
+                made.append(InvertedResidual(before, stage, stage.stride if number == 0 else 1))
                 before = stage.channels
         if not 1 <= blocks <= len(made):
             raise ValueError(f"EfficientNet-Lite0 has {len(made)} blocks, not {blocks}")
-        self.stem = Convolution(3, STEM, 3, 2)
+        self.stem = SamePaddedConvolution(3, STEM, 3, 2)
         self.blocks = nn.Sequential(*made[:blocks])
         self.channels: int = made[blocks - 1].project.out_channels
 
@@ -99,7 +99,7 @@ class EfficientNetLite0(nn.Module):
         """
         found = _folded(state, "stem", "_conv_stem", "_bn0")
         for number, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+            assert isinstance(block, InvertedResidual)
             names = ("depthwise", "project") if block.expand is None else ("expand", "depthwise", "project")
             for norm, name in enumerate(names, start=3 - len(names)):
                 published = f"_blocks.{number}"

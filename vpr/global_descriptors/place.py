@@ -57,7 +57,7 @@ class GhostVlad(nn.Module):
         return functional.normalize(sums / (sums.abs() + ROOT_EPSILON).sqrt(), dim=1)
 
 
-class Layout(nn.Module):
+class LayoutBranch(nn.Module):
     """Features averaged in the cells of a grid, with fewer channels."""
 
     def __init__(self, channels: int, width: int) -> None:
@@ -77,7 +77,7 @@ class PlaceNetwork(nn.Module):
         super().__init__()
         self.backbone = EfficientNetLite0(blocks)
         self.aggregation = GhostVlad(self.backbone.channels, clusters, ghosts)
-        self.layout = Layout(self.backbone.channels, width)
+        self.layout = LayoutBranch(self.backbone.channels, width)
         self.projection = nn.Linear(self.backbone.channels * clusters + GRID[0] * GRID[1] * width, dim)
 
     @staticmethod
@@ -110,7 +110,7 @@ class PlaceNetwork(nn.Module):
         return torch.cat([self.aggregation(maps), self.layout(maps)], dim=1)
 
 
-class Place:
+class PlaceDescriptor:
     """A network with its weights, on a device."""
 
     channels: Channels = "rgb"
@@ -141,6 +141,6 @@ def seen_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)) * CELL, max(1, round(height * scale)) * CELL
 
 
-def build(settings: Settings, device: torch.device) -> Place:
+def build(settings: Settings, device: torch.device) -> PlaceDescriptor:
     network, sha256 = load_network(settings.weights, PlaceNetwork.from_state_dict)
-    return Place(network, sha256, settings, device)
+    return PlaceDescriptor(network, sha256, settings, device)

@@ -86,7 +86,7 @@ class Settings(MethodSettings):
         return (self.manifest,) if isinstance(self.manifest, Path) else self.manifest
 
 
-class PlaceBatch(NamedTuple):
+class GlobalDescriptorBatch(NamedTuple):
     """Images before warps and light."""
 
     images: Tensor  # (B, 1, H, W) uint8
@@ -112,7 +112,7 @@ class GlobalDescriptorTask:
         self.criterion = MetricLoss(settings.loss, settings.miner)
         self.whitening: Whitening | None = None  # fitted by ``validate`` on the weights that it saw
 
-    def batch(self, size: int, random: Randomness) -> PlaceBatch:
+    def batch(self, size: int, random: Randomness) -> GlobalDescriptorBatch:
         settings, places = self.settings, self.places
         if size < 2 * settings.views:
             raise ConfigError(f"train.batch_size = {size}: at least two places of task.views = {settings.views} each")
@@ -124,9 +124,9 @@ class GlobalDescriptorTask:
         is_single = torch.from_numpy(np.isin(rows, places.single))
         homography = torch.where(is_single[:, None, None], crops, warps)
         labels, groups = (torch.from_numpy(each[rows]) for each in (places.labels, places.groups))
-        return PlaceBatch(torch.from_numpy(places.stack(rows)), homography, labels, groups)
+        return GlobalDescriptorBatch(torch.from_numpy(places.stack(rows)), homography, labels, groups)
 
-    def losses(self, model: nn.Module, batch: PlaceBatch, random: Randomness) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: GlobalDescriptorBatch, random: Randomness) -> dict[str, Tensor]:
         if self.settings.encoder == "frozen":
             self.network.encoder.eval()  # its BatchNorms too
         images = self._see(batch.images, batch.homography, random)

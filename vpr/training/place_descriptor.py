@@ -88,7 +88,7 @@ class Settings(MethodSettings):
         return (self.manifest,) if isinstance(self.manifest, Path) else self.manifest
 
 
-class Batch(NamedTuple):
+class PlaceDescriptorBatch(NamedTuple):
     """Images as the network sees them, of one size."""
 
     images: Tensor  # (B, 3, H, W) uint8
@@ -96,7 +96,7 @@ class Batch(NamedTuple):
     groups: Tensor  # (B,) see Places
 
 
-class PlaceDescriptor:
+class PlaceDescriptorTask:
     """The task: descriptors that are alike for images of one place."""
 
     def __init__(self, settings: Settings, network: PlaceNetwork, places: Places) -> None:
@@ -133,7 +133,7 @@ class PlaceDescriptor:
                 groups.append({"params": trained, "rate": rate})
         return groups
 
-    def batch(self, size: int, random: Randomness) -> Batch:
+    def batch(self, size: int, random: Randomness) -> PlaceDescriptorBatch:
         settings, places, draw = self.settings, self.places, random.numpy
         singles = min(round(size * settings.single / 2), len(places.single))
         count = min((size - 2 * singles) // settings.views, len(places.places))
@@ -149,9 +149,9 @@ class PlaceDescriptor:
                 labels.append(2 * places.labels[row] + mirrored)
                 groups.append(places.groups[row])
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return Batch(stacked, torch.from_numpy(np.array(labels)), torch.from_numpy(np.array(groups)))
+        return PlaceDescriptorBatch(stacked, torch.from_numpy(np.array(labels)), torch.from_numpy(np.array(groups)))
 
-    def losses(self, model: nn.Module, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: PlaceDescriptorBatch, random: Randomness) -> dict[str, Tensor]:
         vectors = model(LEVELS.normalise(batch.images).contiguous(memory_format=torch.channels_last))
         loss, hard = self.criterion(vectors, batch.labels, batch.groups)
         return {"loss": loss, "negatives": hard}
@@ -362,6 +362,6 @@ def _fit_projection(network: PlaceNetwork, settings: Settings, places: Places) -
     network.projection.bias.copy_(bias * scale)
 
 
-def build(settings: Settings) -> PlaceDescriptor:
+def build(settings: Settings) -> PlaceDescriptorTask:
     places = Places(settings.manifests, (0, 0), settings.held_out, longest_side=settings.longest_side)
-    return PlaceDescriptor(settings, _started(settings, places), places)
+    return PlaceDescriptorTask(settings, _started(settings, places), places)
