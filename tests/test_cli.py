@@ -298,3 +298,23 @@ def test_every_command_has_help_that_says_what_it_does(capsys: pytest.CaptureFix
         assert f"Usage: vpr {command}" in " ".join(said.split()) and "--help" in said
         described = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("╭")]
         assert len(described[1]) > 20, f"vpr {command} --help does not say what it does"
+
+
+@pytest.mark.parametrize("more", [[], ["--no-ground-truth"]])
+def test_one_query_without_a_position_is_answered_with_positions(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = tmp_path / "paris"
+    for place in range(4):
+        name = f"@{448251.8 + 100 * place:.1f}@5411932.7@31@N@{place}@.png"
+        write_picture(database / name, textured(place, 140, 180)[:120, :160])
+    photo = write_picture(tmp_path / "photo.png", textured(2, 140, 180)[10:130, 12:172])
+    run_on((database, photo), tmp_path / "out", *more)
+    said = capsys.readouterr().out
+    assert "No ground truth, so no recall." in said
+    assert "UTM 31N 448451.8 5411932.7, latitude 48.858217, longitude 2.297226" in said
+    best = lines(tmp_path / "out" / "predictions.jsonl")[0]
+    assert (best["query"], best["correct"], best["zone"]) == ("photo.png", None, "31N")
+    assert (best["east_m"], best["north_m"]) == (448451.8, 5411932.7)
+    assert (best["latitude"], best["longitude"]) == pytest.approx((48.858217, 2.297226), abs=1e-6)
+    assert not (tmp_path / "out" / "recalls.txt").exists()

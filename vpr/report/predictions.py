@@ -33,7 +33,7 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
     """
     database = dataset.database
     places = None if database.positions is None else database.positions.round(3)
-    degrees = _degrees(dataset)
+    degrees = database_degrees(dataset)
     encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder per line
     for query, name in enumerate(dataset.queries.names):
         rows = ranking.rows[query]
@@ -61,7 +61,7 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
             yield encode(line)
 
 
-def _degrees(dataset: Dataset) -> Doubles | None:
+def database_degrees(dataset: Dataset) -> Doubles | None:
     """(N, 2) latitude and longitude of the database images; None where positions or their zone are not known."""
     positions, zone = dataset.database.positions, dataset.database.zone
     if positions is None or zone is None:

@@ -12,6 +12,7 @@ from vpr.evaluation.bootstrap import Estimate
 from vpr.evaluation.comparison import Change, Summary
 from vpr.evaluation.recall import RecallTable
 from vpr.report.numbers import estimate_record, number
+from vpr.report.predictions import database_degrees
 from vpr.runtime.files import write_atomically, write_json
 
 
@@ -45,6 +46,7 @@ def text_table(summary: Summary) -> str:
 def answer_lines(dataset: Dataset, ranking: Ranking, count: int) -> list[str]:
     """The first candidates of every query with score, inliers and position, one line each."""
     lines = []
+    degrees = database_degrees(dataset)
     for query, name in enumerate(dataset.queries.names):
         lines.append(name)
         for place, row in enumerate(ranking.rows[query, :count].tolist()):
@@ -56,6 +58,8 @@ def answer_lines(dataset: Dataset, ranking: Ranking, count: int) -> list[str]:
             if dataset.database.positions is not None:
                 east, north = dataset.database.positions[row].tolist()
                 facts.append(f"UTM {dataset.database.zone or ''} {east:.1f} {north:.1f}".replace("  ", " "))
+            if degrees is not None:
+                facts.append(f"latitude {degrees[row, 0]:.6f}, longitude {degrees[row, 1]:.6f}")
             lines.append(f"  {place + 1}. {dataset.database.names[row]}  {', '.join(facts)}")
     return lines
 
