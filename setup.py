@@ -10,6 +10,7 @@ version = next(
 )
 
 extras = {
+    "formats": ["pillow-heif>=0.22", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
     "hdf5": ["h5py>=3.12"],
     "pose": ["poselib>=2.0.5", "pycolmap>=3.11"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import time
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import textured, write_picture
+from PIL import Image as Pil
 
 from vpr.core import ImageError
 from vpr.images import SUFFIXES, decode, eight_bits, fitted_size, in_order, read_image, resize, size_between
@@ -124,6 +126,32 @@ def test_formats_beyond_the_common_ones_are_read(suffix: str, tmp_path: Path) ->
     assert read.shape == image.shape
     assert np.abs(read.astype(int) - image).mean() < (20 if suffix == ".gif" else 6)  # 256 colours
     assert read_image(path, "grey").shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".jp2", ".avif"])
+def test_pillow_reads_what_opencv_was_built_without(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = cv2.GaussianBlur(textured(4), (9, 9), 0)
+    data = cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
+    by_opencv = decode(data, "rgb")
+    monkeypatch.setattr("vpr.images.cv2.haveImageWriter", lambda name: False)
+    monkeypatch.setattr("vpr.images.cv2.imdecode", None)
+    by_pillow = decode(data, "rgb")
+    assert np.abs(by_pillow.astype(int) - by_opencv).mean() < 3
+    assert decode(data, "grey").shape == image.shape[:2]
+    with pytest.raises(ImageError, match="image is damaged or not supported"):
+        decode(data[: len(data) // 2], "rgb")
+
+
+@pytest.mark.parametrize(("plugin", "kind"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_formats_of_plugins_are_read_where_the_plugin_is_installed(plugin: str, kind: str) -> None:
+    module = pytest.importorskip(plugin)
+    if kind == "HEIF":
+        module.register_heif_opener()
+    image, file = cv2.GaussianBlur(textured(4), (9, 9), 0), io.BytesIO()
+    Pil.fromarray(image).save(file, kind)
+    assert np.abs(decode(file.getvalue(), "rgb").astype(int) - image).mean() < 6
+    with pytest.raises(ImageError, match=r"more than 0\.01 megapixels"):
+        decode(file.getvalue(), "rgb", 0.01)
 
 
 @pytest.mark.parametrize("suffix", [".jpe", ".jfif"])

@@ -75,7 +75,7 @@ def test_bad_and_blank_images_keep_their_rows(image_set: ImageSet, tmp_path: Pat
 
 
 def test_a_bad_image_can_be_fatal(image_set: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"09\.jpg: the image is truncated"):
+    with pytest.raises(ImageError, match=r"09\.jpg: the JPEG image is truncated"):
         extracted(image_set, tmp_path / "store", Extraction(shard_size=5, on_bad_image="fail"))
 
 

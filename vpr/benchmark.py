@@ -16,7 +16,7 @@ from vpr import __version__, pipeline
 from vpr.build import Engine, build
 from vpr.config import digest_of_names, fingerprint
 from vpr.core import DataError, Dataset, VprError
-from vpr.datasets import warn
+from vpr.datasets import warn, warnings_of, with_warnings
 from vpr.descriptors import Features
 from vpr.evaluation.identity import truth_digest
 from vpr.report.benchmark_rows import Row, rows_of
@@ -159,6 +159,7 @@ def _match(
 ) -> None:
     """Shortlist, predictions and report of one combination; blocks and indexes are shared by those of a data set."""
     matched = pipeline.match(dataset, features, engine, work=place.parent / "work", clock=clock)
+    about = with_warnings(about, warnings_of(dataset))
     pipeline.report(dataset, matched, place, about=about, clock=clock)
 
 

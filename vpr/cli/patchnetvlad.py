@@ -12,7 +12,7 @@ import typer
 
 from vpr.cli.common import SetOption, command_line, say, settings_of
 from vpr.cli.patchnetvlad_ini import is_ini, run_overrides
-from vpr.cli.run import say_results, with_warnings
+from vpr.cli.run import say_results
 
 if TYPE_CHECKING:
     from vpr.settings import Settings
@@ -89,7 +89,7 @@ def feature_match(
     """Shortlist and re-rank the queries of a list against the database of another, and measure recall."""
     from vpr import pipeline
     from vpr.build import build
-    from vpr.datasets import hint, warn
+    from vpr.datasets import hint, warn, with_warnings
     from vpr.datasets.image_lists import read_image_lists
     from vpr.descriptors import Features
     from vpr.features.feature_set import FeatureFolders

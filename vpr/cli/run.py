@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 FEW_QUERIES = 10  # without ground truth the candidates of this many queries are printed
 SHOWN_CANDIDATES = 5
-WARNINGS = "warnings"  # fact about a run
 
 
 def run(
@@ -66,18 +64,14 @@ def run(
     elif resembled := datasets.hint(dataset):
         say(f"{dataset.name}: {resembled}")
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
-    about = with_warnings(about, datasets.warn(dataset))
+    about = datasets.with_warnings(about, datasets.warn(dataset))
     summary = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify)
     say_results(out, summary)
 
 
-def with_warnings(facts: Mapping[str, str], warnings: Sequence[str]) -> dict[str, str]:
-    """The facts of a run with what is suspicious about its data set, so that it stands beside the recall."""
-    return {**facts, **({WARNINGS: "; ".join(warnings)} if warnings else {})}
-
-
 def say_results(out: Path, summary: Summary | None) -> None:
     """The recall table, or that there is none, what could not be read, the first answers, and where the files are."""
+    from vpr.datasets.plausibility import WARNINGS
     from vpr.report.finished import dataset_images, read_run
     from vpr.report.outputs import REPORT
     from vpr.report.tables import answer_lines, text_table

@@ -2,7 +2,7 @@
 
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
 from vpr.datasets.locating import find, layouts, missing_images
-from vpr.datasets.plausibility import warn, warnings_of
+from vpr.datasets.plausibility import warn, warnings_of, with_warnings
 from vpr.datasets.protocols import describe, frame_positives, hint, judge, protocol, protocol_hash, rule
 from vpr.datasets.readers import READERS, Reader, read_pair, reader
 
@@ -25,4 +25,5 @@ __all__ = [
     "rule",
     "warn",
     "warnings_of",
+    "with_warnings",
 ]

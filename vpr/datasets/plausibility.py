@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from vpr.core import Dataset, Doubles, ImageSet, Rows
 from vpr.datasets import utm_names
 
+WARNINGS = "warnings"  # fact about a run
 NAMED = 3  # rows that a warning names
 _FAR_M = 10_000.0  # a set that reaches as far from 0, 0 does not begin there
 _UTM_EAST_M = (100_000.0, 900_000.0)  # of every point of a zone
@@ -38,6 +39,11 @@ def warn(dataset: Dataset) -> list[str]:
     for text in found:
         _log.warning("%s: %s", dataset.name, text)
     return found
+
+
+def with_warnings(facts: Mapping[str, str], warnings: Sequence[str]) -> dict[str, str]:
+    """The facts of a run with what is suspicious about its data set, so that it stands beside the recall."""
+    return {**facts, **({WARNINGS: "; ".join(warnings)} if warnings else {})}
 
 
 def warnings_of(dataset: Dataset) -> list[str]:

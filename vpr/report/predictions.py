@@ -42,7 +42,7 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
         metres = distances_m(dataset, rows[None], np.array([query]))
         if metres is not None:
             columns["distance_m"] = metres[0].round(3).tolist()
-        right = None if dataset.positives is None else np.isin(rows, dataset.positives[query])
+        correct = None if dataset.positives is None else np.isin(rows, dataset.positives[query])
         for place, row in enumerate(rows.tolist()):
             if row == NO_ROW:
                 break
@@ -55,7 +55,7 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
             if degrees is not None:
                 line["zone"] = database.zone
                 line["latitude"], line["longitude"] = degrees[row].tolist()
-            line["correct"] = None if right is None else bool(right[place])
+            line["correct"] = None if correct is None else bool(correct[place])
             if place == 0 and ranking.evidence is not None and math.isfinite(ranking.evidence.elapsed_s[query]):
                 line["elapsed_ms"] = round(1000 * float(ranking.evidence.elapsed_s[query]), 3)
             yield encode(line)
