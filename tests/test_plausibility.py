@@ -248,3 +248,12 @@ def test_cities_searched_jointly_are_named(caplog):
     one = Dataset("msls", "", images(names[:1], UTM[:1]), images(queries[:1], UTM[:1]))
     judge(one, protocol("msls-val@official"))
     assert not caplog.records
+
+
+def test_ground_truth_made_of_degrees_in_columns_of_metres_is_remarked(tmp_path, capsys):
+    rows = [f"d{row}.jpg,database,{lat},{lon}" for row, (lat, lon) in enumerate(PARIS.tolist())]
+    (tmp_path / "p.csv").write_text("\n".join(["name,role,utm_east,utm_north", *rows, "q.jpg,query,48.8567,2.3523"]))
+    call(["gt", "make", str(tmp_path / "p.csv"), "--out", str(tmp_path / "p.npz")])
+    said = capsys.readouterr().out
+    assert "warning: the positions of 3 database images look like degrees but are read as metres" in said
+    assert "warning: all 3 database images are positives of all 1 queries" in said
