@@ -153,7 +153,7 @@ def test_settings_that_make_no_sense(manifest):
     ):
         with pytest.raises(ConfigError, match=message):
             settings(manifest, **change)
-    with pytest.raises(ConfigError, match="gives only 32 numbers"):
+    with pytest.raises(ConfigError, match="gives only 32 dimensions"):
         task(manifest, dim=33)
     with pytest.raises(ConfigError, match="at least two places"):
         task(manifest).batch(7, randomness(0))
