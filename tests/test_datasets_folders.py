@@ -189,6 +189,12 @@ def test_a_single_query_has_the_positives_that_a_table_lists_for_it(tmp_path):
     assert as_lists(read_pair(root / "database", root / "queries/q1.jpg").positives) == [[1]]
 
 
+def test_a_table_with_semicolons_lists_positives(tmp_path):
+    root = touch(tmp_path, "database/d1.jpg", "database/d2.jpg", "queries/q1.jpg")
+    (root / "ground_truth.csv").write_text("\ufeffquery;positives\nqueries/q1.jpg;database/d2.jpg database/d1.jpg\n")
+    assert as_lists(read_pair(root / "database", root / "queries").positives) == [[0, 1]]
+
+
 def test_an_accent_in_either_normal_form_is_one_name(tmp_path):
     composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
     for number, (on_disk, listed) in enumerate([(composed, decomposed), (decomposed, composed)]):

@@ -124,6 +124,17 @@ def test_candidates_carry_their_positions(tmp_path):
     assert line["correct"] is None and "distance_m" not in line
 
 
+def test_positions_of_regions_side_by_side_are_those_of_their_own_zones():
+    """Copenhagen and San Francisco in one set: the second region is moved, but its answers are not."""
+    cities = ImageSet(
+        Path("/data/db"), ("cph.jpg", "sf.jpg"), np.array([[347000.5, 6172000.0], [10551000.25, 4180000.0]])
+    )
+    data = Dataset("msls", "none", cities, ImageSet(Path("/data/q"), ("q.jpg",)))
+    ranking = Ranking(np.array([[0, 1]]), np.array([[2, 1]], np.float32))
+    found = [json.loads(line) for line in prediction_lines(data, ranking)]
+    assert [(line["east_m"], line["north_m"]) for line in found] == [(347000.5, 6172000.0), (551000.25, 4180000.0)]
+
+
 def test_kapture_reads_our_file(tmp_path):
     csv = pytest.importorskip("kapture.io.csv")
     write_kapture(tmp_path / "pairs.txt", dataset(), ranked())

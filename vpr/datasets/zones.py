@@ -76,6 +76,13 @@ def to_latlon(positions: Doubles, zone: str) -> Doubles:
     return np.column_stack([latitudes, longitudes])
 
 
+def in_own_region(positions: Doubles) -> Doubles:
+    """(N, 2) metres of a frame in which regions may lie side by side -> metres as each region's own zone has them."""
+    own = positions.copy()
+    own[:, 0] -= np.floor(positions[:, 0] / REGION_GAP_M + 0.5) * REGION_GAP_M
+    return own
+
+
 def one_frame_of_latlon(latlon: Doubles, deciding: Flags) -> tuple[Doubles, str | None]:
     """(N, 2) degrees -> (N, 2) metres in the zone of the median of the deciding rows, and that zone.
 

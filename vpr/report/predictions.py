@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vpr.core import NO_ROW, DataError, Dataset, Doubles, Evidence, Floats, Ranking, Rows
-from vpr.datasets.zones import to_latlon
+from vpr.datasets.zones import in_own_region, to_latlon
 from vpr.evaluation.distance import distances_m
 from vpr.runtime.files import write_atomically
 
@@ -32,7 +32,7 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
     elapsed_ms. Scores have the fewest digits that give the same float32 back.
     """
     database = dataset.database
-    places = None if database.positions is None else database.positions.round(3)
+    places = None if database.positions is None else in_own_region(database.positions).round(3)
     degrees = database_degrees(dataset)
     encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder per line
     for query, name in enumerate(dataset.queries.names):

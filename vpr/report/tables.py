@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpr.core import NO_ROW, Dataset, Ranking
+from vpr.datasets.zones import in_own_region
 from vpr.evaluation.bootstrap import Estimate
 from vpr.evaluation.comparison import Change, Summary
 from vpr.evaluation.recall import RecallTable
@@ -47,6 +48,7 @@ def answer_lines(dataset: Dataset, ranking: Ranking, count: int) -> list[str]:
     """The first candidates of every query with score, inliers and position, one line each."""
     lines = []
     degrees = database_degrees(dataset)
+    places = None if dataset.database.positions is None else in_own_region(dataset.database.positions)
     for query, name in enumerate(dataset.queries.names):
         lines.append(name)
         for place, row in enumerate(ranking.rows[query, :count].tolist()):
@@ -55,8 +57,8 @@ def answer_lines(dataset: Dataset, ranking: Ranking, count: int) -> list[str]:
             facts = [f"score {ranking.scores[query, place]:.3f}"]
             if ranking.evidence is not None and ranking.evidence.inliers[query, place] >= 0:
                 facts.append(f"{ranking.evidence.inliers[query, place]} inliers")
-            if dataset.database.positions is not None:
-                east, north = dataset.database.positions[row].tolist()
+            if places is not None:
+                east, north = places[row].tolist()
                 facts.append(f"UTM {dataset.database.zone or ''} {east:.1f} {north:.1f}".replace("  ", " "))
             if degrees is not None:
                 facts.append(f"latitude {degrees[row, 0]:.6f}, longitude {degrees[row, 1]:.6f}")
