@@ -285,3 +285,18 @@ def test_a_matlab_function_is_passed_over() -> None:
 def test_impossible_matlab_data(variable: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_variable(mat_file(variable), "net")
+
+
+def test_a_matlab_file_that_unpacks_to_a_thousand_times_its_size_is_refused_before_it_is_unpacked() -> None:
+    import tracemalloc
+    import zlib
+
+    packed = zlib.compress(struct.pack("<II", 14, 60_000_000) + bytes(60_000_000), 9)
+    data = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM" + element(15, packed)
+    assert len(data) < 100_000
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"an element unpacks to more than \d MB; no weights are packed so densely"):
+        read_variable(memoryview(data), "net")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000

@@ -16,6 +16,8 @@ import numpy as np
 
 HEADER = 128  # bytes before the first element
 MOST = 1 << 31  # bytes that a compressed element may unpack to
+MOST_RATIO = 64  # and how many times its size; weights hardly compress
+SPARE = 1 << 20  # bytes that a small element may unpack to whatever its size
 MATRIX, COMPRESSED = 14, 15  # types of elements that are no array of numbers
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8", 16: "u1"}
 CELL, STRUCT, TEXT = 1, 2, 4  # classes of a matrix
@@ -57,9 +59,12 @@ class _Elements:
         kind, content = self.next()
         if kind == COMPRESSED:
             unpack = zlib.decompressobj()
-            content = memoryview(unpack.decompress(content, MOST))
+            most = min(MOST, MOST_RATIO * len(content) + SPARE)
+            content = memoryview(unpack.decompress(content, most))
             if unpack.unconsumed_tail:
-                raise ValueError("an element unpacks to more than 2 GiB")
+                raise ValueError(
+                    f"an element unpacks to more than {most / 1e6:.0f} MB; no weights are packed so densely"
+                )
             return _Elements(content, self.order).matrix()
         if kind != MATRIX:
             raise ValueError(f"an element of type {kind} where a matrix was expected")
