@@ -305,10 +305,10 @@ def features_spoiled(name: str, spoil: Callable[[Path], object], sentence: str) 
 
 
 features_spoiled("missing", shutil.rmtree, "no origin.json.*run the extraction first")
-features_spoiled("no index", lambda folder: (folder / "index.sqlite").unlink(), "interrupted; run it again")
-features_spoiled("a damaged index", lambda folder: (folder / "index.sqlite").write_text("x" * 500), "damaged")
-features_spoiled("a shard is gone", lambda folder: (folder / "000000.safetensors").unlink(), "damaged or missing")
-features_spoiled("a shard is cut", lambda f: os.truncate(f / "000000.safetensors", 900), "damaged or missing")
+features_spoiled("no index", lambda folder: (folder / "index.json").unlink(), "interrupted; run it again")
+features_spoiled("a damaged index", lambda folder: (folder / "index.json").write_text("x" * 500), "damaged")
+features_spoiled("a shard is gone", lambda folder: next(folder.rglob("*.safetensors")).unlink(), "damaged or missing")
+features_spoiled("a shard is cut", lambda f: os.truncate(next(f.rglob("*.safetensors")), 900), "damaged or missing")
 features_spoiled("origin.json is cut", lambda folder: os.truncate(folder / "origin.json", 30), "origin.json: damaged")
 features_spoiled("origin.json is a list", lambda f: (f / "origin.json").write_text("[1]"), "origin.json: damaged")
 
@@ -318,7 +318,7 @@ def _(root: Path) -> tuple[list[str], str]:
     command = lists(root)
     shutil.rmtree(root / "f" / "index")
     call([*extract_command(root, "index"), "--set", "local_features.longest_side=50"])
-    return command, "made with different settings"
+    return command, "made with other settings"
 
 
 @case("features: extracted again with other settings")
@@ -345,7 +345,7 @@ for name, override, sentence in (
     ("ratio above one", "matcher.ratio=1.5", "less than or equal to 1"),
     ("no such device", "machine.device=quantum", "machine.device = 'quantum'"),
     ("index that cannot be parsed", "index.factory=Flatt", "could not parse|index.factory"),
-    ("more lists than images", "index.factory='IVF4096,Flat'", "cannot be trained on 4 images"),
+    ("more lists than images", "index.factory='IVF4096,Flat'", "needs at least 4096 images"),
     ("search parameter", "index.search=depth=3", "no parameter"),
     ("panoramas unknown", "shortlist.one_per_group=true", "does not say which images are of one panorama"),
     ("a model that is not there", "global_descriptor.weights=gone.safetensors", "gone.safetensors"),
@@ -361,7 +361,7 @@ command("reader: nothing said", ["run", "--out", "x", "--reader", "msls"], "also
 command("reader: wrong name", ["run", "--out", "x", "--reader", "msls", "--source", "rot=/"], "got 'rot=/'")
 command("reader: wrong type", ["run", "--out", "x", "--reader", "folders", "--source", "radius_m=far"], "radius_m=far")
 command("match-two: missing", ["match-two", "gone.jpg", "gone.jpg"], "gone.jpg: no such image")
-command("match-two: cannot write", ["match-two", "a.jpg", "b.jpg", "--out", "x.gif2"], "not a kind of picture")
+command("match-two: cannot write", ["match-two", "a.jpg", "b.jpg", "--out", "x.gif2"], "not an image format")
 command("gt check: nothing given", ["gt", "check"], "give the npz")
 command("datasets show: unknown", ["datasets", "show", "pits30k"], "unknown protocol 'pits30k'")
 for kind in ("dbstruct", "image_lists", "kapture", "msls", "ground_truth_csv"):
