@@ -199,7 +199,7 @@ def test_matlabs_file_gives_the_same_network(struct: str, small: NetVlad) -> Non
 def test_matlabs_pictures_keep_their_shape(struct: str) -> None:
     loaded = netvlad_mat.build(netvlad_mat.Settings(weights=struct, whiten=False, longest_side=100), CPU)
     shapes = [tuple(loaded.preprocess(textured(0, *size)).shape) for size in [(80, 90), (300, 200), (60, 400)]]
-    assert shapes == [(3, 80, 90), (3, 100, 67), (3, 15, 100)]
+    assert shapes == [(3, 80, 90), (3, 100, 67), (3, 16, 100)]  # at least one feature high
     images = [loaded.preprocess(textured(seed, 60 + 9 * seed, 70)) for seed in range(3)]
     together = loaded.describe(images)
     assert together.shape == (3, CLUSTERS * 512)

@@ -91,16 +91,16 @@ def _read_stages(folder: Path, dataset: Dataset, labels: list[tuple[str, int]]) 
     return {label: read_predictions(folder / file, dataset, width) for (label, width), file in files.items()}
 
 
-def calibrated(run: RunResult, learnt_from: RunResult) -> tuple[CalibrationTrial, ...]:
+def calibrated(run: RunResult, fitted_on: RunResult) -> tuple[CalibrationTrial, ...]:
     """Fit the probability that a first candidate is right on one run's last stage, and try it on another's.
 
     Raises DataError if either has no ground truth, or if no confidence is known of both.
     """
-    for each in (run, learnt_from):
+    for each in (run, fitted_on):
         if each.dataset.positives is None:
             raise DataError(f"{each.dataset.name}: no ground truth, so nothing to calibrate with")
-    last, learnt = list(run.stages.values())[-1], list(learnt_from.stages.values())[-1]
-    trials = try_calibration(run.dataset, last, learnt_from.dataset, learnt)
+    last, other = list(run.stages.values())[-1], list(fitted_on.stages.values())[-1]
+    trials = try_calibration(run.dataset, last, fitted_on.dataset, other)
     if not trials:
         raise DataError("the two runs share no confidence of the first candidate; calibrate on a run of one method")
     return trials
