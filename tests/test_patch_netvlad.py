@@ -162,7 +162,7 @@ def test_weights_without_pca_are_refused(tmp_path: Path) -> None:
         (["global_descriptor.patch_sizes=[2,5]"], "strides = .* must have one number for each"),
         (["global_descriptor.height=112"], "must fit on the 7 x 40 features"),
         (["global_descriptor.method=thumbnail"], 'needs global_descriptor.method = "patch_netvlad"'),
-        (["rerank.patch_weights=[1]"], r"patch_weights = \(1.0,\) must have one number for each of"),
+        (["rerank.patch_weights=[1]"], r"patch_weights = \(1.0,\) must have one value for each of"),
         (["rerank.scoring=votes"], "scoring = 'votes'"),
         (["rerank.score=inliers"], "unknown key 'score'"),
         (["rerank.method=patches"], "unknown re-ranker 'patches'.*known: local_features, patch_netvlad"),
