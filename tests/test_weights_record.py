@@ -14,7 +14,7 @@ from test_hostile import call
 
 from vpr.config import MethodSettings, config_path, load, parse, shipped_configs
 from vpr.core import ConfigError
-from vpr.global_descriptors import vlad
+from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS, vlad
 from vpr.local_features import LOCAL_EXTRACTORS, superpoint
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.matchers import MATCHERS
@@ -52,12 +52,11 @@ def local(**values: Any) -> Any:
 
 
 def test_every_recipe_of_the_manifest_is_one_of_its_methods_settings() -> None:
-    tables = {**LOCAL_EXTRACTORS, **MATCHERS, "vlad": vlad}
+    tables = {**LOCAL_EXTRACTORS, **MATCHERS, **GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
     checked = 0
     for entry in read_manifest().values():
         for method in entry.loads if entry.recipe else ():
-            settings = vlad.Settings if method == "vlad" else tables[method].settings
-            parse(settings, {"weights": entry.name, "method": method, **entry.recipe})
+            parse(tables[method].settings, {"weights": entry.name, "method": method, **entry.recipe})
             checked += 1
         if entry.recipe or entry.trained_for:
             assert not {"weights", "method", "precision"} & entry.recipe.keys()
