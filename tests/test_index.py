@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from vpr.core import NO_ROW, ConfigError, DataError, Floats, Ranking
-from vpr.index import build_index, first_per_group, load_index, shortlist
+from vpr.index import build_index, faiss_index, first_per_group, kept_index, load_index, shortlist
 from vpr.index.faiss_index import gpu_count
 
 
@@ -141,3 +142,43 @@ def test_one_per_group_goes_as_deep_as_it_must() -> None:
     ranking = shortlist(build_index(database, "Flat"), query, 3, groups)
     best = {group: similarity[groups == group].max() for group in (1, 2, 3)}
     assert groups[ranking.rows[0]].tolist() == [0, *sorted(best, key=lambda group: -best[group])[:2]]
+
+
+# --- an index that is kept
+
+
+def test_an_index_is_read_only_if_the_same_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = faiss_index.Matrix(unit(300))
+    made_by = {"descriptors": "a", "database": "b"}
+    built = []
+    plain = faiss_index.build_index
+    monkeypatch.setattr(faiss_index, "build_index", lambda *args: built.append(args) or plain(*args))
+
+    def asked(factory: str = "IVF4,Flat", **changes: str) -> Ranking:
+        index = kept_index(tmp_path, vectors, factory, {**made_by, **changes})
+        return index.search(vectors.rows[:5], 3, "nprobe=4")
+
+    first = asked()
+    assert np.array_equal(asked().rows, first.rows) and len(built) == 1
+    asked(descriptors="other")
+    asked(descriptors="other", database="other")
+    asked("IVF2,Flat", descriptors="other", database="other")
+    assert len(built) == 4
+    (tmp_path / "index.faiss").write_bytes(b"damaged")
+    asked("IVF2,Flat", descriptors="other", database="other")
+    assert len(built) == 5
+
+
+def test_blocks_give_the_index_of_the_whole_matrix() -> None:
+    rows = unit(500, 8, seed=1)
+    rows[[3, 250]] = 0
+
+    class Blocks(faiss_index.Matrix):
+        def blocks(self) -> Iterator[np.ndarray]:
+            yield from np.array_split(self.rows, 7)
+
+    for factory in ("Flat", "IVF8,Flat", "SQ8"):
+        whole, by_block = build_index(rows, factory), build_index(Blocks(rows), factory)
+        found, other = (each.search(rows[:20], 5, "nprobe=8" if "IVF" in factory else "") for each in (whole, by_block))
+        assert np.array_equal(found.rows, other.rows) and np.array_equal(found.scores, other.scores)
+        assert not np.isin([3, 250], found.rows).any()
