@@ -205,9 +205,8 @@ def extract(
 ) -> Work:
     """Features of every image into the folders, in the order of the images; what they hold already is not computed.
 
-    An image that cannot be read has empty features, and is tried again by the
-    next call. Raises ImageError at the first such image if ``how.on_bad_image`` is "fail", and DataError if a folder
-    was made with other settings or weights.
+    An image that cannot be read has empty features, and is tried again by the next call. Raises ImageError at the first
+    such image if ``how.on_bad_image`` is "fail", and DataError if a folder was made with other settings or weights.
     """
     keys = contents.keys
     shard_size = min(shard_size_of(output.kind, how) for output in outputs)

@@ -119,11 +119,13 @@ class FeatureExtractor:
         Raises DataError if a folder holds features of other settings.
         """
         contents = read_contents(images, folders.contents, threads=self.how.threads, verify=verify)
-        work = Work()
+        work = Work(reused=len(images))
         for way, kinds in self.passes():
             outputs = [self._output(kind, folders) for kind in kinds]
             done = extract(images, contents, way, outputs, how=self.how)
-            work = Work(max(work.computed, done.computed), done.reused, {**work.failed, **done.failed})
+            work = Work(
+                max(work.computed, done.computed), min(work.reused, done.reused), {**work.failed, **done.failed}
+            )
         return self._found(images, contents.keys, folders, work)
 
     def open(self, images: ImageSet, folders: FeatureFolders) -> FeatureSet:
