@@ -211,6 +211,20 @@ def test_kill_9_loses_one_checkpoint_interval_at_most(tmp_path: Path) -> None:
     assert (parts / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
     refused = subprocess.run(command(parts, fp32, "task.dim=16"), capture_output=True, text=True, check=False)
     assert refused.returncode != 0 and "has other settings" in refused.stderr
+    subprocess.run(command(parts, fp32, "train.steps=44"), check=True, capture_output=True)
+    assert torch.load(parts / CHECKPOINT, weights_only=True)["step"] == 44
+
+
+def test_a_start_that_fails_leaves_no_settings_behind(tmp_path: Path) -> None:
+    failed = subprocess.run(
+        [sys.executable, "-m", "vpr", "train", "superpoint", "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert failed.returncode == 1 and "photographs" in failed.stderr
+    assert not (tmp_path / "run" / "settings.toml").exists()
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +32,10 @@ def train(
     devices: DevicesOption = 1,
     overrides: SetOption = None,
 ) -> None:
-    """Train from a config; started again after an interruption, it continues at its last checkpoint."""
+    """Train from a config; started again after an interruption, it continues at its last checkpoint.
+
+    With more train.steps than before it goes on from there.
+    """
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         _start_again_with_torchrun(devices)
     from vpr import config as configuration
@@ -44,12 +48,13 @@ def train(
         overrides = [*(overrides or []), f"train.overfit={overfit}"]
     settings = configuration.load(Settings, config_path(config, "train"), overrides or ())
     with distributed.group(device_of(settings.device)) as device:
+        task = build(settings)  # what cannot start leaves no settings behind
         out.mkdir(parents=True, exist_ok=True)
         text = configuration.dump(settings)
         if distributed.is_first():
             _require_same(out / "settings.toml", text)
             write_atomically(out / "settings.toml", text)
-        best = loop.train(build(settings), settings.train, out, device)
+        best = loop.train(task, settings.train, out, device)
     if distributed.is_first():
         say(f"Best weights: {best}")
 
@@ -99,11 +104,17 @@ def label(
 
 
 def _require_same(path: Path, text: str) -> None:
-    """A folder is continued with the settings it was begun with."""
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    """Raise ConfigError if a folder's run has other settings; the number of steps may differ."""
+    if path.exists() and _without_steps(path.read_text(encoding="utf-8")) != _without_steps(text):
         raise ConfigError(
             f"{path}: the run in this folder has other settings; continue with those, or choose another folder"
         )
+
+
+def _without_steps(text: str) -> dict[str, Any]:
+    values = tomllib.loads(text)
+    values["train"].pop("steps")
+    return values
 
 
 def _start_again_with_torchrun(devices: int) -> None:
