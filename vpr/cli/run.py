@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,8 +105,24 @@ def _dataset(
     from vpr import datasets
 
     if reader is not None:
-        dataset: Dataset = call_with(datasets.reader(reader).read, source, f"--reader {reader}: --source")
-        return dataset
+        if database is not None or queries is not None:
+            raise ConfigError("--database and --queries stand for a reader of two folders; leave them or --reader out")
+        read = datasets.reader(reader).read
+        given = [*_radius(read, reader, source, settings), *source]
+        dataset: Dataset = call_with(read, given, f"--reader {reader}: --source")
+        return dataset if ground_truth else replace(dataset, positives=None)
+    if source:
+        raise ConfigError("--source is for --reader; two folders are given by --database and --queries")
     if database is None or queries is None:
         raise ConfigError("give --database and --queries, two folders of images, or --reader NAME with its --source")
     return datasets.read_pair(database, queries, settings.evaluation.radius_m, ground_truth=ground_truth)
+
+
+def _radius(read: Callable[..., Dataset], reader: str, source: Sequence[str], settings: Settings) -> list[str]:
+    """evaluation.radius_m as an argument of a reader, where it was changed and --source says nothing else."""
+    radius_m = settings.evaluation.radius_m
+    if radius_m == type(settings.evaluation)().radius_m or any(each.startswith("radius_m=") for each in source):
+        return []
+    if "radius_m" not in inspect.signature(read).parameters:
+        raise ConfigError(f"evaluation.radius_m = {radius_m:g}: the reader {reader} takes its positives from a file")
+    return [f"radius_m={radius_m}"]
