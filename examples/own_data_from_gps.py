@@ -28,7 +28,7 @@ def main(pictures: Path, table: Path, out: Path) -> None:
         queries=points.list_path(npz, QUERY_SUFFIX),
         ground_truth=npz,
     )
-    summary = pipeline.run(dataset, Settings(), out, about={"command": " ".join(sys.argv)})
+    summary = pipeline.run(dataset, Settings(), out, about={"command": " ".join(sys.argv)}).summary
     for stage, table_of_recalls in summary.recalls.items():
         first = table_of_recalls.over_answerable[0]
         print(

@@ -49,7 +49,7 @@ def test_the_similarity_is_the_weighted_sum(small_city: Folders, tmp_path: Path)
 
 
 def test_a_run_uses_it(small_city: Folders, tmp_path: Path) -> None:
-    assert run(read_pair(*small_city), load(Settings, None, JOINED), tmp_path, {}) is not None
+    assert run(read_pair(*small_city), load(Settings, None, JOINED), tmp_path, {}).summary is not None
     sizes = json.loads((tmp_path / "run.json").read_text())["bytes_per_image"]
     assert set(sizes) == {"local features", "global descriptors"}
 

@@ -398,7 +398,7 @@ def dataset(tmp_path: Path) -> Dataset:
 def test_a_run_reranks_by_patches(dataset: Dataset, overrides: list[str], tmp_path: Path) -> None:
     settings, out = load(Settings, None, overrides), tmp_path / "run"
     assert compares_patches(settings) and not needs_local(settings)
-    summary = pipeline.run(dataset, settings, out, {})
+    summary = pipeline.run(dataset, settings, out, {}).summary
     assert summary is not None
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     first = {row["query"]: row for row in rows if row["rank"] == 1}

@@ -239,7 +239,6 @@ def run(
     Raises ConfigError, DataError or WeightsError, as ``vpr run`` does.
     """
     from vpr import datasets, pipeline
-    from vpr.report.finished import read_run
     from vpr.report.tables import text_table
     from vpr.runtime import device
 
@@ -249,10 +248,9 @@ def run(
     facts = device.facts("vpr.run", device.device_of(chosen.machine.device))
     about = datasets.with_warnings(facts, datasets.warn(dataset))
     shared = None if features is None else Path(features)
-    summary = pipeline.run(dataset, chosen, folder, about, features_folder=shared)
-    finished = read_run(folder)
-    table = "No ground truth, so no recall." if summary is None else text_table(summary)
-    return RunSummary(folder, finished.dataset, finished.stages, summary, table)
+    result = pipeline.run(dataset, chosen, folder, about, features_folder=shared)
+    table = "No ground truth, so no recall." if result.summary is None else text_table(result.summary)
+    return RunSummary(folder, dataset, result.stages, result.summary, table)
 
 
 def evaluate(

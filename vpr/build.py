@@ -65,10 +65,12 @@ def build(settings: Settings) -> Engine:
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)
-    require_fitting(settings)
+    aggregated = aggregation(settings)
+    if aggregated is not None:
+        _require_compatible(settings, "global_descriptor", aggregated)
     reranker = build_reranker(settings) if settings.rerank.k > 0 else None
     extractor = build_extractor(settings)
-    given = bool(getattr(aggregation(settings), "weights", ""))
+    given = bool(getattr(aggregated, "weights", ""))
     return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
 
 
@@ -166,16 +168,8 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
     )
 
 
-def require_fitting(settings: Settings) -> None:
-    """Raise ConfigError for a matcher or a vocabulary whose weights were trained on other local features."""
-    if settings.rerank.k > 0 and not compares_patches(settings):
-        _require_compatible(settings, "matcher", settings.matcher)
-    aggregated = aggregation(settings)
-    if aggregated is not None:
-        _require_compatible(settings, "global_descriptor", aggregated)
-
-
 def _require_compatible(settings: Settings, section: str, method: MethodSettings) -> None:
+    """Raise ConfigError for a matcher or a vocabulary whose weights were trained on other local features."""
     require_compatible(section, str(getattr(method, "weights", "")), settings.local_features)
 
 

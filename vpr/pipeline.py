@@ -14,7 +14,6 @@ from vpr.build import Engine, build
 from vpr.config import digest_of_names, dump, fingerprint, plain
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Origin, Ranking, Rows
 from vpr.descriptors import Features, describe
-from vpr.evaluation.comparison import Summary
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.images import read_image, resize
 from vpr.index import kept_index, shortlist
@@ -47,8 +46,8 @@ def run(
     *,
     features_folder: Path | None = None,
     verify: bool = False,
-) -> Summary | None:
-    """Everything, from images to report, in one folder; returns recall where there is ground truth.
+) -> RunResult:
+    """Everything, from images to report, in one folder; returns what was found and written.
 
     Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
     its size and times are those of the last run.
@@ -137,8 +136,8 @@ def report(
     about: Mapping[str, str],
     clock: Clock,
     root: str | None = None,
-) -> Summary | None:
-    """Write predictions, recalls and the HTML report into the folder; see write_outputs."""
+) -> RunResult:
+    """Write predictions, recalls and the HTML report into the folder, and return what they say; see write_outputs."""
     settings, features = matched.engine.settings, matched.features
     result = RunResult(
         dataset=dataset,
@@ -164,7 +163,8 @@ def report(
     def correspondences(query: int, candidate: int) -> Correspondences | None:
         return _correspondences(matched, query, candidate)
 
-    return write_outputs(out, result, picture, correspondences, root)
+    write_outputs(out, result, picture, correspondences, root)
+    return result
 
 
 def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path) -> tuple[Ranking, int]:

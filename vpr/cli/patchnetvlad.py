@@ -113,8 +113,8 @@ def feature_match(
     matched = pipeline.match(dataset, features, engine, work=result_save_folder / "work", clock=clock)
     about = with_warnings(machine.facts(command_line(), machine.device_of(settings.machine.device)), warnings)
     root = "" if dataset_root_dir == Path() else str(dataset_root_dir)
-    summary = pipeline.report(dataset, matched, result_save_folder, about=about, clock=clock, root=root)
-    say_results(result_save_folder, summary)
+    result = pipeline.report(dataset, matched, result_save_folder, about=about, clock=clock, root=root)
+    say_results(result_save_folder, result)
 
 
 def _settings(config_path: str | None, overrides: list[str] | None, nocuda: bool) -> Settings:

@@ -37,7 +37,7 @@ def report(
     if calibrate_on is not None:
         run = replace(run, calibration=calibrated(run, read_run(calibrate_on)))
     remake(folder, run)
-    say_results(folder, run.summary)
+    say_results(folder, run)
     for trial in run.calibration:
         say(
             f"Calibration of {trial.confidence}, fitted on {trial.fitted.queries} queries of {trial.fitted_on}: "

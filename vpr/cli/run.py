@@ -15,7 +15,7 @@ from vpr.core import ConfigError
 
 if TYPE_CHECKING:
     from vpr.core import Dataset
-    from vpr.evaluation.comparison import Summary
+    from vpr.results import RunResult
     from vpr.settings import Settings
 
 
@@ -68,18 +68,18 @@ def run(
         say(f"{dataset.name}: {resembled}")
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
     about = datasets.with_warnings(about, datasets.warn(dataset))
-    summary = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify)
-    say_results(out, summary)
+    result = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify)
+    say_results(out, result)
 
 
-def say_results(out: Path, summary: Summary | None) -> None:
+def say_results(out: Path, run: RunResult) -> None:
     """The recall table, or that there is none, what could not be read, the first answers, and where the files are."""
     from vpr.datasets.plausibility import WARNINGS
-    from vpr.report.finished import dataset_images, read_run
+    from vpr.report.finished import dataset_images
     from vpr.report.outputs import REPORT
     from vpr.report.tables import answer_lines, text_table
 
-    run = read_run(out)
+    summary = run.summary
     say(text_table(summary) if summary is not None else "No ground truth, so no recall.")
     if WARNINGS in run.facts:
         say(f"Warning:     {run.facts[WARNINGS]}\n")

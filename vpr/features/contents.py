@@ -21,7 +21,6 @@ from vpr.runtime.files import read_json, write_json
 from vpr.runtime.progress import Progress
 
 NO_CONTENT = ""  # key of an image whose file is missing or cannot be read
-_CHUNK = 1 << 20  # bytes
 _Stamp = tuple[int, int, int]  # size in bytes, modification and change time in nanoseconds
 
 
@@ -74,14 +73,11 @@ def read_contents(images: ImageSet, cache: Path, *, threads: int = 2, verify: bo
 
 def digest_of_file(path: Path) -> str:
     """BLAKE2 of the file's bytes, 32 hexadecimal digits; NO_CONTENT if it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:
         return NO_CONTENT
-    return digest.hexdigest()
 
 
 def _stamp(path: Path) -> _Stamp | None:

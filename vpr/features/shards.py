@@ -176,13 +176,13 @@ def open_shard(path: Path, framework: str = "pt") -> Any:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What a shard says of its items; raises DataError if the shard is damaged."""
+    """Keys, failures and checksums of a shard's items; raises DataError if the shard is damaged."""
     with open_shard(path, "np") as shard:
         return notes_of(shard, path)
 
 
 def notes_of(shard: Any, path: Path) -> dict[str, Any]:
-    """What an open shard says of its items; raises DataError if that is damaged."""
+    """Keys, failures and checksums of an open shard's items; raises DataError if they are damaged."""
     try:
         notes: dict[str, Any] = json.loads((shard.metadata() or {}).get("notes", "{}"))
     except ValueError as error:

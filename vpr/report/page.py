@@ -20,7 +20,7 @@ from vpr.report.outcomes import FAILURES, TITLES, Outcome, outcomes, shares, spr
 from vpr.report.tables import percent, points, rule_with_hash
 from vpr.results import RunResult
 from vpr.runtime.files import write_atomically
-from vpr.runtime.timing import Timing
+from vpr.runtime.timing import Timing, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -164,20 +164,14 @@ def timing_rows(timings: Sequence[Timing], stages: Mapping[str, Ranking]) -> lis
     for each in timings:
         reused = each.seconds is None and each.reused > 0
         median, slow = _percentiles(kept[each.stage]) if each.stage in kept and not reused else (None, None)
-        unit = _plural(each.unit, each.count)
+        unit = plural(each.unit, each.count)
         rows.append(replace(each, unit=unit, median_ms=median or each.median_ms, slow_ms=slow or each.slow_ms))
     for label, times in unmeasured.items():
         if len(times):
-            rows.append(Timing(label, None, len(times), _plural("query", len(times)), *_percentiles(times)))
+            rows.append(Timing(label, None, len(times), plural("query", len(times)), *_percentiles(times)))
     return rows
 
 
 def _percentiles(times: Doubles) -> tuple[float | None, float | None]:
     median, slow = np.percentile(times, [50, 95]) if len(times) else (None, None)
     return median, slow
-
-
-def _plural(unit: str, count: int) -> str:
-    if count == 1:
-        return unit
-    return "queries" if unit == "query" else f"{unit}s"

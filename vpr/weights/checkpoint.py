@@ -18,7 +18,7 @@ from vpr.core import VprError
 if TYPE_CHECKING:  # importing torch takes a second that listing the weights need not wait for
     from torch import Tensor, nn
 
-METADATA_KEY = "vpr"  # under which a file of weights keeps, as JSON, what it says of itself
+METADATA_KEY = "vpr"  # of the metadata in which a weight file keeps its record, as JSON
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which checkpoints keep the weights
 PARTS = ("net", "extractor", "matcher")  # the same, where a checkpoint may hold several networks: taken if it holds one
 PREFIXES = ("model.", "matcher.", "net.")  # of all names in a file, when a network was a part of another
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> str | None:
-    """What a file says of itself: the JSON that ``vpr`` wrote into it; None if there is none.
+    """The record that ``vpr`` wrote into a file, as JSON; None if there is none.
 
     A safetensors file has it in its header, a torch checkpoint in the metadata of the state_dict, which torch keeps
     beside the tensors and ``load_state_dict`` ignores.

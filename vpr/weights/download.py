@@ -20,7 +20,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from vpr.runtime.files import sync_folder
+from vpr.runtime.files import exclusive_lock, sync_folder
 from vpr.weights.checkpoint import WeightsError, read_checkpoint, sha256_of
 from vpr.weights.finding import absent, cache_folder, record
 from vpr.weights.manifest import Entry
@@ -168,14 +168,11 @@ def _explained(entry: Entry, folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO]:
     """The partial file, opened for adding to it by this process alone."""
-    import fcntl  # POSIX alone has it; nothing else of the package needs it
-
-    with partial.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WeightsError(f"{partial}: another process is fetching this file; wait for it to end") from None
-        yield file
+    with exclusive_lock(partial) as locked:
+        if not locked:
+            raise WeightsError(f"{partial}: another process is fetching this file; wait for it to end")
+        with partial.open("ab") as file:
+            yield file
 
 
 def _etag_of(partial: Path) -> Path:
