@@ -59,17 +59,17 @@ class Engine:
         return _build_aggregator(chosen, ())
 
 
-def build(settings: Settings) -> Engine:
-    """All methods that the settings name.
+def build(settings: Settings, *, retrieves: bool = True) -> Engine:
+    """All methods that the settings name; without ``retrieves`` none of the first stage, whose shortlist is given.
 
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)
-    aggregated = aggregation(settings)
+    aggregated = aggregation(settings) if retrieves else None
     if aggregated is not None:
         _require_compatible(settings, "global_descriptor", aggregated)
     reranker = build_reranker(settings) if settings.rerank.k > 0 else None
-    extractor = build_extractor(settings)
+    extractor = build_extractor(settings, retrieves=retrieves)
     given = bool(getattr(aggregated, "weights", ""))
     return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
 
@@ -85,16 +85,16 @@ class PairMethods:
 def build_pair_methods(settings: Settings) -> PairMethods:
     """The features that the second stage compares, and the second stage, also where ``rerank.k`` is 0."""
     settings = settings.model_copy(update={"rerank": settings.rerank.model_copy(update={"k": 1})})
-    return PairMethods(build_extractor(settings, descriptor=compares_patches(settings)), build_reranker(settings))
+    return PairMethods(build_extractor(settings, retrieves=False), build_reranker(settings))
 
 
-def build_extractor(settings: Settings, *, descriptor: bool = True) -> FeatureExtractor:
-    """What makes the features that the settings need; without ``descriptor`` no global descriptor of images."""
+def build_extractor(settings: Settings, *, retrieves: bool = True) -> FeatureExtractor:
+    """What makes the features that the settings need; without ``retrieves`` those that the second stage compares."""
     patches = compares_patches(settings)
-    local = needs_local(settings)
+    local = needs_local(settings) if retrieves else compares_local(settings)
     return FeatureExtractor(
         build_local(settings) if local else None,
-        build_descriptor(settings) if descriptor and describes_images(settings) else None,
+        build_descriptor(settings) if patches or (retrieves and describes_images(settings)) else None,
         patches=patches,
         settings={"local_features": settings.local_features, "global_descriptor": settings.global_descriptor},
         how=Extraction(
@@ -183,9 +183,14 @@ def compares_patches(settings: Settings) -> bool:
     return settings.rerank.k > 0 and RERANKERS[settings.rerank.method].compares == "patches"
 
 
+def compares_local(settings: Settings) -> bool:
+    """Whether the second stage compares local features."""
+    return settings.rerank.k > 0 and not compares_patches(settings)
+
+
 def needs_local(settings: Settings) -> bool:
     """Whether local features are extracted: for re-ranking, or for a global descriptor made of them."""
-    return (settings.rerank.k > 0 and not compares_patches(settings)) or aggregation(settings) is not None
+    return compares_local(settings) or aggregation(settings) is not None
 
 
 def _device(settings: Settings) -> torch.device:

@@ -16,7 +16,8 @@ from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError,
 from vpr.descriptors import Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.images import read_image, resize
-from vpr.index import kept_index, shortlist
+from vpr.index import first_per_group, kept_index
+from vpr.index import shortlist as search_index
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
 from vpr.rerank import rerank_into
@@ -46,20 +47,21 @@ def run(
     *,
     features_folder: Path | None = None,
     verify: bool = False,
+    shortlist: Ranking | None = None,
 ) -> RunResult:
     """Everything, from images to report, in one folder; returns what was found and written.
 
     Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
-    its size and times are those of the last run.
+    its size and times are those of the last run. With a ``shortlist`` there is no first stage.
     """
-    engine, clock = build(settings), Clock()
+    engine, clock = build(settings, retrieves=shortlist is None), Clock()
 
     def own(role: str) -> FeatureFolders:
         return FeatureFolders.under(out / "features" / role)
 
     folders = own if features_folder is None else engine.extractor.shared_folders(features_folder)
     features = extract(dataset, engine, folders, clock, verify)
-    matched = match(dataset, features, engine, work=out / "work", clock=clock)
+    matched = match(dataset, features, engine, work=out / "work", clock=clock, shortlist=shortlist)
     return report(dataset, matched, out, about=about, clock=clock)
 
 
@@ -91,13 +93,34 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
     return Features(*found)
 
 
-def match(dataset: Dataset, features: Features, engine: Engine, *, work: Path, clock: Clock) -> Matched:
-    """Shortlist and, unless ``rerank.k`` is 0, predictions for every query.
+def match(
+    dataset: Dataset,
+    features: Features,
+    engine: Engine,
+    *,
+    work: Path,
+    clock: Clock,
+    shortlist: Ranking | None = None,
+) -> Matched:
+    """Shortlist, unless one is given, and, unless ``rerank.k`` is 0, predictions for every query.
 
     Lasting results go to the folder ``work``, where an interrupted run continues.
     """
-    database, queries, settings = features.database, features.queries, engine.settings
-    output = settings.output
+    output, groups = engine.settings.output, _groups(dataset, engine.settings)
+    if shortlist is None:
+        candidates = _retrieve(dataset, features, engine, work, clock)
+    else:
+        candidates = shortlist if groups is None else first_per_group(shortlist, groups, shortlist.width)
+    stages = {output.shortlist_name: candidates}
+    if engine.reranker is not None:
+        with clock.stage(output.predictions_name, len(dataset.queries), "query") as stage:
+            stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work)
+    return Matched(stages, features, engine)
+
+
+def _retrieve(dataset: Dataset, features: Features, engine: Engine, work: Path, clock: Clock) -> Ranking:
+    """The first stage: descriptors, index and search."""
+    database, settings = features.database, engine.settings
     with clock.stage("describe", len(dataset.database) + len(dataset.queries), "image") as stage:
         descriptors = describe(features, engine, work)
         stage.reused = descriptors.reused
@@ -116,16 +139,12 @@ def match(dataset: Dataset, features: Features, engine: Engine, *, work: Path, c
     asked = descriptors.queries.matrix()
 
     def search(vectors: Floats) -> Ranking:
-        return shortlist(index, vectors, settings.shortlist.k, groups, settings.index.search)
+        return search_index(index, vectors, settings.shortlist.k, groups, settings.index.search)
 
-    with clock.stage(output.shortlist_name, len(dataset.queries), "query"):
+    with clock.stage(settings.output.shortlist_name, len(dataset.queries), "query"):
         candidates = search(asked)
     clock.per_item(lambda row: search(asked[row : row + 1]), len(dataset.queries))
-    stages = {output.shortlist_name: candidates}
-    if engine.reranker is not None:
-        with clock.stage(output.predictions_name, len(dataset.queries), "query") as stage:
-            stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work)
-    return Matched(stages, Features(database, queries), engine)
+    return candidates
 
 
 def report(
@@ -142,7 +161,7 @@ def report(
     result = RunResult(
         dataset=dataset,
         stages=matched.stages,
-        recall_at=reached(settings, dataset),
+        recall_at=reached(settings, dataset, next(iter(matched.stages.values())).width),
         settings_toml=dump(settings),
         facts=about,
         timings=clock.timings,
@@ -206,13 +225,18 @@ def _groups(dataset: Dataset, settings: Settings) -> Rows | None:
     return dataset.database.groups
 
 
-def reached(settings: Settings, dataset: Dataset) -> tuple[int, ...]:
-    """The k of recall@k that the shortlist is long enough for."""
-    ks, longest = settings.evaluation.recall_at, settings.shortlist.k
+def reached(settings: Settings, dataset: Dataset, longest: int | None = None) -> tuple[int, ...]:
+    """The k of recall@k that the shortlist is long enough for; ``longest`` is its length, by default shortlist.k.
+
+    Raises ConfigError if there is none.
+    """
+    ks, longest = settings.evaluation.recall_at, settings.shortlist.k if longest is None else longest
     reached = tuple(k for k in ks if k <= longest or longest >= len(dataset.database))
     if reached != ks:
         left_out = ", ".join(str(k) for k in ks if k not in reached)
-        logger.info("recall@%s left out: a shortlist holds shortlist.k = %d candidates", left_out, longest)
+        logger.info("recall@%s left out: a shortlist holds %d candidates", left_out, longest)
+    if not reached:
+        raise ConfigError(f"evaluation.recall_at begins at {min(ks)}, but a shortlist holds {longest} candidates")
     return reached
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from vpr.cli.common import ConfigOption, SetOption, call_with, command_line, say
 from vpr.core import ConfigError
 
 if TYPE_CHECKING:
-    from vpr.core import Dataset
+    from vpr.core import Dataset, Ranking
     from vpr.results import RunResult
     from vpr.settings import Settings
 
+
+logger = logging.getLogger(__name__)
 
 FEW_QUERIES = 10  # without ground truth the candidates of this many queries are printed
 SHOWN_CANDIDATES = 5
@@ -38,6 +41,14 @@ def run(
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Judge by a named protocol (`vpr datasets list`).")
+    ] = None,
+    shortlist: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Re-rank this shortlist instead of searching: kapture or hloc pairs, Patch-NetVLAD's predictions, or "
+            "a csv with query, candidate and, if known, score. A higher score is better.",
+        ),
     ] = None,
     ground_truth: Annotated[bool, typer.Option(help="Use positions or a ground_truth.csv where there are any.")] = True,
     features: Annotated[
@@ -66,10 +77,25 @@ def run(
         dataset = datasets.judge(dataset, record)
     elif resembled := datasets.hint(dataset):
         say(f"{dataset.name}: {resembled}")
+    ranking, more = (None, []) if shortlist is None else _given(shortlist, dataset)
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
-    about = datasets.with_warnings(about, datasets.warn(dataset))
-    result = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify)
+    about = datasets.with_warnings(about, [*datasets.warn(dataset), *more])
+    result = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify, shortlist=ranking)
     say_results(out, result)
+
+
+def _given(path: Path, dataset: Dataset) -> tuple[Ranking, list[str]]:
+    """A shortlist made elsewhere, or by a run (``.jsonl``), and warnings about it."""
+    from vpr.datasets.shortlists import read_shortlist
+    from vpr.report.predictions import read_predictions
+
+    if path.suffix == ".jsonl":
+        return read_predictions(path, dataset), []
+    found = read_shortlist(path, dataset)
+    warnings = found.warnings(dataset)
+    for warning in warnings:
+        logger.warning("%s: %s", path, warning)
+    return found.ranking, warnings
 
 
 def say_results(out: Path, run: RunResult) -> None:
