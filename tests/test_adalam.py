@@ -42,7 +42,7 @@ def scene() -> LocalFeatures:
     return features(points, noise(len(points)))
 
 
-def test_a_turned_and_enlarged_picture_is_matched(scene: LocalFeatures) -> None:
+def test_a_turned_and_enlarged_image_is_matched(scene: LocalFeatures) -> None:
     """All but a few points, which have no seed nearby."""
     found = matched(scene, features(scene.keypoints @ TURN.T, scene.descriptors, (720, 960)))
     assert len(found) > 0.97 * len(scene) and all(row == partner for row, partner in found.items())
@@ -59,7 +59,7 @@ def test_what_contradicts_its_neighbours_is_left_out_and_its_true_partner_found(
     assert all(found[row] == row for row in fooled)
 
 
-def test_a_partner_that_moved_alone_is_none(scene: LocalFeatures) -> None:
+def test_a_partner_that_moved_by_itself_is_none(scene: LocalFeatures) -> None:
     points = scene.keypoints.clone()
     points[100] += torch.tensor([9.0, 0.0])
     assert 100 not in matched(scene, features(points, scene.descriptors))
@@ -72,7 +72,7 @@ def test_unrelated_places_of_the_same_descriptors_are_no_matches() -> None:
     assert not matched(one, features(other.keypoints, one.descriptors))
 
 
-def test_a_mirrored_picture_is_another_one(scene: LocalFeatures) -> None:
+def test_a_mirrored_image_is_another_one(scene: LocalFeatures) -> None:
     mirrored = features(scene.keypoints * torch.tensor([-1.0, 1.0]) + torch.tensor([640.0, 0.0]), scene.descriptors)
     assert not matched(scene, mirrored)
 
@@ -91,7 +91,7 @@ def test_two_surfaces_each_have_their_own_affinity(scene: LocalFeatures) -> None
     assert len(found) > 0.97 * len(scene) and all(row == partner for row, partner in found.items())
 
 
-def test_pictures_of_unknown_size_are_as_large_as_their_points_reach(scene: LocalFeatures) -> None:
+def test_images_of_unknown_size_are_as_large_as_their_points_reach(scene: LocalFeatures) -> None:
     unknown = LocalFeatures(scene.keypoints, scene.scores, scene.descriptors, (0, 0))
     assert len(matched(unknown, unknown)) > 0.97 * len(scene)
 

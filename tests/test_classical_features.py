@@ -56,7 +56,7 @@ def test_images_do_not_depend_on_their_company(method: str) -> None:
         assert equal(found, extractor.extract([image])[0])
 
 
-def test_a_picture_without_points_is_no_accident(method: str) -> None:
+def test_a_image_without_points_is_no_accident(method: str) -> None:
     extractor = build(method)
     for shape in ((64, 64), (200, 63), (8, 200), (1, 1)):
         (found,) = extractor.extract([torch.zeros(1, *shape, dtype=torch.uint8)])
@@ -64,7 +64,7 @@ def test_a_picture_without_points_is_no_accident(method: str) -> None:
         assert found.image_size == shape[::-1]
 
 
-def test_pictures_are_shrunk_and_never_enlarged(method: str) -> None:
+def test_images_are_shrunk_and_never_enlarged(method: str) -> None:
     picture = textured(0, 300, 400)[..., 0]
     assert build(method, longest_side=200).preprocess(picture).shape == (1, 150, 200)
     assert build(method, longest_side=900).preprocess(picture).shape == (1, 300, 400)
@@ -88,7 +88,7 @@ def test_points_lie_where_their_pixels_are(method: str) -> None:
     assert offset.abs().max() < 0.05
 
 
-def test_sift_and_rootsift_differ_in_the_descriptor_alone() -> None:
+def test_sift_and_rootsift_differ_in_the_descriptor_only() -> None:
     sift, rootsift = (build(name).extract([grey(0)])[0] for name in ("sift", "rootsift"))
     assert torch.equal(sift.keypoints, rootsift.keypoints)
     assert torch.equal(sift.scores, rootsift.scores)

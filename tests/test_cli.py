@@ -118,7 +118,7 @@ def test_recall_can_be_declined(small_city: Folders, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "recalls.txt").exists()
 
 
-def test_retrieval_alone(small_city: Folders, tmp_path: Path) -> None:
+def test_retrieval_only(small_city: Folders, tmp_path: Path) -> None:
     """A descriptor of the image and no re-ranking need no local features."""
     out = tmp_path / "out"
     run_on(small_city, out, "--set", "global_descriptor.method=thumbnail", "--set", "rerank.k=0")

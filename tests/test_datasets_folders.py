@@ -358,7 +358,7 @@ def test_ground_truth_csv_that_does_not_match_the_disk_is_refused(tmp_path, csv,
         ground_truth_csv.read_ground_truth_csv(write_set(tmp_path, csv))
 
 
-def test_pictures_of_a_listed_set_share_one_zone(tmp_path):
+def test_images_of_a_listed_set_share_one_zone(tmp_path):
     database, query = full_name(55.0, 12.00011), full_name(55.0, 11.99989)
     root = write_set(tmp_path, f"query,positives\n./queries/{query},\n", (database,), (query,))
     dataset = read_pair(root / "database", root / "queries")

@@ -140,7 +140,7 @@ def test_a_camera_of_another_shape_is_refused():
         Camera(np.eye(4), np.eye(4), SIZE)
 
 
-def test_an_empty_picture_is_refused():
+def test_an_empty_image_is_refused():
     with pytest.raises(ConfigError, match="at least 1 x 1 pixels, not 0 x 5"):
         street_camera(np.zeros(3), 0, 0, 0, (0, 5))
 
@@ -198,7 +198,7 @@ def neighbours(city: City, size: tuple[int, int] = (240, 180)) -> tuple[Camera, 
     )
 
 
-def test_what_one_picture_shows_is_found_in_another_by_depth_and_pose(city):
+def test_what_one_image_shows_is_found_in_another_by_depth_and_pose(city):
     source, target = neighbours(city)
     first, second = (render(city, camera, light_named("overcast", 1), 1, 0) for camera in (source, target))
     solid = np.isfinite(first.depth).ravel()
@@ -325,7 +325,7 @@ def test_no_place_and_a_negative_seed_are_refused(places, seed):
 # The plan
 
 
-def test_the_default_city_has_240_database_pictures_and_80_queries_one_in_ten_without_positives(town):
+def test_the_default_city_has_240_database_images_and_80_queries_one_in_ten_without_positives(town):
     shots = plan_shots(town)
     database = np.array([shot.position for shot in shots if shot.role == "database"])
     queries = [shot for shot in shots if shot.role == "queries"]
@@ -460,7 +460,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_broken_table_and_a_broken_depth_picture_are_named(tmp_path):
+def test_a_broken_table_and_a_broken_depth_image_are_named(tmp_path):
     (tmp_path / "cameras.csv").write_text("role,name\nqueries,a.jpg\n")
     with pytest.raises(DataError, match=r"cameras.csv: not a table of cameras"):
         read_shots(tmp_path)

@@ -147,7 +147,7 @@ def test_errors_are_measured_at_the_size_that_is_asked_for(folder: Path, tmp_pat
     assert of(summary, "homographies", estimator="opencv 3px")["correct_3px"] == 1
 
 
-def test_features_of_a_smaller_picture_are_measured_where_the_points_lie(folder: Path, tmp_path: Path) -> None:
+def test_features_of_a_smaller_image_are_measured_where_the_points_lie(folder: Path, tmp_path: Path) -> None:
     """The method shrinks the pictures to half: points are brought back, and are half as exact."""
     small = evaluate("homography-folder", folder, tmp_path / "out", "--set", "local_features.longest_side=200")
     assert of(small, "homographies", estimator="opencv 3px")["correct_5px"] == 1
@@ -171,7 +171,7 @@ def test_other_settings_are_measured_anew(folder: Path, tmp_path: Path) -> None:
     assert len(list((out / "work").iterdir())) == 4
 
 
-def test_other_truth_of_the_same_pictures_is_measured_anew(folder: Path, tmp_path: Path) -> None:
+def test_other_truth_of_the_same_images_is_measured_anew(folder: Path, tmp_path: Path) -> None:
     evaluate("homography-folder", folder, tmp_path / "out", "--first", "1")
     listed = folder / "homographies.csv"
     listed.write_text(listed.read_text().replace("1.05", "1.25"))
@@ -189,7 +189,7 @@ def test_a_row_that_a_killed_run_left_unfinished_is_measured_again(folder: Path,
     assert (out / "rows.csv").read_bytes() == first
 
 
-def test_a_picture_that_cannot_be_read_is_a_failure_of_its_pair(
+def test_a_image_that_cannot_be_read_is_a_failure_of_its_pair(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "1b.png").write_bytes(b"")
@@ -202,7 +202,7 @@ def test_a_picture_that_cannot_be_read_is_a_failure_of_its_pair(
     assert measured[1]["error_px opencv 3px"] == "inf"
 
 
-def test_a_picture_that_cannot_be_read_may_be_fatal(
+def test_a_image_that_cannot_be_read_may_be_fatal(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "1b.png").write_bytes(b"")
@@ -211,7 +211,7 @@ def test_a_picture_that_cannot_be_read_may_be_fatal(
     assert "1b.png: the file is empty" in capsys.readouterr().err
 
 
-def test_pictures_without_points_are_no_accident(tmp_path: Path) -> None:
+def test_images_without_points_are_no_accident(tmp_path: Path) -> None:
     write_homography_folder(tmp_path / "set", 2)
     for name in ("0a", "0b", "1b"):
         write_picture(tmp_path / "set" / f"{name}.png", np.zeros((60, 80, 3), np.uint8))
@@ -287,7 +287,7 @@ def test_every_layout_of_a_pair_list_gives_the_same_poses(city: Path, tmp_path: 
     assert measured[0] == measured[1] == measured[2]
 
 
-def test_protocols_bring_pictures_to_their_size(city: Path, tmp_path: Path) -> None:
+def test_protocols_bring_images_to_their_size(city: Path, tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text(pair_list(city, 32))
     run = (path, tmp_path / "out", "--images", str(city), "--first", "1", "--estimator", "opencv:1")
@@ -312,7 +312,7 @@ def test_a_pair_without_matches_has_no_pose(city: Path, tmp_path: Path) -> None:
         assert (row["auc_50deg"], row["median_error_deg"]) == (0, None)
 
 
-def test_a_missing_picture_is_a_pose_that_failed(city: Path, tmp_path: Path) -> None:
+def test_a_missing_image_is_a_pose_that_failed(city: Path, tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text(pair_list(city, 32))  # relative to the list's folder, where there are no pictures
     summary = evaluate("yfcc", path, tmp_path / "out", "--first", "2")
@@ -336,7 +336,7 @@ def views(how: Resize) -> Views:
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_a_picture_stored_on_its_side_is_seen_upright(tmp_path: Path, turns: int) -> None:
+def test_a_image_stored_on_its_side_is_seen_upright(tmp_path: Path, turns: int) -> None:
     """The same features as of the upright picture, at the places of the stored one."""
     upright = textured(3, 90, 120)
     stored = np.ascontiguousarray(np.rot90(upright, -turns))

@@ -167,7 +167,7 @@ def test_repeatability_by_hand():
     assert found.localisation_error == pytest.approx(2)
 
 
-def test_points_that_one_image_alone_shows_do_not_count():
+def test_points_that_only_one_image_shows_do_not_count():
     """Moved 60 to the right, only the first point stays in the picture, and only the first was in the other."""
     found = repeat(points((10, 10), (50, 50)), points((70, 10), (20, 20)), shift(60, 0))
     assert found.repeatability == 1

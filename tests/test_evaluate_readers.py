@@ -19,7 +19,7 @@ ROTATION = "0 -1 0 1 0 0 0 0 1"
 # --- homographies
 
 
-def test_hpatches_pairs_every_picture_with_the_first(tmp_path: Path) -> None:
+def test_hpatches_pairs_every_image_with_the_first(tmp_path: Path) -> None:
     write_hpatches(tmp_path, size=(40, 30))
     pairs = read_hpatches(tmp_path)
     assert [pair.name for pair in pairs[:2]] == ["i_dark/1 2", "i_dark/1 3"]
@@ -165,7 +165,7 @@ def test_poses_become_relative_ones(tmp_path: Path) -> None:
     np.testing.assert_allclose(pairs[2].translation, [0, 3, 0])
 
 
-def test_intrinsics_of_every_picture(tmp_path: Path) -> None:
+def test_intrinsics_of_every_image(tmp_path: Path) -> None:
     pairs = read_pose_folder(poses(tmp_path, ",500,510,320,240"), steps=(2,))
     assert pairs[0].second_intrinsics.tolist() == [[500, 0, 320], [0, 510, 240], [0, 0, 1]]
 

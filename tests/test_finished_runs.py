@@ -102,7 +102,7 @@ def test_a_run_without_truth_or_second_stage_is_made_again(tmp_path):
     assert not (folder / "recalls.json").exists()
 
 
-def test_pictures_that_are_gone_leave_boxes(tmp_path):
+def test_images_that_are_gone_leave_boxes(tmp_path):
     folder = finished(tmp_path / "run")
     remake(folder, read_run(folder))
     assert "image cannot be read" in (folder / "report.html").read_text()

@@ -468,7 +468,7 @@ def test_odd_names_work_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (out / "pairs_kapture.txt").exists()  # a comma cannot be said there
 
 
-def test_bad_pictures_among_good_ones_shift_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_images_among_good_ones_shift_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = folders(tmp_path, database=6, queries=6)
     for role, row in (("database", 2), ("queries", 4)):
         sorted((tmp_path / role).iterdir())[row].write_bytes(b"")
@@ -486,7 +486,7 @@ def test_bad_pictures_among_good_ones_shift_nothing(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("mode", ["grey", "16 bit", "alpha", "tiny"])
-def test_odd_pictures_are_pictures(tmp_path: Path, mode: str) -> None:
+def test_odd_images_are_images(tmp_path: Path, mode: str) -> None:
     import cv2
 
     image = textured(1)

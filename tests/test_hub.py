@@ -80,7 +80,7 @@ def test_every_row_fits_the_contract(repository: Path, model: str, capsys: pytes
 
 
 @pytest.mark.parametrize("model", sorted(HUB_MODELS))
-def test_every_row_says_how_large_pictures_are_and_under_which_licence(model: str) -> None:
+def test_every_row_says_how_large_images_are_and_under_which_licence(model: str) -> None:
     row = HUB_MODELS[model]
     assert row.licence and row.repository.count("/") == 1
     assert (row.size is None) == (row.shortest_side > 0)

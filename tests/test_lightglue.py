@@ -174,7 +174,7 @@ def best_of(found):
 @pytest.mark.parametrize(
     "how", [OFF, Adaptivity(0.6, -1), Adaptivity(-1, 0.9), Adaptivity(0.8, 0.9), Adaptivity(0.8, 0.9, 20)]
 )
-def test_every_pair_of_a_batch_does_what_it_does_alone(how):
+def test_every_pair_of_a_batch_does_what_it_does_singly(how):
     fast = FastLightGlue(small(), CPU)
     query = random_features(24, 32, seed=0)
     candidates = [alike(query, count, seed=count) for count in (30, 24, 17, 9, 3, 1)]

@@ -79,7 +79,7 @@ def test_image_lists_and_their_npz_are_found(tmp_path):
     assert find(protocol("tokyo247@nms"), tmp_path).queries.positions.tolist() == [[1, 1]]
 
 
-def test_a_dbstruct_is_found_with_the_pictures_that_it_names(tmp_path, capsys):
+def test_a_dbstruct_is_found_with_the_images_that_it_names(tmp_path, capsys):
     names = [f"000/{row}.jpg" for row in range(24)]
     write_mat(tmp_path / "tokyo247.mat", names, [(row, 0) for row in range(24)], ["q.jpg"], [(30, 0)])
     assert find(protocol("tokyo247@nms"), tmp_path).database.groups.tolist() == [0] * 12 + [1] * 12

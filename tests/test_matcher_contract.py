@@ -77,7 +77,7 @@ def test_a_point_is_matched_once_at_most(matcher):
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 4 * 40 * 40 * 3, 1 << 30])
-def test_many_candidates_give_what_each_gives_alone(matcher, monkeypatch, batch_bytes):
+def test_many_candidates_give_what_each_gives_singly(matcher, monkeypatch, batch_bytes):
     """In batches of one, of a few, and of all; padded to the longest and not."""
     for module in (one_to_many, similarity):
         monkeypatch.setitem(module.BATCH_BYTES, "cpu", batch_bytes)

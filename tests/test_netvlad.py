@@ -76,7 +76,7 @@ def test_a_bias_in_the_assignment_is_used() -> None:
     assert torch.allclose(shares.flatten(), torch.tensor([0.25, 0.75]))
 
 
-def test_describe_is_the_same_alone_and_in_a_batch(small: NetVlad) -> None:
+def test_describe_is_the_same_singly_and_in_a_batch(small: NetVlad) -> None:
     images = [small.preprocess(textured(seed)) for seed in range(3)]
     together = small.describe(images)
     assert together.shape == (3, DIM) and small.dim == DIM
@@ -87,14 +87,14 @@ def test_describe_is_the_same_alone_and_in_a_batch(small: NetVlad) -> None:
     assert small.describe([]).shape == (0, DIM)
 
 
-def test_a_blank_picture_has_a_descriptor(small: NetVlad) -> None:
+def test_a_blank_image_has_a_descriptor(small: NetVlad) -> None:
     for level in (0, 255):
         vector = small.describe([small.preprocess(np.full((40, 40, 3), level, np.uint8))])
         assert torch.isfinite(vector).all() and torch.allclose(vector.norm(), torch.ones(()), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (480, 640), (31, 1000)])
-def test_every_picture_is_brought_to_one_size(small: NetVlad, size: tuple[int, int]) -> None:
+def test_every_image_is_brought_to_one_size(small: NetVlad, size: tuple[int, int]) -> None:
     image = small.preprocess(textured(0, *size))
     assert image.shape == (3, 64, 96) and image.dtype == torch.uint8
 
@@ -147,7 +147,7 @@ def test_levels_by_hand() -> None:
     assert np.allclose(IMAGENET.normalise(image).flatten(), (np.array([1, 0, 0.2]) - mean) / deviation, atol=1e-6)
 
 
-def test_a_picture_of_the_right_size_is_left_alone() -> None:
+def test_a_image_of_the_right_size_is_left_alone() -> None:
     image = textured(0, 20, 30)
     assert pillow_resize(image, (30, 20)) is image
     assert pillow_resize(image, (15, 40)).shape == (40, 15, 3)
@@ -196,7 +196,7 @@ def test_matlabs_file_gives_the_same_network(struct: str, small: NetVlad) -> Non
     assert torch.allclose(loaded.describe([image]), small.describe([image]), atol=1e-5)
 
 
-def test_matlabs_pictures_keep_their_shape(struct: str) -> None:
+def test_matlabs_images_keep_their_shape(struct: str) -> None:
     loaded = netvlad_mat.build(netvlad_mat.Settings(weights=struct, whiten=False, longest_side=100), CPU)
     shapes = [tuple(loaded.preprocess(textured(0, *size)).shape) for size in [(80, 90), (300, 200), (60, 400)]]
     assert shapes == [(3, 80, 90), (3, 100, 67), (3, 16, 100)]  # at least one feature high

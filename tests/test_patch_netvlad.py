@@ -129,7 +129,7 @@ def test_a_cluster_with_little_mass_keeps_its_direction() -> None:
     assert (ours.transpose(0, 1) - exact).abs().max() < 1e-6
 
 
-def test_describe_patches_is_the_same_alone_and_in_a_batch(small: PatchNetVlad) -> None:
+def test_describe_patches_is_the_same_singly_and_in_a_batch(small: PatchNetVlad) -> None:
     images = [small.preprocess(textured(seed)) for seed in range(3)]
     together = small.describe_patches(images)
     vectors = small.describe(images)
@@ -145,7 +145,7 @@ def test_describe_patches_is_the_same_alone_and_in_a_batch(small: PatchNetVlad) 
     assert small.describe_patches([]) == []
 
 
-def test_a_blank_picture_has_patches(small: PatchNetVlad) -> None:
+def test_a_blank_image_has_patches(small: PatchNetVlad) -> None:
     _, found = small.describe_patches([small.preprocess(np.zeros((50, 50, 3), np.uint8))])[0]
     assert all(torch.isfinite(each).all() for each in found.descriptors)
 
@@ -337,7 +337,7 @@ def test_store_holds_what_was_described(stored: PatchStore, small: PatchNetVlad,
     assert [len(each) for each in stored[8:11]] == [16, 0, 16]
 
 
-def test_an_unreadable_picture_has_no_patches(stored: PatchStore) -> None:
+def test_an_unreadable_image_has_no_patches(stored: PatchStore) -> None:
     assert len(stored[9]) == 0 and not stored.matrix()[9].any()
     assert stored[9].keypoints.shape == (0, 2)
     pair = PatchReranker(Rerank(), CPU).pair(stored[0], stored[9])

@@ -235,7 +235,7 @@ def test_without_ground_truth_no_recall_is_claimed():
     assert "rank 3" in page.text  # three candidates of each query are shown
 
 
-def test_unreadable_pictures_are_named_as_such():
+def test_unreadable_images_are_named_as_such():
     assert "image cannot be read" in check(render(report(), nothing, nothing)).text
 
 
@@ -462,7 +462,7 @@ def test_inliers_lie_above_rejected_matches():
     assert nearer_to_inlier(first[10, 30])
 
 
-def test_no_matches_leave_the_pictures_as_they_are():
+def test_no_matches_leave_the_images_as_they_are():
     a = np.arange(30 * 20 * 3, dtype=np.uint8).reshape(30, 20, 3)
     drawn = draw_matches(a, a, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, bool))
     np.testing.assert_array_equal(drawn[:, :20], a)
@@ -478,7 +478,7 @@ def test_thumbnails_fit_and_are_never_enlarged(shape, size):
     assert thumbnail(np.zeros((*shape, 3), np.uint8), 320).shape[:2] == size
 
 
-def test_picture_in_the_page_is_the_picture():
+def test_image_in_the_page_is_the_image():
     image = np.zeros((16, 16, 3), np.uint8)
     image[..., 0] = 200  # red in RGB
     data = base64.b64decode(jpeg_uri(image).removeprefix("data:image/jpeg;base64,"))

@@ -69,7 +69,7 @@ def test_a_mark_leads_to_its_card_and_back(page):
     assert page.locator("#m2 .first").evaluate("each => getComputedStyle(each).visibility") == "visible"
 
 
-def test_matches_are_hidden_by_the_keyboard_alone(page):
+def test_matches_are_hidden_by_keyboard_only(page):
     def drawn(kind):
         return page.locator(f".pair .{kind}").first.evaluate("each => getComputedStyle(each).display") != "none"
 

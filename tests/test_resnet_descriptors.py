@@ -86,7 +86,7 @@ def test_descriptor_against_the_definition(resnet18: nn.Sequential, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["cosplace", "eigenplaces", "gem"])
-def test_pictures_of_many_sizes(resnet18: nn.Sequential, tmp_path: Path, method: str) -> None:
+def test_images_of_many_sizes(resnet18: nn.Sequential, tmp_path: Path, method: str) -> None:
     descriptor = built(published(resnet18, 7), tmp_path / "w.pth", method)
     images = [descriptor.preprocess(textured(seed, 64, 64 + 32 * (seed % 2))) for seed in range(4)]
     together = descriptor.describe(images)
@@ -101,7 +101,7 @@ def test_pictures_of_many_sizes(resnet18: nn.Sequential, tmp_path: Path, method:
 @pytest.mark.parametrize(
     ("size", "shape"), [((480, 640), (480, 640)), ((1024, 2048), (512, 1024)), ((90, 80), (90, 80))]
 )
-def test_only_large_pictures_are_shrunk(
+def test_only_large_images_are_shrunk(
     resnet18: nn.Sequential, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]
 ) -> None:
     descriptor = built(published(resnet18, 3), tmp_path / "w.pth")

@@ -49,7 +49,7 @@ def test_every_point_gives_and_takes_its_mass():
     torch.testing.assert_close(plan[:, :, -1].sum(1), torch.full((3,), 20.0))
 
 
-def test_a_padded_pair_gives_what_it_gives_alone():
+def test_a_padded_pair_gives_what_it_gives_singly():
     generator = torch.Generator().manual_seed(0)
     counts = [(12, 9), (5, 14), (1, 1)]
     similarity = torch.randn(3, 12, 14, generator=generator) * 5

@@ -167,7 +167,7 @@ def test_a_batch_is_a_function_of_its_numbers(manifest):
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_one_batch_is_learnt(manifest, tmp_path, aggregation):
+def test_one_batch_is_learned(manifest, tmp_path, aggregation):
     how = loop.Settings(
         steps=60, batch_size=12, learning_rate=5e-3, warmup_steps=0, ema=0.0, overfit=1, log_every=1, validate_every=60
     )
@@ -235,7 +235,7 @@ def test_recall_counts_the_nearest_of_the_same_place(manifest):
     assert made._right(found[[1, 1, 1]], found, rows).tolist() == [False, True, False]
 
 
-def test_too_few_pictures_are_not_whitened(manifest, caplog):
+def test_too_few_images_are_not_whitened(manifest, caplog):
     made = task(manifest, dim=16)
     made.model.eval()
     with torch.inference_mode():

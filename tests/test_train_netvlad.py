@@ -16,7 +16,7 @@ from vpr.global_descriptors import netvlad
 from vpr.global_descriptors.netvlad import WIDTH, NetVladNetwork
 from vpr.training import netvlad_recipe
 from vpr.training.netvlad_data import read_mapillary, read_pittsburgh
-from vpr.training.netvlad_network import set_clusters, train_last, vlad
+from vpr.training.netvlad_network import set_clusters, train_last
 from vpr.training.netvlad_pca import whitened_path
 from vpr.training.triplets import Subset, TripletSet, weights_of
 from vpr.weights import WeightsError, read_checkpoint
@@ -191,7 +191,7 @@ def test_both_layouts_say_the_same(mapillary, pittsburgh):
         read_pittsburgh(mapillary)
 
 
-def test_from_pictures_to_a_whitened_checkpoint(mapillary, here, capsys):
+def test_from_images_to_a_whitened_checkpoint(mapillary, here, capsys):
     flags = ["--dataset_root_dir", str(mapillary), "--nocuda", "--threads", "2"]
     call(["train-netvlad", *flags, "--save_path", "runs", "--identifier", "mine", "--nEpochs", "1", *SETS])
     assert "Best recall@5" in capsys.readouterr().out
@@ -272,5 +272,5 @@ def test_the_trained_network_is_the_one_in_use():
     network.load_state_dict(random_state(2, None))
     images = torch.rand(2, 3, 32, 48)
     unit_, shares = network.pool.assign(network.encoder(images))
-    torch.testing.assert_close(vlad(network, images), network.flatten(network.pool(unit_, shares)))
+    torch.testing.assert_close(network(images), network.flatten(network.pool(unit_, shares)))
     assert whitened_path(netvlad_recipe.Path("a/x.pth.tar"), 8).name == "x_WPCA8.pth.tar"

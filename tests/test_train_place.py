@@ -108,7 +108,7 @@ def test_images_are_whole_and_in_colour(folder):
 # ---- appearance
 
 
-def test_every_change_alone_gives_an_image(folder):
+def test_every_single_change_gives_an_image(folder):
     image = np.float32(textured(0, 48, 64)) / 255
     for name in appearance.Settings.model_fields:
         for seed in range(4):
@@ -217,7 +217,7 @@ def test_parts_have_their_own_rates_and_frozen_blocks_none(folder, tmp_path):
     assert {key for key in before if "stem" in key or "blocks.0." in key} == still
 
 
-def test_one_batch_is_learnt(folder, tmp_path):
+def test_one_batch_is_learned(folder, tmp_path):
     how = loop.Settings(
         steps=12, batch_size=8, learning_rate=5e-5, warmup_steps=0, ema=0.0, overfit=1, log_every=1, validate_every=12
     )

@@ -67,7 +67,7 @@ def test_a_corner_is_where_grey_changes_in_two_directions(primitive) -> None:
         assert total > 60 and strong / total > 0.75
 
 
-def test_a_drawn_shape_depends_on_its_seed_alone() -> None:
+def test_a_drawn_shape_depends_on_its_seed_only() -> None:
     for seed in range(20):
         (image, points), (again, same) = (draw_shape((160, 120), np.random.default_rng(seed)) for _ in range(2))
         assert image.shape == (120, 160) and np.array_equal(image, again) and np.array_equal(points, same)

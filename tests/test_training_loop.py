@@ -149,13 +149,13 @@ def test_the_rate_warms_up_and_falls() -> None:
     rates = []
     for step in (0, 9, 50, 100):
         run.step = step
-        rates.append(run._set_rate())
+        rates.append(run._rate())
     assert rates[0] == pytest.approx(0.1, rel=0.01) and rates[1] == pytest.approx(1, rel=0.03)
     assert rates[2] == pytest.approx(0.55) and rates[3] == pytest.approx(0.1)
 
 
 def test_a_loss_that_stays_infinite_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"step 49: no finite loss for 20 steps; lower train.learning_rate"):
+    with pytest.raises(TrainingError, match=r"no finite loss for 20 steps; lower the learning rate"):
         train(Line(break_from=30), settings(), tmp_path, CPU)
     saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert all(value.isfinite().all() for value in saved["model"].values())

@@ -178,7 +178,7 @@ def test_the_matches_nearby_tell_who_is_a_partner_and_who_has_none() -> None:
     assert known.sum() == len(points) - 1 and torch.equal(truth.first[0, known], same[known])
 
 
-def test_strangers_have_no_partners() -> None:
+def test_negative_pairs_have_no_partners() -> None:
     truth = DifferentPlaces(torch.ones(2)).truth(
         torch.zeros(2, 3, 2), torch.zeros(2, 4, 2), torch.zeros(2, 3, 4), Settings()
     )
@@ -522,7 +522,7 @@ def test_a_pool_holds_the_same_pairs_for_ever(photos: Path) -> None:
     assert alone[0]["loss"] != alone[1]["loss"]
 
 
-def test_a_pool_of_pictures_without_points_enough_is_refused(photos: Path) -> None:
+def test_a_pool_of_images_without_points_enough_is_refused(photos: Path) -> None:
     task = matcher.build(settings(photos, pool=2, points=1000))
     with pytest.raises(ConfigError, match=r"lower task\.points"):
         task.losses(task.model, matcher.MatcherBatch(places=(0,)), randomness(0))
@@ -549,14 +549,14 @@ def test_all_sources_in_one_batch(photos: Path, city: Path) -> None:
     assert 0 <= figures["misled"] <= 1 and 0 <= figures["nearest_precision"] <= 1
 
 
-def test_strangers_are_of_different_places(photos: Path) -> None:
+def test_negative_pairs_are_of_different_places(photos: Path) -> None:
     source = pairs.NegativePairs(pairs.NegativePairsSettings(manifests=(manifest(photos),), held_out=0.4), SIZE)
     for seed in range(20):
         one, other = source._draw(randomness(seed).numpy, held=False)
         assert source.places.labels[one] != source.places.labels[other]
 
 
-def test_strangers_that_look_alike_are_of_groups_of_one_pattern(photos: Path) -> None:
+def test_negative_pairs_that_look_alike_are_of_groups_of_one_pattern(photos: Path) -> None:
     names = sorted(path.name for path in photos.iterdir())
     listed = photos.parent / "groups.csv"
     groups = ["streets a", "streets b", "gardens", "frames"]

@@ -117,7 +117,7 @@ def test_a_thumbnail_does_not_care_for_brightness_or_contrast() -> None:
     assert float(one @ other) > 0.999
 
 
-def test_a_thumbnail_of_a_plain_picture_is_zero() -> None:
+def test_a_thumbnail_of_a_plain_image_is_zero() -> None:
     method = Thumbnail(ThumbnailSettings())
     assert not method.describe([method.preprocess(np.full((50, 50), 9, np.uint8))]).any()
 

@@ -35,7 +35,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 @dataclass(frozen=True, eq=False)
 class PairMatches:
-    """What was found between two images."""
+    """Matches of two images."""
 
     keypoints_a: Floats  # (N, 2) x, y in pixels of the first image
     keypoints_b: Floats  # (M, 2) of the second
@@ -267,7 +267,7 @@ _PAIR_METHODS: dict[str, PairMethods] = {}
 
 
 def _pair_methods(settings: Settings) -> PairMethods:
-    """What matches pairs; that of the last call is used again if the settings are equal."""
+    """Returns the matcher of pairs; that of the last call is used again if the settings are equal."""
     key = settings.model_dump_json()
     if key not in _PAIR_METHODS:
         made = build_pair_methods(settings)

@@ -76,7 +76,7 @@ def build(settings: Settings, *, retrieves: bool = True) -> Engine:
 
 @dataclass(frozen=True, eq=False)
 class PairMethods:
-    """What matches single pairs of images."""
+    """Methods that match single pairs of images."""
 
     extractor: FeatureExtractor
     reranker: PairReranker[Any]
@@ -89,7 +89,7 @@ def build_pair_methods(settings: Settings) -> PairMethods:
 
 
 def build_extractor(settings: Settings, *, retrieves: bool = True) -> FeatureExtractor:
-    """What makes the features that the settings need; without ``retrieves`` those that the second stage compares."""
+    """Returns the extractors that the settings need; without ``retrieves`` only those of the second stage."""
     patches = compares_patches(settings)
     local = needs_local(settings) if retrieves else compares_local(settings)
     return FeatureExtractor(

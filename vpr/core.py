@@ -302,7 +302,7 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Verified:
-    """What geometry says of the matches between two images."""
+    """Result of geometric verification of the matches between two images."""
 
     inliers: NDArray[np.bool_]  # (M,) which matches agree with one geometry
     model: Doubles | None = None  # (3, 3) fundamental matrix or homography, query to candidate; None if none was found

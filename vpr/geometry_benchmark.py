@@ -30,7 +30,7 @@ T = TypeVar("T", bound="HomographyPair | PosePair")
 
 @dataclass(frozen=True)
 class Options:
-    """What every command takes."""
+    """Options of every command."""
 
     out: Path
     settings: Callable[[Sequence[str]], Settings]  # with a protocol's settings, as section.key=value, under the user's
@@ -40,7 +40,7 @@ class Options:
 
 
 class Bench(Protocol):
-    """What measures pairs of one kind."""
+    """Measures pairs of one kind."""
 
     @property
     def views(self) -> Views: ...

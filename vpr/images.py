@@ -136,7 +136,7 @@ def eight_bits(image: NDArray[Any]) -> Image:
 
 
 def _opencv(data: bytes, flags: int) -> NDArray[Any] | None:
-    """What OpenCV decodes, which gives no reason where it cannot; damaged TIFF, BMP and PNM make it raise."""
+    """Decodes with OpenCV, which gives no reason where it cannot; damaged TIFF, BMP and PNM make it raise."""
     try:
         decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
@@ -156,7 +156,7 @@ def _decode_deep(data: bytes, channels: Channels) -> NDArray[Any] | None:
 
 
 def _pillow(data: bytes, channels: Channels) -> NDArray[Any] | None:
-    """What Pillow decodes, with the plugins that are installed; None where it cannot."""
+    """Decodes with Pillow and the plugins that are installed; None where it cannot."""
     from PIL import Image as Pil
     from PIL import ImageOps
 

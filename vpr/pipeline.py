@@ -32,7 +32,7 @@ Folders = Callable[[str], FeatureFolders]  # of the features of a role, "databas
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """What matching found: the ranking of each stage by its name, and what is needed to look closer at a pair."""
+    """Rankings of each stage by name, and the features needed to inspect a pair."""
 
     stages: Mapping[str, Ranking]
     features: Features
@@ -49,7 +49,7 @@ def run(
     verify: bool = False,
     shortlist: Ranking | None = None,
 ) -> RunResult:
-    """Everything, from images to report, in one folder; returns what was found and written.
+    """Runs both stages, from images to report, in one folder; returns what was found and written.
 
     Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
     its size and times are those of the last run. With a ``shortlist`` there is no first stage.

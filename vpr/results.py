@@ -15,7 +15,7 @@ from vpr.runtime.timing import Timing
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a finished run found, and what is known about how it was run."""
+    """Rankings of a finished run, and the facts of how it was run."""
 
     dataset: Dataset
     stages: Mapping[str, Ranking]  # by label, in order: the shortlist first, the predictions last
@@ -41,7 +41,7 @@ class RunResult:
 
     @cached_property
     def statistics(self) -> Statistics | None:
-        """What is known beyond recall; None without ground truth."""
+        """Returns the comparison of the stages; None without ground truth."""
         return (
             None
             if self.dataset.positives is None

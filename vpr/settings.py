@@ -45,14 +45,14 @@ class Machine(Section):
 
 
 class Images(Section):
-    """How images are read."""
+    """Settings of reading images."""
 
     on_bad_image: Literal["skip", "fail"] = "skip"
     max_megapixels: float = Field(MAX_MEGAPIXELS, gt=0)
 
 
 class Store(Section):
-    """How features are kept on disk."""
+    """Settings of the feature store."""
 
     batch_size: int = Field(16, ge=1)  # images per batch of the network
     shard_size: int = Field(128, ge=1)  # images per file
@@ -75,14 +75,14 @@ class Index(Section):
 
 
 class Shortlist(Section):
-    """What the first stage hands to the second."""
+    """Settings of the shortlist."""
 
     k: int = Field(100, ge=1)
     one_per_group: bool = False  # only the best cut-out of each panorama
 
 
 class Evaluation(Section):
-    """How a ranking is judged."""
+    """Settings of the evaluation."""
 
     radius_m: float = Field(25.0, gt=0)
     recall_at: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20, 50, 100), min_length=1)

@@ -1,4 +1,4 @@
-"""What all commands share: options, settings, and how an error reaches the user.
+"""Parts of every command: options, settings, and error messages.
 
 The commands import what they need when they run, so that ``--help`` answers at once.
 """
@@ -124,7 +124,7 @@ def guarded(app: Callable[[], Any]) -> None:
 
 
 def explanation(error: BaseException) -> str | None:
-    """What the user can do about an error, as one sentence; None if it is a defect of vpr."""
+    """Returns what the user can do about an error, as one sentence; None if it is a defect of vpr."""
     if isinstance(error, VprError):
         return str(error)
     if isinstance(error, MemoryError):

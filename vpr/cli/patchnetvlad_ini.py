@@ -81,7 +81,7 @@ def is_ini(path: Path | str | None) -> bool:
 
 
 def run_overrides(path: Path) -> list[str]:
-    """What an .ini file of a run says, as ``section.key=value``. Raises ConfigError."""
+    """Returns the settings of an .ini file of a run, as ``section.key=value``. Raises ConfigError."""
     values = _read(path)
     _require_known(path, values, RUN, COMBINED)
     overrides = [f"{RUN[key]}={value}" for key, value in values.items() if RUN.get(key)]
@@ -106,7 +106,7 @@ def run_overrides(path: Path) -> list[str]:
 
 
 def training_overrides(path: Path) -> list[str]:
-    """What train.ini says, as ``key=value`` of the training's settings. Raises ConfigError."""
+    """Returns the settings of train.ini, as ``key=value``. Raises ConfigError."""
     values = _read(path)
     _require_known(path, values, TRAINING)
     return [

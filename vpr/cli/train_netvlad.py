@@ -66,7 +66,7 @@ def train_netvlad(
     from vpr.training.netvlad_recipe import CHECKPOINT, Recipe
     from vpr.weights import read_checkpoint
 
-    settings, data, pictures = _prepared(
+    settings, data, loader = _prepared(
         config,
         overrides,
         root=dataset_root_dir,
@@ -83,10 +83,10 @@ def train_netvlad(
     if begin is not None:
         network = NetVladNetwork.from_state_dict(read_checkpoint(begin))
     else:
-        network = fresh_network(settings.clusters, settings.backbone).to(pictures.device)
+        network = fresh_network(settings.clusters, settings.backbone).to(loader.device)
         known = (cache_path or out) / "centroids" / f"vgg16_{trainset}_{settings.clusters}.safetensors"
-        find_clusters(network, data.training.database, pictures, cluster_path or known, settings.seed)
-    recipe = Recipe(network, data, settings, loader=pictures, out=out)
+        find_clusters(network, data.training.database, loader, cluster_path or known, settings.seed)
+    recipe = Recipe(network, data, settings, loader=loader, out=out)
     if begin is not None:
         recipe.resume(begin)
     recipe.epoch = max(recipe.epoch, start_epoch)
@@ -113,7 +113,7 @@ def pca(
     from vpr.global_descriptors.networks import load_network
     from vpr.training.netvlad_pca import add_whitening, save_whitened, whitened_path
 
-    settings, data, pictures = _prepared(
+    settings, data, loader = _prepared(
         config,
         overrides,
         root=dataset_root_dir,
@@ -124,7 +124,7 @@ def pca(
     )
     network, _ = load_network(str(resume_path), NetVladNetwork.from_state_dict)
     images, most = data.training.database, settings.whitening_images
-    whitened = add_whitening(network, images, pictures, dim=settings.dim, most=most, seed=settings.seed)
+    whitened = add_whitening(network, images, loader, dim=settings.dim, most=most, seed=settings.seed)
     out = whitened_path(resume_path, settings.dim)
     save_whitened(whitened, out)
     say(f"{settings.dim} dimensions: {out}")

@@ -59,7 +59,7 @@ def list_images(folder: Path) -> tuple[str, ...]:
 
 
 def left_out_text(counts: Mapping[str, int]) -> str:
-    """How many files of which suffix are no images, and why, the most frequent first; empty without any."""
+    """Returns the number of files of each suffix that are no images, and why, most frequent first; "" without any."""
     parts = []
     for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         reason = _reason(suffix)

@@ -97,7 +97,7 @@ def dataset_of_npz(path: Path, radius_m: float | None = None) -> Dataset:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruthCheck:
-    """What to look at before trusting a ground truth."""
+    """Figures to check before trusting a ground truth."""
 
     name: str
     protocol: str

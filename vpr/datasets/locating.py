@@ -43,7 +43,7 @@ def two_folders(root: Path, names: tuple[str, str] = ("database", "queries")) ->
 
 
 def layouts(record: EvaluationProtocol) -> list[str]:
-    """What the folder given as ROOT may hold, one layout each."""
+    """Layouts that the folder given as ROOT may have."""
     return [_EXPECTED[name].format(database=record.folders[0], queries=record.folders[1]) for name in record.readers]
 
 

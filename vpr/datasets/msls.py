@@ -95,7 +95,7 @@ def _read_side(root: Path, folder: Path, panoramas: bool, subtask: str | None) -
 
 
 def _flags_of(keys: Sequence[str], table: Table, column: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """What another table of the city says of each key, whatever the order of its lines."""
+    """Returns the values of another table of the city for each key, whatever the order of its lines."""
     flags = dict(zip(table.column("key"), table.flags(column), strict=True))
     missing = next((key for key in keys if key not in flags), None)
     if missing is not None:

@@ -47,7 +47,7 @@ def with_warnings(facts: Mapping[str, str], warnings: Sequence[str]) -> dict[str
 
 
 def warnings_of(dataset: Dataset) -> list[str]:
-    """What is suspicious, one sentence each, with the number of rows and the first of them by name.
+    """Returns a sentence on each suspicious finding, with the number of rows and the first of them by name.
 
     Degrees taken as metres, rows at 0, 0, exchanged coordinates, all database images positives of all queries, queries
     that are database images.

@@ -133,7 +133,7 @@ def _ranking(record: EvaluationProtocol) -> str:
 
 
 def rule(record: EvaluationProtocol) -> str:
-    """What makes a candidate correct, in a few words."""
+    """Returns the rule that makes a candidate correct, in a few words."""
     if record.frames is not None:
         return f"within {record.frames} frame{'' if record.frames == 1 else 's'}"
     return "as listed" if record.radius_m is None else f"within {record.radius_m:g} m"

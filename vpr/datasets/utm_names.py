@@ -24,7 +24,7 @@ _SHORT_FIELDS = 4  # "", east, north, anything
 
 @dataclass(frozen=True)
 class Placed:
-    """What one file name says."""
+    """Position and fields of one file name."""
 
     east_m: float
     north_m: float
@@ -57,7 +57,7 @@ def parse(name: str) -> Placed | None:
 
 
 def parse_if_any(name: str) -> Placed | None:
-    """What a name says; None if it has no position. Raises DataError for one that begins with half a position."""
+    """Returns the fields of a name; None if it has no position. Raises DataError for half a position."""
     placed = parse(name)
     if placed is None and _HALF.match(name.rpartition("/")[2]):
         raise DataError(
@@ -67,7 +67,7 @@ def parse_if_any(name: str) -> Placed | None:
 
 
 def parse_all(folder: Path, names: Sequence[str]) -> list[Placed] | None:
-    """What every name says, or None if no name has a position; raises DataError if only some have."""
+    """Returns the fields of every name, or None if no name has a position; raises DataError if only some have."""
     placed = [parse(name) for name in names]
     with_position = [found for found in placed if found is not None]
     if not with_position:

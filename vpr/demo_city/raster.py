@@ -23,7 +23,7 @@ Owners = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """What a camera sees before any light falls on it."""
+    """Visible surfaces of a camera, before lighting."""
 
     colour: Image  # (H, W, 4) RGB as painted, and how much it glows at night; zeros for sky
     owner: Owners  # (H, W) row of the surface that is seen, NO_SURFACE for sky

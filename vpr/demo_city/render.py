@@ -27,7 +27,7 @@ _WARM = np.array([1.0, 0.78, 0.48], np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """What the camera recorded, and how far away it was."""
+    """Image and depth of a camera."""
 
     image: Image  # (H, W, 3) RGB
     depth: Floats  # (H, W) metres along the optical axis at the centre of each pixel; infinite for sky

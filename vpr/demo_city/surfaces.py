@@ -1,4 +1,4 @@
-"""What the city is made of: flat four-cornered surfaces, each with a piece of a texture."""
+"""Surfaces of the city: flat quadrilaterals, each with a piece of a texture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Paint:
-    """How one texture is painted; equal paints give equal textures."""
+    """Description of one texture; equal paints give equal textures."""
 
     kind: str  # a key of textures.PAINTERS
     seed: int

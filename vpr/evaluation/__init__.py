@@ -1,1 +1,1 @@
-"""How good a ranking is, and how certain that is."""
+"""Measures of a ranking, with their uncertainty."""

@@ -15,7 +15,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Acceptance:
-    """What accepting the first candidates whose confidence reaches a threshold gives, for every useful threshold."""
+    """Precision and recall of accepting first candidates above a confidence, for every useful threshold."""
 
     thresholds: Doubles  # (T,) rising
     precision: Doubles  # (T,) right among the accepted
@@ -27,7 +27,7 @@ class Acceptance:
 
 
 def score(ranking: Ranking) -> Doubles:
-    """What the stage ranks by."""
+    """Name of the score that the stage ranks by."""
     return _firsts(ranking.scores)
 
 

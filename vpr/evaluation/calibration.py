@@ -47,7 +47,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far the probabilities can be taken at their word."""
+    """Measures of how well probabilities agree with frequencies."""
 
     brier: float  # mean squared error; 0.25 is what always saying one half gives
     log_loss: float  # mean, in nats

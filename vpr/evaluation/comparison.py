@@ -1,4 +1,4 @@
-"""What re-ranking changed: queries helped and harmed, and how far the difference could be chance."""
+"""Effect of re-ranking: queries helped and harmed, and whether the difference could be chance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a report says about recall."""
+    """All that a report says about recall."""
 
     dataset: str
     protocol: str
@@ -89,7 +89,7 @@ def compare(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> tuple[Change, ...]:
-    """What changed within the first k of the same queries, for each k in rising order."""
+    """Returns the changes within the first k of the same queries, for each k in rising order."""
     hits_before, hits_after = first_hits(before, positives), first_hits(after, positives)
     return tuple(change(k, hits_before <= k, hits_after <= k, samples, seed) for k in sorted(set(ks)))
 
@@ -102,7 +102,7 @@ def mcnemar(helped: int, harmed: int) -> float:
 
 
 def change(k: int, right_before: Flags, right_after: Flags, samples: int = SAMPLES, seed: int = 0) -> Change:
-    """What changed at one k, of (Q,) flags of the same queries in the same order."""
+    """Returns the change at one k, from (Q,) flags of the same queries in the same order."""
     helped = np.flatnonzero(~right_before & right_after)
     harmed = np.flatnonzero(right_before & ~right_after)
     difference = _difference(len(right_before), len(helped), len(harmed), samples, seed)

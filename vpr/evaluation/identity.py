@@ -1,4 +1,4 @@
-"""What two recalls must share before they can be compared."""
+"""Conditions under which two recalls can be compared."""
 
 from __future__ import annotations
 

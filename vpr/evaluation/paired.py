@@ -30,7 +30,7 @@ class PairedChange:
 
 @dataclass(frozen=True)
 class PairedQuery:
-    """What became of one query."""
+    """The outcome of one query."""
 
     query: str
     before: int | None  # rank of the first correct candidate; None if there is none

@@ -91,7 +91,7 @@ def recall_at(
 
 
 def place_count(ranking: Ranking, database: ImageSet) -> int:
-    """How many candidates a complete ranking of this kind has.
+    """Returns the number of candidates that a complete ranking of this kind has.
 
     All images; or all groups, if the ranking names every group at most once (one image per panorama).
     """

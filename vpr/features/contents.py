@@ -25,7 +25,7 @@ _Stamp = tuple[int, int, int]  # size in bytes, modification and change time in 
 
 
 class _Entry(NamedTuple):
-    """What is known of one file."""
+    """Size, time and hash of one file."""
 
     stamp: _Stamp | None
     key: str
@@ -37,7 +37,7 @@ _UNKNOWN = _Entry(None, NO_CONTENT, 0.0)
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of an image set hold; row i is image i."""
+    """Content hashes of the files of an image set; row i is image i."""
 
     keys: tuple[str, ...]  # digest of 32 hexadecimal digits, NO_CONTENT where the file cannot be read
     megapixels: tuple[float, ...]  # as the header says; 0 where it is of no known kind
@@ -96,7 +96,7 @@ def _entry(path: Path, stamp: _Stamp | None) -> _Entry:
 
 
 def _read_cache(cache: Path, root: Path) -> dict[str, _Entry]:
-    """What is known, by image name; nothing if the cache is missing, damaged or of another folder of images."""
+    """Returns the cached entries by image name; none if the cache is missing, damaged or of another folder."""
     try:
         record = read_json(cache)
         if record["root"] != os.path.abspath(root):

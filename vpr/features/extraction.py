@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Extraction:
-    """How an image set is gone through; none of it changes the features."""
+    """Settings of the pass over an image set; none of them changes the features."""
 
     batch_size: int = 16
     shard_size: int = 128  # images per file, and the most that a kill loses
@@ -56,7 +56,7 @@ class Extraction:
 
 @dataclass
 class Work:
-    """How many images were computed, found in the store, and could not be read."""
+    """Numbers of images computed, found in the store, and unreadable."""
 
     computed: int = 0
     reused: int = 0

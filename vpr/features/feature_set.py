@@ -56,7 +56,7 @@ class FeatureSet:
 
     @property
     def rerank_store(self) -> LocalStore | PatchStore | None:
-        """What the second stage compares."""
+        """The store that the second stage compares."""
         return self.global_store if isinstance(self.global_store, PatchStore) else self.local_store
 
 
@@ -84,7 +84,7 @@ class ImageFeatures:
 
     @property
     def rerank_features(self) -> Any:
-        """What the second stage compares."""
+        """The store that the second stage compares."""
         return self.local if self.patches is None else self.patches
 
 

@@ -89,7 +89,7 @@ def _checksum(image_size: NDArray[np.int32], arrays: Iterable[NDArray[Any]]) -> 
 
 
 class _Store:
-    """What every kind of store has: origin, names of its shards, and a bounded number of open ones."""
+    """Base of every store: origin, names of its shards, and a bounded number of open ones."""
 
     kind: str
 

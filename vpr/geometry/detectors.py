@@ -17,7 +17,7 @@ from vpr.geometry.homography import invert, warp
 
 @dataclass(frozen=True)
 class Repeatability:
-    """What was found again."""
+    """Repeated keypoints of two images."""
 
     repeatability: float  # fraction of the points of both images that have a point of the other near them; NaN for none
     localisation_error: float  # mean distance in pixels of those that have; NaN for none

@@ -1,4 +1,4 @@
-"""How far an estimated homography, or a match, is from the true homography.
+"""Errors of an estimated homography, and of matches, against the true homography.
 
 Points are (N, 2) pixels, a homography maps pixels of the first image to pixels of the second.
 """

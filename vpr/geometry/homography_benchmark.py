@@ -40,7 +40,7 @@ _FRACTIONS = (
 
 @dataclass(frozen=True)
 class HomographyProtocol:
-    """How a table of homographies was made."""
+    """Settings of a table of homographies."""
 
     name: str
     source: str
@@ -119,7 +119,7 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
 
 @dataclass(frozen=True, eq=False)
 class HomographyBench:
-    """What measures one pair."""
+    """Measures one pair of images."""
 
     views: Views
     matcher: Matcher
@@ -128,7 +128,7 @@ class HomographyBench:
     estimators: Sequence[Estimator]
 
     def row(self, pair: HomographyPair) -> Row:
-        """Everything measured on one pair; see docs/geometry.md for the columns. Raises ImageError."""
+        """Returns all measures of one pair; see docs/geometry.md for the columns. Raises ImageError."""
         first, second = self.views.view(pair.first), self.views.view(pair.second)
         truth = scale_homography(pair.homography, first.factors, second.factors)
         matches = self.matcher.match(first.features, [second.features])[0]

@@ -1,4 +1,4 @@
-"""How far an estimated relative pose, or a match, is from the true relative pose of two cameras.
+"""Errors of an estimated relative pose, and of matches, against the true relative pose of two cameras.
 
 A pose is (R, t): a point X of the first camera's frame is R X + t in the second's. Points are (N, 2) pixels with the
 centre of the top-left pixel at (0, 0), intrinsics are (3, 3).

@@ -42,7 +42,7 @@ CORRECT = PRECISIONS[0]  # decides which matches count in SuperGlue's matching s
 
 @dataclass(frozen=True)
 class PoseProtocol:
-    """How images and methods are set, and which estimators the published tables use on this data set."""
+    """Settings of images and methods, and the estimators of the published tables of a data set."""
 
     name: str
     source: str
@@ -109,7 +109,7 @@ POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
 
 @dataclass(frozen=True, eq=False)
 class PoseBench:
-    """What measures one pair."""
+    """Measures one pair of images."""
 
     views: Views
     matcher: Matcher
@@ -117,7 +117,7 @@ class PoseBench:
     estimators: Sequence[Estimator]
 
     def row(self, pair: PosePair) -> Row:
-        """Everything measured on one pair; see docs/geometry.md for the columns. Raises ImageError."""
+        """Returns all measures of one pair; see docs/geometry.md for the columns. Raises ImageError."""
         first = self.views.view(pair.first, pair.turns[0])
         second = self.views.view(pair.second, pair.turns[1])
         K0 = resizing(first.factors) @ pair.first_intrinsics

@@ -101,6 +101,10 @@ class NetVladNetwork(nn.Module):
         """Weight (D, K * 512) and bias (D,) of the PCA."""
         return self.get_parameter("WPCA.0.weight").flatten(1), self.get_parameter("WPCA.0.bias")
 
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised, to (B, K * 512) unit rows, before PCA whitening; what is trained."""
+        return self.flatten(self.pool(*self.pool.assign(self.encoder(images))))
+
     def flatten(self, residuals: Tensor) -> Tensor:
         """(B, K, 512) to (B, K * 512) unit rows."""
         ordered = residuals if self.clusters_first else residuals.transpose(1, 2)

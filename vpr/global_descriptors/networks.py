@@ -1,4 +1,4 @@
-"""What the networks share: how images are prepared for them, and how they are loaded and run on a device."""
+"""Parts of every network: preparing images, loading weights, running on a device."""
 
 from __future__ import annotations
 

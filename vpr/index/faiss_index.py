@@ -255,7 +255,7 @@ def shortlist(
 
 
 def gpu_count() -> int:
-    """How many GPUs FAISS can use: none with the package faiss-cpu."""
+    """Returns the number of GPUs that FAISS can use: none with the package faiss-cpu."""
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
 
 
@@ -270,5 +270,5 @@ def _to_cpu(index: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What a FAISS message says after the place in its source where it was raised."""
+    """Returns a FAISS message without the source location where it was raised."""
     return re.split(r"\.cpp:\d+: |failed: ", str(error).strip())[-1] or type(error).__name__

@@ -116,7 +116,7 @@ class SuperPoint:
         return self._in_batches(images, both)
 
     def _in_batches(self, images: Sequence[Tensor], work: Callable[[Tensor], Sequence[T]]) -> list[T]:
-        """What ``work`` makes of images of one size, in the order of the images."""
+        """Returns the output of ``work`` for images of one size, in the order of the images."""
         groups = self._groups(images)
         batches = [torch.stack([images[i] for i in group]) for group in groups]
         if self.device.type == "cpu" and len(batches) > 1:

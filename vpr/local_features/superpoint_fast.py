@@ -53,7 +53,7 @@ class FastBackbone:
         return x
 
     def finish(self, maps: Tensor) -> Tensor:
-        """What SuperPointNetwork.maps gives, in float32."""
+        """Returns the same as SuperPointNetwork.maps, in float32."""
         return maps.float() * self._last[0] + self._last[1]
 
     def equals(self, other: FastBackbone) -> bool:

@@ -170,7 +170,7 @@ def _fold_cross(block: CrossBlock) -> tuple[Tensor, ...]:
 
 
 def _fold_after(out: nn.Linear, v_bias: Tensor, ffn: nn.Sequential) -> tuple[Tensor, ...]:
-    """What follows the attention; its weights sum to 1, so that every message contains the values' bias in full."""
+    """Folds the projections after the attention, whose weights sum to 1: each message has all of the values' bias."""
     first, norm, _, last = ffn
     assert isinstance(norm, nn.LayerNorm)
     (hidden, hidden_bias), (merge, merge_bias) = _linear(first), _linear(out)

@@ -21,7 +21,7 @@ from vpr.matchers.points import PointBatch
 
 @dataclass(frozen=True, eq=False)
 class LayerResult:
-    """What one layer says of a pair of images."""
+    """Output of one layer for a pair of images."""
 
     log_assignment: Tensor  # (B, M + 1, N + 1); the last row and column say "unmatched"; padded places are -inf
     confidence0: Tensor | None  # (B, M) in [0, 1] that the point's matches are final; None after the last layer
@@ -156,7 +156,7 @@ class LightGlueNetwork(nn.Module):
         return state
 
     def forward(self, first: PointBatch, second: PointBatch) -> list[LayerResult]:
-        """What each layer says; the last one's log assignment is the network's."""
+        """Returns the output of each layer; the last one's log assignment is the network's."""
         x0, x1 = self.input_proj(first.descriptors), self.input_proj(second.descriptors)
         rotation0, rotation1 = self.posenc(first.points), self.posenc(second.points)
         results = []

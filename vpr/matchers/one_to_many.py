@@ -1,4 +1,4 @@
-"""What the learned matchers share: one query against its candidates in batches, and from scores to matches."""
+"""Parts of the learned matchers: one query against its candidates in batches, and matches from scores."""
 
 from __future__ import annotations
 

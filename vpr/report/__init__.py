@@ -1,1 +1,1 @@
-"""What a run leaves behind: predictions files, tables, images, and one self-contained page."""
+"""Output of a run: predictions files, tables, images, and one self-contained page."""

@@ -14,7 +14,7 @@ from vpr.report.tables import aligned, percent, points
 
 
 def comparison_text(comparison: Comparison, names: tuple[str, str], settings: Sequence[str], most: int = 20) -> str:
-    """What differs in the settings, the table, and the queries that changed at the first k, ``most`` of each kind."""
+    """Returns differing settings, the table, and queries that changed at the first k, ``most`` of each kind."""
     rows = [["", names[0], names[1], "helped", "harmed", "difference", "by group", "McNemar p"]]
     rows += [_row(each) for each in comparison.changes]
     if comparison.groups is None:

@@ -39,7 +39,7 @@ def run_record(report: RunResult) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> RunResult:
-    """What the run reported on. Raises DataError if the folder holds no finished run or a file is damaged."""
+    """Returns the dataset of the run. Raises DataError if the folder holds no finished run or a file is damaged."""
     record = _read_record(folder / RUN)
     dataset = read_dataset(folder / FILE_NAME)
     try:

@@ -1,4 +1,4 @@
-"""What the page says first, in sentences."""
+"""The first sentences of the page."""
 
 from __future__ import annotations
 

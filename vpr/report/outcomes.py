@@ -1,4 +1,4 @@
-"""What became of each query, and which queries to show."""
+"""Outcome of each query, and the choice of queries to show."""
 
 from __future__ import annotations
 

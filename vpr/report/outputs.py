@@ -1,4 +1,4 @@
-"""Everything a run leaves for people and for other programs, in one folder."""
+"""Writes the output files of a run into one folder."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def environment() -> Environment:
 
 
 def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> dict[str, Any]:
-    """What the template shows, by the names it has there."""
+    """Returns the values of the template by name."""
     dataset = report.dataset
     if not report.stages:
         raise DataError(f"{dataset.name}: a report needs at least one ranking")
@@ -96,7 +96,7 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
 
 
 def _confidence(report: RunResult) -> dict[str, Any]:
-    """How far the first candidates of the last stage can be believed."""
+    """Returns the calibration of the first candidates of the last stage."""
     if report.statistics is None:
         return {"accepted": None, "accepted_rows": [], "histograms": [], "distances": None}
     label, ranking = list(report.stages.items())[-1]
@@ -110,7 +110,7 @@ def _confidence(report: RunResult) -> dict[str, Any]:
 
 
 def _card_count(fates: Sequence[Outcome], failures: int) -> int:
-    """How many cards the page will have."""
+    """Returns the number of cards of the page."""
     failed = sum(fate in FAILURES for fate in fates)
     return min(failed, failures) + min(fates.count(Outcome.RESCUED), -(-failures // 4))
 

@@ -62,7 +62,7 @@ def write_shown(path: Path, sizes: Sizes, found: Found) -> None:
 
 
 def read_shown(path: Path) -> tuple[Sizes, Found]:
-    """What ``write_shown`` wrote; nothing if there is no such file. Raises DataError for a damaged one."""
+    """Returns what ``write_shown`` wrote; nothing if there is no such file. Raises DataError for a damaged one."""
     if not path.exists():
         return {}, {}
     try:

@@ -66,7 +66,7 @@ class Meter:
 
 
 def lead(similarity: Floats) -> float:
-    """How far the first of a shortlist stands out: its distance to the mean of the others, in their deviations.
+    """Returns how far the first of a shortlist stands out: its distance to the mean of the others, in their deviations.
 
     Infinite where the others are alike, or fewer than two.
     """

@@ -46,7 +46,7 @@ class PatchPair(Pair):
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """What one patch size says of a query and a candidate."""
+    """Scores of a query and a candidate at one patch size."""
 
     pairs: Rows  # (M, 2) patch of the query, patch of the candidate
     similarity: Floats  # (M,)
@@ -161,7 +161,7 @@ def homography_inliers(query_points: Doubles, candidate_points: Doubles, thresho
 
 
 def shift_agreement(query_cells: Doubles, candidate_cells: Doubles, extent: Doubles) -> float:
-    """How alike the shifts of M pairs are: the sum, over pairs and axes, of (extent - deviation from their mean)^2."""
+    """Returns the agreement of M shifts: the sum, over pairs and axes, of (extent - deviation from their mean)^2."""
     if not len(query_cells):
         return 0.0
     shifts = query_cells - candidate_cells

@@ -39,7 +39,7 @@ Candidates: TypeAlias = Sequence[F] | Mapping[int, F]  # features by row of the 
 
 
 class RerankSettings(MethodSettings):
-    """What every method of re-ranking is told."""
+    """Inputs of every re-ranking method."""
 
     k: int = Field(50, ge=0)  # candidates re-ranked; the rest keep the shortlist's order; 0 for none
     retrieval_weight: float = Field(0.5, ge=0)  # of the global similarity beside the local scores
@@ -61,7 +61,7 @@ class Settings(RerankSettings):
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Everything known of a query and one candidate."""
+    """Evidence of a query and one candidate."""
 
     matches: Matches
     verified: Verified
@@ -96,7 +96,7 @@ class PairReranker(ABC, Generic[F]):
 
     @abstractmethod
     def compare(self, query: F, candidates: Sequence[F]) -> list[Pair]:
-        """What is known of the query and each candidate; equal to what a call with that pair only gives."""
+        """Returns the evidence of the query and each candidate; equal to a call with that pair only."""
 
     @abstractmethod
     def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:
@@ -148,7 +148,7 @@ class PairReranker(ABC, Generic[F]):
         pool: ThreadPoolExecutor,
         meter: cost.Meter,
     ) -> dict[int, Pair]:
-        """What was found, by place in the shortlist, of as many candidates as the cost control allows."""
+        """Returns the evidence by position in the shortlist, of as many candidates as the cost control allows."""
 
         def work(places: Sequence[int]) -> list[Pair]:
             return self.compare(query, [candidates[rows[place]] for place in places])
@@ -171,7 +171,7 @@ class PairReranker(ABC, Generic[F]):
         return list(range(len(rows)))
 
     def _standing(self, pairs: Sequence[Pair], places: Rows, similarity: Floats) -> Doubles:
-        """How each pair stands among all candidates, whose similarities are given: its score, or several fused.
+        """Returns the score of each pair among all candidates, whose similarities are given; or several scores fused.
 
         One that was not compared stands as low as the lowest that was, so that leaving out the hopeless does not
         change how far the others stand out.

@@ -1,4 +1,4 @@
-"""How much the verified matches of a pair speak for one place. Every score is 0 without evidence and never negative."""
+"""Scores of a pair from its verified matches. Every score is 0 without evidence and never negative."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpr.core import Doubles
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """What matching and verification found between a query and one candidate."""
+    """Matches and verification of a query and one candidate."""
 
     matches: int  # correspondences before verification
     inliers: int  # those that one geometry explains

@@ -128,7 +128,7 @@ VERIFIERS: dict[str, Method[Verifier]] = {
 
 
 def inliers_by_chance(matches: int, settings: Settings, image_size: tuple[int, int]) -> float:
-    """How many inliers as many unrelated matches give: about the 95th percentile of the best model RANSAC finds.
+    """Returns the inliers that as many unrelated matches give: about the 95th percentile of RANSAC's best model.
 
     The sample always fits; each other match falls into the threshold's band around its epipolar line (or circle around
     its point) with probability p, and the best of thousands of models collects some 6.5 deviations more than the mean.

@@ -1,4 +1,4 @@
-"""How long the stages of a run take, and how much memory."""
+"""Time and memory of the stages of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a stage took for all its images or queries, and the memory that was needed; None is not known."""
+    """Time of a stage for all its images or queries, and the memory it needed; None is not known."""
 
     stage: str
     seconds: float | None  # None where everything was reused

@@ -29,7 +29,7 @@ SIGNS = tuple("0123456789:/-. ABCDEFGHIKLMNOPRSTUVWY")
 
 
 class Settings(Section):
-    """How often each change happens."""
+    """Probability of each change."""
 
     unchanged: float = Field(0.2, ge=0, le=1)  # share of images in which only the view changes
     night: float = Field(0.3, ge=0, le=1)  # of the others, and so are all below
@@ -223,7 +223,7 @@ def _lamps(image: Floats, random: Random) -> Array:
 
 
 def _season(image: Floats, random: Random) -> Array:
-    """What is green turns brown or yellow; or snow lies on it and on the ground."""
+    """Turns green areas brown or yellow, or puts snow on them and on the ground."""
     brightest = image.max(2, keepdims=True)
     green = (2.5 * (image[..., 1:2] - 0.5 * (image[..., :1] + image[..., 2:])) / (brightest + 0.05)).clip(0, 1)
     if random.random() < 0.5:

@@ -17,7 +17,7 @@ from vpr.images import in_order, read_image
 
 @dataclass(frozen=True)
 class ColourImages:
-    """How images are read: all at (width, height)."""
+    """Reads images, all at (width, height)."""
 
     size: tuple[int, int]
     device: torch.device
@@ -43,7 +43,7 @@ class ColourImages:
         return torch.cat(list(self.batches(paths)))
 
     def describe(self, paths: Sequence[Path], describe: Callable[[Tensor], Tensor]) -> Tensor:
-        """What ``describe`` makes of each image, (N, D) on the CPU, without gradients."""
+        """Returns the output of ``describe`` for each image, (N, D) on the CPU, without gradients."""
         with torch.inference_mode():
             return torch.cat([describe(batch).float().cpu() for batch in self.batches(paths)])
 

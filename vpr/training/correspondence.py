@@ -42,7 +42,7 @@ class Truth(NamedTuple):
 
 
 class PairGeometry(Protocol):
-    """What is known of pairs of images; a tuple of tensors, so that it moves between devices."""
+    """Ground truth of pairs of images; a tuple of tensors, so that it moves between devices."""
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         """Partners of points (B, M, 2) and (B, N, 2) whose descriptors have these cosines (B, M, N)."""

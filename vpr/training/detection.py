@@ -1,4 +1,4 @@
-"""What a detector is to say of an image whose points are known, and how wrong it is.
+"""Targets and loss of a detector for images whose keypoints are known.
 
 The 65 classes of a cell, and the losses of DeTone et al., CVPR workshops 2018, arXiv:1712.07629.
 """

@@ -15,7 +15,7 @@ from vpr.config import Section
 
 
 class Settings(Section):
-    """How far a homography may go."""
+    """Limits of a random homography."""
 
     patch: float = Field(0.85, gt=0, le=1)  # side of the part of the image that is seen, without scaling
     perspective: float = Field(0.2, ge=0, lt=0.5)  # shift of corners as a fraction of the image

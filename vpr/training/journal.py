@@ -1,4 +1,4 @@
-"""What a training run says of itself: two csv files, and TensorBoard where it is installed."""
+"""Log of a training run: two csv files, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 

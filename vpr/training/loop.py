@@ -22,11 +22,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from vpr.config import Section
-from vpr.core import VprError
 from vpr.images import in_order
 from vpr.runtime.files import write_atomically
-from vpr.runtime.precision import InPrecision, Precision, arithmetic
+from vpr.runtime.precision import Precision
 from vpr.training import distributed
+from vpr.training.gradient_steps import GradientSteps, TrainingError
 from vpr.training.journal import Journal
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
@@ -34,11 +34,6 @@ from vpr.training.tensors import on_tensors
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
-MAX_NONFINITE_STEPS = 20  # steps in a row whose loss is not finite
-
-
-class TrainingError(VprError):
-    """A run that cannot go on."""
 
 
 class Settings(Section):
@@ -63,7 +58,7 @@ class Settings(Section):
 
 
 class Task(Protocol):
-    """What is to be learned: a model, where its batches come from, and how wrong it is."""
+    """A model, its batches and its loss."""
 
     model: nn.Module
 
@@ -115,18 +110,16 @@ class Run:
         self.device = device
         # Convolutions in bf16 are 2.5 times as fast with the channels last, on a CPU that has it.
         self.model = task.model.to(device).to(memory_format=torch.channels_last)
-        self.parallel: nn.Module = self.model
+        parallel: nn.Module = self.model
         if distributed.world_size() > 1:
-            self.parallel = DistributedDataParallel(self.model, [device.index] if device.type == "cuda" else None)
-        self.in_precision = InPrecision(self.parallel, settings.precision, device)
+            parallel = DistributedDataParallel(self.model, [device.index] if device.type == "cuda" else None)
         self.average = AveragedModel(self.model, avg_fn=self._blend, use_buffers=True)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             _parameter_groups(task), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.updates = GradientSteps(parallel, optimizer, device, settings.precision, settings.clip)
         self.step = 0
         self.best = -math.inf
-        self.bad = 0  # steps in a row without a finite loss
 
     def batches(self) -> Generator[Any, None, None]:
         """The batches of the steps that are left, prepared in threads ahead of the device."""
@@ -142,11 +135,12 @@ class Run:
     def advance(self, batch: Any) -> float | None:
         """One step, with what is due after it; the loss where it was logged."""
         settings, logged = self.settings, None
-        rate = self._set_rate()
-        losses = self._optimise(batch)
-        self.bad = 0 if losses is not None else self.bad + 1
-        if self.bad == MAX_NONFINITE_STEPS:
-            raise TrainingError(f"step {self.step}: no finite loss for {self.bad} steps; lower train.learning_rate")
+        rate = self._rate()
+        self.updates.set_rate(rate)
+        random = self._random(self.step, 1)
+        losses = self.updates.update(lambda model: self.task.losses(model, batch, random))
+        if losses is not None:
+            self.average.update_parameters(self.model)
         self.step += 1
         last = self.step == settings.steps
         if losses is not None and (last or self.step % settings.log_every == 0):
@@ -168,44 +162,23 @@ class Run:
             saved = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(saved["model"])
             self.average.load_state_dict(saved["average"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.scaler.load_state_dict(saved["scaler"])
+            self.updates.load_state_dict(saved)
             self.step, self.best = saved["step"], saved["best"]
         except (RuntimeError, KeyError, ValueError, OSError, EOFError, UnpicklingError) as error:
             raise TrainingError(f"{path}: not a checkpoint of this run: {error}; train into another folder") from None
         logger.info("continuing at step %d of %d", self.step, self.settings.steps)
-
-    def _optimise(self, batch: Any) -> dict[str, Tensor] | None:
-        """One step of the optimiser; None if the loss is not finite, in which case nothing changes."""
-        settings = self.settings
-        self.model.train()
-        with arithmetic(settings.precision, self.device):
-            losses = self.task.losses(self.in_precision, batch, self._random(self.step, 1))
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(losses["loss"]))
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
-        if not math.isfinite(float(losses["loss"].detach() + norm)):
-            self.scaler.update()
-            return None
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.average.update_parameters(self.model)
-        return {name: value.detach() for name, value in losses.items()}
 
     def _blend(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         """Exponential average that forgets its beginning: the decay grows to its value over the first updates."""
         decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
         return average + (current - average) * (1 - decay) if average.is_floating_point() else current
 
-    def _set_rate(self) -> float:
+    def _rate(self) -> float:
         settings = self.settings
         rate = settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
         if settings.schedule == "cosine":
             falls = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / settings.steps))
             rate *= settings.last_rate + (1 - settings.last_rate) * falls
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate", 1.0)
         return rate
 
     def _validate(self) -> None:
@@ -236,8 +209,7 @@ class Run:
                 "best": self.best,
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
+                **self.updates.state_dict(),
             },
             content,
         )
@@ -250,7 +222,7 @@ class Run:
 
 
 def _parameter_groups(task: Task) -> list[dict[str, Any]]:
-    """What is trained; a task may give its parts learning rates of their own, as fractions of the loop's ("rate")."""
+    """Returns the trained parameters; a task may give parts a "rate", a fraction of the loop's learning rate."""
     own = getattr(task, "parameter_groups", None)
     if own is not None:
         groups: list[dict[str, Any]] = own()

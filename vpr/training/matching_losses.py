@@ -1,4 +1,4 @@
-"""How wrong a matcher is: the negative log-likelihood of the true partners, of having none, and of no impossible one.
+"""Loss of a matcher: negative log-likelihood of the true partners, of having none, and of no impossible one.
 
 SuperGlue (Sarlin et al., CVPR 2020); for LightGlue (Lindenberger et al., ICCV 2023) the mean over its layers, and the
 confidence with which a point says that further layers would change nothing.
@@ -34,7 +34,7 @@ class AssignmentLoss(NamedTuple):
 
 
 def assignment_loss(log_assignment: Tensor, truth: Truth) -> AssignmentLoss:
-    """How wrong an assignment (B, M + 1, N + 1) is.
+    """Returns the loss of an assignment (B, M + 1, N + 1).
 
     The third part is for images of which only the epipolar lines are known, where SuperGlue's two say nothing of
     points without a partner.

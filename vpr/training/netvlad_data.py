@@ -22,7 +22,7 @@ TRAINING_CITIES = (
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What is trained on, how often each of its queries is drawn, and what is measured on."""
+    """Training set with the weight of each query, and validation set."""
 
     training: Dataset
     weights: Doubles  # (Q,)

@@ -77,11 +77,6 @@ def train_last(network: NetVladNetwork, modules: int) -> None:
         module.requires_grad_(False)
 
 
-def vlad(network: NetVladNetwork, images: Tensor) -> Tensor:
-    """(B, 3, H, W), normalised, to (B, K * 512) unit rows, with gradients."""
-    return network.flatten(network.pool(*network.pool.assign(network.encoder(images))))
-
-
 def _features(
     network: NetVladNetwork, images: ImageSet, rows: np.ndarray, loader: ColourImages, random: np.random.Generator
 ) -> Floats:

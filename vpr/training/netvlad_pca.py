@@ -14,7 +14,6 @@ from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.global_descriptors.whitening import fit_whitening
 from vpr.runtime.files import write_atomically
 from vpr.training.colour_images import ColourImages
-from vpr.training.netvlad_network import vlad
 
 
 def add_whitening(
@@ -25,7 +24,7 @@ def add_whitening(
     network.eval().to(loader.device)
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:most])
     paths = [images.path(row) for row in rows.tolist()]
-    whitening = fit_whitening(loader.describe(paths, lambda batch: vlad(network, batch)).numpy(), dim)
+    whitening = fit_whitening(loader.describe(paths, network).numpy(), dim)
     layer = nn.Conv2d(network.vlad_dim, dim, 1)
     layer.load_state_dict(
         {

@@ -12,13 +12,14 @@ import io
 import logging
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vpr.config import Section
@@ -28,10 +29,10 @@ from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.index import build_index, shortlist
 from vpr.runtime.files import write_atomically
 from vpr.training.colour_images import ColourImages
+from vpr.training.gradient_steps import GradientSteps
 from vpr.training.journal import Journal
-from vpr.training.loop import TrainingError
 from vpr.training.netvlad_data import TrainingData
-from vpr.training.netvlad_network import train_last, vlad
+from vpr.training.netvlad_network import train_last
 from vpr.training.randomness import randomness
 from vpr.training.triplets import Triplet, TripletSet
 from vpr.weights import load_strictly, read_checkpoint
@@ -89,7 +90,7 @@ class Recipe:
             settings.positive_radius_m,
             settings.negative_radius_m,
         )
-        self.optimizer = _optimizer(self.network, settings)
+        self.updates = GradientSteps(self.network, _optimizer(self.network, settings), loader.device)
         self.epoch = self.subset = self.not_improved = self.steps = 0
         self.best, self.recalls = 0.0, dict[int, float]()
 
@@ -119,7 +120,7 @@ class Recipe:
                 "recalls": self.recalls,
                 "best_score": self.best,
                 "not_improved": self.not_improved,
-                "optimizer": self.optimizer.state_dict(),
+                **self.updates.state_dict(),
                 "parallel": False,
             },
             content,
@@ -131,7 +132,7 @@ class Recipe:
         load_strictly(self.network, read_checkpoint(path), str(path))
         try:
             saved: dict[str, Any] = torch.load(path, map_location=self.loader.device, weights_only=True)
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self.updates.load_state_dict({"scaler": {}, **saved})  # published checkpoints have no scaler
         except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError) as error:
             logger.warning("%s: only its weights are continued: %s", path, str(error).splitlines()[0])
             return
@@ -144,8 +145,7 @@ class Recipe:
 
     def _train_epoch(self, journal: Journal) -> None:
         settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * settings.rate_factor ** (self.epoch // settings.rate_step)
+        self.updates.set_rate(settings.learning_rate * settings.rate_factor ** (self.epoch // settings.rate_step))
         random = randomness(settings.seed, self.epoch).numpy
         subsets = list(self.triplets.subsets(settings.cached_queries, settings.cached_negatives, random))
         for number in range(self.subset, len(subsets)):
@@ -161,32 +161,27 @@ class Recipe:
     def _learn(self, mined: Sequence[Triplet], random: np.random.Generator, journal: Journal) -> None:
         order = random.permutation(len(mined)).tolist()
         losses = []
-        self.network.train()
         for first in range(0, len(order), self.settings.batch_size):
-            loss = self._loss([mined[row] for row in order[first : first + self.settings.batch_size]])
-            if not torch.isfinite(loss):
-                raise TrainingError(f"epoch {self.epoch}: the loss is not finite; lower learning_rate")
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
+            batch = [mined[row] for row in order[first : first + self.settings.batch_size]]
+            found = self.updates.update(partial(self._losses, triplets=batch))
             self.steps += 1
-            losses.append(float(loss.detach()))
+            losses += [float(found["loss"])] if found else []
         self.network.eval()
         loss_now = float(np.mean(losses)) if losses else 0.0
         journal.add("train", self.steps, {"epoch": self.epoch, "triplets": len(mined), "loss": round(loss_now, 6)})
         logger.info("epoch %d: %d triplets, loss %.4f", self.epoch + 1, len(mined), loss_now)
 
-    def _loss(self, triplets: Sequence[Triplet]) -> Tensor:
+    def _losses(self, model: nn.Module, triplets: Sequence[Triplet]) -> dict[str, Tensor]:
         """Mean over all negatives of the margin that is missing between the distances to positive and negative."""
         queries, database = self.triplets.queries, self.triplets.database
         paths = [queries.path(each.query) for each in triplets] + [database.path(each.positive) for each in triplets]
         paths += [database.path(int(row)) for each in triplets for row in each.negatives]
-        vectors = vlad(self.network, self.loader.together(paths))
+        vectors = model(self.loader.together(paths))
         count = len(triplets)
         owner = torch.repeat_interleave(torch.tensor([len(each.negatives) for each in triplets])).to(vectors.device)
         anchors, positives = vectors[:count][owner], vectors[count : 2 * count][owner]
         margin = self.settings.margin**0.5
-        return functional.triplet_margin_loss(anchors, positives, vectors[2 * count :], margin=margin)
+        return {"loss": functional.triplet_margin_loss(anchors, positives, vectors[2 * count :], margin=margin)}
 
     def _evaluate(self, journal: Journal) -> None:
         """Recall on the validation data; a better recall@5 makes these the best weights."""
@@ -208,7 +203,7 @@ class Recipe:
     def _describe(self, images: ImageSet, rows: np.ndarray) -> Any:
         paths = [images.path(row) for row in rows.tolist()]
         self.network.eval()
-        return self.loader.describe(paths, lambda batch: vlad(self.network, batch)).numpy()
+        return self.loader.describe(paths, self.network).numpy()
 
 
 def _optimizer(network: NetVladNetwork, settings: Settings) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from vpr.training.randomness import generator_on
 
 
 class Settings(Section):
-    """How often each change happens and how far it may go."""
+    """Probability and strength of each change."""
 
     brightness: float = Field(0.2, ge=0)  # added, at most
     contrast: float = Field(0.5, ge=0, lt=1)  # contrast between 1 - this and 1 + this

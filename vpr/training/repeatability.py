@@ -1,4 +1,4 @@
-"""How well a network sees the same in two views that a homography relates; for validation while it is trained."""
+"""Repeatability and matching of two views that a homography relates; for validation during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be trained, and the settings of a run."""
+"""Table of the training tasks, and the settings of a run."""
 
 from __future__ import annotations
 

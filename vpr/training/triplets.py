@@ -27,7 +27,7 @@ class Triplet:
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """What is in the cache at a time."""
+    """Rows whose descriptors are in the cache at one time."""
 
     queries: Rows  # rows of queries with positives; often drawn ones come several times
     candidates: Rows  # rows of the database, ascending: all positives of these, and possible negatives
@@ -84,7 +84,7 @@ class TripletSet:
 
 
 def weights_of(marks: Sequence[Sequence[bool]], count: int) -> Doubles:
-    """How often each of ``count`` queries is drawn: rare kinds, for instance night, more often.
+    """Returns how often each of ``count`` queries is drawn: rare kinds, for instance night, more often.
 
     Each list of marks says which queries are of a kind; such a query gains one over the kind's share.
     """

@@ -152,7 +152,7 @@ def sha256_of(path: Path) -> str:
 
 
 def some(what: str, keys: Set[str], most: int = 5) -> str:
-    """How many keys, and the first few of them; "" for none."""
+    """Returns the number of keys and the first few of them; "" for none."""
     if not keys:
         return ""
     shown = ", ".join(_printable(key) for key in sorted(keys)[:most])

@@ -51,7 +51,7 @@ def require_compatible(section: str, weights: str, features: MethodSettings, dim
 
 
 def difference_between(wanted: TrainedFor, method: str, names: set[str], *, known: bool, dim: int = 0) -> str:
-    """What of the features differs: "method", "dimension" or "weights"; "" if nothing is known to.
+    """Returns what differs in the features: "method", "dimension" or "weights"; "" if nothing is known to.
 
     ``names`` are all that tell the weights of the features from others, by name and by sha256; ``known`` says whether
     there is a record of them. Weights of one's own that nobody has a record of may be a copy of the right ones.

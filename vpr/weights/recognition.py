@@ -28,7 +28,7 @@ class Recognised:
 
     @property
     def said(self) -> str:
-        """What the file is, and which methods load it or why none does."""
+        """Returns a sentence on what the file is, and which methods load it or why none does."""
         if self.layout.loads:
             return f"the file is {self.kind}, for the method {' or '.join(self.layout.loads)}"
         return f"the file is {self.kind}: {self.layout.why_not or 'no method of vpr takes such weights'}"

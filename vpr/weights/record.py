@@ -22,7 +22,7 @@ from vpr.weights.manifest import Entry, TrainedFor, entry_or_none, read_manifest
 
 
 class Record(Section):
-    """What is known of some weights."""
+    """Record of a weight file: what it is, its recipe and its training."""
 
     model_config = ConfigDict(extra="ignore")  # VLAD models keep more in the same place
 
@@ -56,7 +56,7 @@ def recipe_of(weights: str, method: str) -> Mapping[str, Any]:
 
 
 def names_of(weights: str) -> set[str]:
-    """Everything that tells these weights from others: their name in the manifest, and the sha256 of a file."""
+    """Returns the identities of these weights: their name in the manifest, and the sha256 of a file."""
     record, path = record_of(weights), Path(weights)
     names = {record.name} if record is not None and record.name else set()
     entry = entry_or_none(weights, read_manifest())
@@ -77,7 +77,7 @@ def features_of(settings: MethodSettings, dim: int, sha256: str) -> TrainedFor:
 
 
 def other_metadata(path: Path) -> dict[str, Any]:
-    """What the metadata of a file hold beside a record, as VLAD models do."""
+    """Returns the other metadata of a file, as VLAD models have them."""
     try:
         about = json.loads(read_metadata(path) or "{}")
     except (ValueError, RecursionError):
