@@ -111,7 +111,8 @@ def test_glue_factory_leaves_large_sequences_out_unless_asked(tmp_path: Path) ->
     run = ("hpatches", tmp_path / "hpatches", tmp_path / "out", "--estimator", "dlt")
     assert evaluate(*run)["pairs"] == 5
     assert evaluate(*run, "--large")["pairs"] == 10
-    assert evaluate(*run, "--protocol", "superpoint")["pairs"] == 10
+    other = ("hpatches", tmp_path / "hpatches", tmp_path / "other", "--estimator", "dlt", "--protocol", "superpoint")
+    assert evaluate(*other)["pairs"] == 10
 
 
 def test_swept_thresholds_have_a_best_row_that_says_so(folder: Path, tmp_path: Path) -> None:
@@ -133,10 +134,10 @@ def test_local_features_are_chosen_as_for_a_run(folder: Path, tmp_path: Path, me
 
 
 def test_the_protocol_sets_the_methods_and_the_user_is_above_it(folder: Path, tmp_path: Path) -> None:
-    run = ("homography-folder", folder, tmp_path / "out", "--first", "1", "--protocol", "superpoint")
-    settings = evaluate(*run)["settings"]
+    asked = ("--first", "1", "--protocol", "superpoint")
+    settings = evaluate("homography-folder", folder, tmp_path / "plain", *asked)["settings"]
     assert "max_keypoints = 1000" in settings and "ratio = 1.0" in settings
-    settings = evaluate(*run, "--set", "local_features.max_keypoints=300")["settings"]
+    settings = evaluate("homography-folder", folder, tmp_path / "fewer", *asked, "--set", "local_features.max_keypoints=300")["settings"]
     assert "max_keypoints = 300" in settings and "ratio = 1.0" in settings
 
 
@@ -164,11 +165,43 @@ def test_again_it_computes_nothing_and_writes_the_same(
     assert (out / "rows.csv").read_bytes() == first
 
 
-def test_other_settings_are_measured_anew(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (("--set", "matcher.ratio=0.7"), "matcher.ratio = 0.88, now 0.7"),
+        (("--set", "local_features.max_keypoints=99"), "local_features.max_keypoints = 1024, now 99"),
+        (("--set", "verification.threshold=9"), "verification.threshold = "),
+        (("--longest-side", "300"), "size = "),
+        (("--estimator", "dlt"), "estimators = "),
+        (("--protocol", "superpoint"), "protocol = plain, now superpoint"),
+    ],
+)
+def test_other_settings_leave_the_tables_as_they_are(
+    more: tuple[str, ...], named: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    for more in ((), ("--set", "matcher.ratio=0.7"), ("--longest-side", "300"), ("--estimator", "dlt")):
-        evaluate("homography-folder", folder, out, *more)
-    assert len(list((out / "work").iterdir())) == 4
+    evaluate("homography-folder", folder, out, "--first", "1")
+    kept = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    with pytest.raises(SystemExit, match="1"):
+        evaluate("homography-folder", folder, out, "--first", "1", *more)
+    said = capsys.readouterr().err
+    assert "measured with other settings" in said and named in said and "another --out" in said
+    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == kept
+
+
+def test_a_summary_that_does_not_say_its_settings_is_kept(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/summary.json").write_text('{"benchmark": "homography-folder"}')
+    with pytest.raises(SystemExit, match="1"):
+        evaluate("homography-folder", folder, tmp_path / "out", "--first", "1")
+    assert "does not say with what settings it was measured" in capsys.readouterr().err
+
+
+def test_more_pairs_go_into_the_same_folder(folder: Path, tmp_path: Path) -> None:
+    assert evaluate("homography-folder", folder, tmp_path / "out", "--first", "1")["pairs"] == 1
+    assert evaluate("homography-folder", folder, tmp_path / "out")["pairs"] > 1
 
 
 def test_other_truth_of_the_same_images_is_measured_anew(folder: Path, tmp_path: Path) -> None:
@@ -290,11 +323,11 @@ def test_every_layout_of_a_pair_list_gives_the_same_poses(city: Path, tmp_path: 
 def test_protocols_bring_images_to_their_size(city: Path, tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text(pair_list(city, 32))
-    run = (path, tmp_path / "out", "--images", str(city), "--first", "1", "--estimator", "opencv:1")
-    scannet = evaluate("scannet1500", *run)
+    more = ("--images", str(city), "--first", "1", "--estimator", "opencv:1")
+    scannet = evaluate("scannet1500", path, tmp_path / "scannet", *more)
     assert scannet["size"] == "640 x 480 pixels"
     assert "max_keypoints = 1024" in scannet["settings"]
-    assert evaluate("megadepth1500", *run)["size"] == "longest side 1600 pixels"
+    assert evaluate("megadepth1500", path, tmp_path / "megadepth", *more)["size"] == "longest side 1600 pixels"
 
 
 def test_verification_of_the_settings_gives_poses_too(city: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("poselib", "pycolmap")  # estimators of these names need them
+SUMMARY = "summary.json"
+MEASURED_WITH = "measured_with"  # key of the summary: what the tables depend on, the pairs apart
 T = TypeVar("T", bound="HomographyPair | PosePair")
 
 
@@ -168,19 +170,20 @@ def _run(
     summarise: Callable[[Sequence[Row]], dict[str, list[Row]]],
 ) -> str:
     """Measure what is missing of the rows, write the tables, and return them as text."""
-    from vpr.config import digest_of_names, dump, fingerprint
+    from vpr.config import digest_of_names, dump, fingerprint, plain
     from vpr.geometry.rows import resumed
     from vpr.runtime.progress import Progress
 
     used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
-    made_by = {
-        "version": _version("vpr"),
-        **about,
-        **{name: getattr(settings, name) for name in ("local_features", "matcher", "verification")},
+    measured_with = {
+        **{key: value for key, value in about.items() if key != "source"},  # the protocol's, in words
+        **{name: plain(getattr(settings, name)) for name in ("local_features", "matcher", "verification")},
         "weights": used,
-        "pairs": digest_of_names(repr(vars(pair)) for pair in pairs),
         "estimators": [str(each) for each in bench.estimators],
     }
+    _require_same(options.out / SUMMARY, measured_with)
+    of_pairs = digest_of_names(repr(vars(pair)) for pair in pairs)
+    made_by = {**measured_with, "source": about["source"], "version": _version("vpr"), "pairs": of_pairs}
 
     def compute(i: int) -> Row:
         try:
@@ -198,8 +201,40 @@ def _run(
         f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
         f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
     )
-    about_all = {**about, "weights": used, "settings": dump(settings)}
+    about_all = {**about, "weights": used, "settings": dump(settings), MEASURED_WITH: measured_with}
     return _write(options, title, rows, summarise(rows), about_all, device=settings.machine.device)
+
+
+def _require_same(path: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the folder holds the tables of a benchmark with other settings."""
+    from vpr.runtime.files import read_json
+
+    try:
+        found = read_json(path).get(MEASURED_WITH)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{path}: does not say with what settings it was measured; choose another --out")
+    other = differences(found, wanted)
+    if other:
+        raise ConfigError(
+            f"{path}: measured with other settings ({'; '.join(other[:3])}{'; ...' if len(other) > 3 else ''}); "
+            "choose another --out, or delete this folder"
+        )
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], section: str = "") -> list[str]:
+    """Each value that differs, as ``section.key = found, now wanted``."""
+    texts = []
+    for key in dict.fromkeys((*found, *wanted)):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            texts += differences(old, new, f"{section}{key}.")
+        elif old != new:
+            texts.append(f"{section}{key} = {old}, now {new}")
+    return texts
 
 
 def _write(
@@ -220,7 +255,7 @@ def _write(
     libraries = ", ".join(filter(None, map(_version, LIBRARIES)))
     summary = {**about, "pairs": len(rows), **facts, "estimator_versions": libraries, "tables": plain_numbers(tables)}
     write_atomically(options.out / "rows.csv", csv_table(rows))
-    write_json(options.out / "summary.json", summary)
+    write_json(options.out / SUMMARY, summary)
     write_atomically(options.out / "summary.md", text)
     return f"{text}\nRows: {options.out / 'rows.csv'}"
 
