@@ -139,7 +139,7 @@ def row(**changes):
     ends = {"value": 0.5, "low": 0.25, "high": 0.75}
     made = Row(
         dataset="a,b", protocol="within 25 m", protocol_hash="0" * 16, ground_truth="1" * 16, method="m|n", stage="s",
-        queries=8, without_positives=1, recall={1: ends, 5: {**ends, "value": None}},
+        queries=8, without_positives=1, left_out=2, recall={1: ends, 5: {**ends, "value": None}},
         recall_answerable={1: 4 / 7, 5: None},
         by_group=None, ceiling=0.75, auc_pr=None, recall_at_100_precision=0.125, p50_ms=1.25, p95_ms=None,
         bytes_per_image=2048.0, report="a/m/report.html",

@@ -11,6 +11,7 @@ import utm
 
 from vpr.core import ConfigError, DataError, ImageError, ImageSet
 from vpr.datasets import READERS, folders, ground_truth_csv, read_pair, reader, utm_names
+from vpr.datasets.ground_truth import check, check_text
 from vpr.features.contents import read_contents
 from vpr.images import read_image
 
@@ -168,7 +169,10 @@ def test_queries_without_positions_have_an_unknown_recall(tmp_path, caplog):
     some = folders.read_folders(placed, mixed)
     by_name = dict(zip(some.queries.names, as_lists(some.positives), strict=True))
     assert by_name == {"b.jpg": [], "@905@2@33@N@d.jpg": [1], "e.jpg": []}
-    assert some.protocol == "within 25 m, queries without a position have no positives"
+    assert some.protocol == "within 25 m" and [some.queries.names[row] for row in some.unknown] == ["b.jpg", "e.jpg"]
+    found = check(some)
+    assert (found.unanswerable, found.unknown, found.positives_per_query) == ((), ("b.jpg", "e.jpg"), (1, 1.0, 1))
+    assert "queries whose positives are not known: 2 (b.jpg, e.jpg)" in check_text(found)
     assert "2 of 3 queries have no position in their names" in caplog.text
 
 

@@ -35,7 +35,10 @@ def root(tmp_path):
 
 def test_cities_are_never_compared(root):
     dataset = msls.read_msls(root)
-    assert (dataset.name, dataset.protocol) == ("msls-cph-sf", "within 25 m in the same city")
+    assert (dataset.name, dataset.protocol) == (
+        "msls-cph-sf",
+        "within 25 m in the same city, each city searched by itself",
+    )
     assert dataset.database.names == (
         "train_val/cph/database/images/a.jpg",
         "train_val/cph/database/images/b.jpg",
@@ -45,6 +48,11 @@ def test_cities_are_never_compared(root):
     assert as_lists(dataset.positives) == [[0, 1], [], [2]]
     assert dataset.database.positions.tolist() == [[0, 0], [25, 0], [1e7, 0]]
     assert dataset.queries.positions.tolist() == [[0, 0], [900, 0], [1e7, 0]]
+    assert dataset.database.regions.tolist() == [0, 0, 1] and dataset.queries.regions.tolist() == [0, 0, 1]
+    joined = msls.read_msls(root, joined=True)
+    assert joined.protocol == "within 25 m in the same city, all cities searched together"
+    assert joined.database.regions is joined.queries.regions is None
+    assert as_lists(joined.positives) == as_lists(dataset.positives)
     assert dataset.database.zone is None and dataset.database.root == root
 
 
@@ -61,7 +69,10 @@ def test_options_change_what_is_read(root):
     assert keys(drop_unanswerable=True, radius_m=1000) == list("abcqst")
     assert as_lists(msls.read_msls(root, ["sf", "cph"], drop_unanswerable=True).positives) == [[0], [1, 2]]
     dropped = msls.read_msls(root, drop_unanswerable=True)
-    assert dropped.protocol == "within 25 m in the same city, queries without positives left out"
+    assert dropped.protocol == (
+        "within 25 m in the same city, each city searched by itself, queries without positives left out"
+    )
+    assert dropped.queries.regions.tolist() == [0, 1]
 
 
 def test_a_subtask_that_marks_nothing_gives_empty_sets(root):

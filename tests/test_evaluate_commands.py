@@ -137,7 +137,9 @@ def test_the_protocol_sets_the_methods_and_the_user_is_above_it(folder: Path, tm
     asked = ("--first", "1", "--protocol", "superpoint")
     settings = evaluate("homography-folder", folder, tmp_path / "plain", *asked)["settings"]
     assert "max_keypoints = 1000" in settings and "ratio = 1.0" in settings
-    settings = evaluate("homography-folder", folder, tmp_path / "fewer", *asked, "--set", "local_features.max_keypoints=300")["settings"]
+    settings = evaluate(
+        "homography-folder", folder, tmp_path / "fewer", *asked, "--set", "local_features.max_keypoints=300"
+    )["settings"]
     assert "max_keypoints = 300" in settings and "ratio = 1.0" in settings
 
 

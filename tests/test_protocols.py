@@ -65,11 +65,11 @@ def test_only_words_leave_the_hash_as_it_is():
     record = small()
     changed = {
         "name": "x", "dataset": "x", "database": 1, "queries": 1, "radius_m": 5.0, "frames": 1, "query_step": 2,
-        "one_per_group": True, "drop_unanswerable": True, "recall_at": (1,), "version": 2,
+        "one_per_group": True, "drop_unanswerable": True, "recall_at": (1,), "version": 2, "per_city": True,
     }  # fmt: skip
     words = {
         "source": "x", "obtain": "x", "note": "x", "readers": ("msls",), "folders": ("a", "b"),
-        "reading": (("subtask", None),), "lists": (("a", "b"),), "per_city": True,
+        "reading": (("subtask", None),), "lists": (("a", "b"),),
     }  # fmt: skip
     assert set(changed) | set(words) == {field.name for field in fields(record)}
     for name, value in changed.items():

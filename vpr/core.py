@@ -60,6 +60,7 @@ class ImageSet:
     positions: Doubles | None = None  # (N, 2) metres, UTM east and north
     zone: str | None = None  # UTM zone of the positions, for instance "54N"; None if unknown
     groups: Rows | None = None  # (N,) images of one panorama share a number
+    regions: Rows | None = None  # (N,) a query is compared with database images of its own region; None: with all
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
@@ -80,11 +81,19 @@ class ImageSet:
                     f"{self.root}: the position of {self.names[bad[0]]!r} is not a finite number of metres on Earth "
                     f"({len(bad)} such images); correct it or leave the image out"
                 )
-        if self.groups is not None and self.groups.shape != (len(self.names),):
-            raise DataError(f"{self.root}: {len(self.names)} images but {len(self.groups)} group numbers")
+        for numbers, what in ((self.groups, "group"), (self.regions, "region")):
+            if numbers is not None and numbers.shape != (len(self.names),):
+                raise DataError(f"{self.root}: {len(self.names)} images but {len(numbers)} {what} numbers")
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def part(self, rows: Sequence[int] | Rows) -> ImageSet:
+        """The images of these rows, in their order."""
+        kept = np.asarray(rows, dtype=np.int64)
+        positions = None if self.positions is None else self.positions[kept]
+        groups, regions = (None if each is None else each[kept] for each in (self.groups, self.regions))
+        return ImageSet(self.root, tuple(self.names[row] for row in kept), positions, self.zone, groups, regions)
 
     def path(self, row: int) -> Path:
         """Where an image lies; names with accents are found in either Unicode normal form."""
@@ -125,8 +134,13 @@ class Dataset:
     database: ImageSet
     queries: ImageSet
     positives: tuple[Rows, ...] | None = None  # per query the right database rows, ascending; None if unknown
+    unknown: tuple[int, ...] = ()  # rows of the queries whose positives are not known; they count in no recall
 
     def __post_init__(self) -> None:
+        if (self.database.regions is None) != (self.queries.regions is None):
+            raise DataError(f"{self.name}: give the regions of both database and queries, or of neither")
+        if any(not 0 <= row < len(self.queries) for row in self.unknown):
+            raise DataError(f"{self.name}: {len(self.queries)} queries, but one of unknown positives beyond them")
         if self.positives is None:
             return
         if len(self.positives) != len(self.queries):
@@ -226,6 +240,12 @@ class Ranking:
     @property
     def width(self) -> int:
         return int(self.rows.shape[1])
+
+    def part(self, queries: Sequence[int] | Rows) -> Ranking:
+        """The ranking of these queries, in their order."""
+        kept = np.asarray(queries, dtype=np.int64)
+        evidence = None if self.evidence is None else Evidence(**{k: v[kept] for k, v in vars(self.evidence).items()})
+        return Ranking(self.rows[kept], self.scores[kept], evidence)
 
 
 class LocalExtractor(Protocol):

@@ -6,17 +6,19 @@ Every stage leaves its result in a folder, and picks it up there when it is run 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vpr.build import Engine, build
 from vpr.config import digest_of_names, dump, fingerprint, plain
-from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, Origin, Ranking, Rows
-from vpr.descriptors import Features, describe
+from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, Origin, Ranking, Rows
+from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.images import read_image, resize
-from vpr.index import first_per_group, kept_index
+from vpr.index import FaissIndex, Vectors, first_per_group, kept_index, own_region, region_indexes
 from vpr.index import shortlist as search_index
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
@@ -106,16 +108,24 @@ def match(
 
     Lasting results go to the folder ``work``, where an interrupted run continues.
     """
-    output, groups = engine.settings.output, _groups(dataset, engine.settings)
+    output = engine.settings.output
     if shortlist is None:
         candidates = _retrieve(dataset, features, engine, work, clock)
     else:
-        candidates = shortlist if groups is None else first_per_group(shortlist, groups, shortlist.width)
+        candidates = _allowed(shortlist, dataset, engine.settings)
     stages = {output.shortlist_name: candidates}
     if engine.reranker is not None:
         with clock.stage(output.predictions_name, len(dataset.queries), "query") as stage:
             stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work)
     return Matched(stages, features, engine)
+
+
+def _allowed(shortlist: Ranking, dataset: Dataset, settings: Settings) -> Ranking:
+    """A given shortlist without candidates of other regions, and with one image per group where that was asked for."""
+    of_database, of_queries, groups = dataset.database.regions, dataset.queries.regions, _groups(dataset, settings)
+    if of_database is not None and of_queries is not None:
+        shortlist = own_region(shortlist, of_database, of_queries)
+    return shortlist if groups is None else first_per_group(shortlist, groups, shortlist.width)
 
 
 def _retrieve(dataset: Dataset, features: Features, engine: Engine, work: Path, clock: Clock) -> Ranking:
@@ -127,23 +137,10 @@ def _retrieve(dataset: Dataset, features: Features, engine: Engine, work: Path, 
     if descriptors.aggregate_one is not None:
         clock.per_item(descriptors.aggregate_one, len(dataset.queries))
     with clock.stage("index", len(dataset.database), "image"):
-        made_by = {"descriptors": descriptors.made_by, "database": digest_of_names(database.keys)}
-        index = kept_index(
-            work / f"index-{fingerprint({'factory': settings.index.factory, **made_by})}",
-            descriptors.database,
-            settings.index.factory,
-            made_by,
-            settings.index.gpu,
-        )
-    groups = _groups(dataset, settings)
-    asked = descriptors.queries.matrix()
-
-    def search(vectors: Floats) -> Ranking:
-        return search_index(index, vectors, settings.shortlist.k, groups, settings.index.search)
-
+        search = _search(dataset, descriptors, database.keys, settings, work)
     with clock.stage(settings.output.shortlist_name, len(dataset.queries), "query"):
-        candidates = search(asked)
-    clock.per_item(lambda row: search(asked[row : row + 1]), len(dataset.queries))
+        candidates = search(np.arange(len(dataset.queries)))
+    clock.per_item(lambda row: search(np.array([row])), len(dataset.queries))
     return candidates
 
 
@@ -215,6 +212,26 @@ def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path)
         query_keys=features.queries.keys,
         database_keys=features.database.keys,
     )
+
+
+def _search(
+    dataset: Dataset, descriptors: Descriptors, keys: Sequence[str], settings: Settings, work: Path
+) -> Callable[[Rows], Ranking]:
+    """What gives the shortlists of the queries of some rows: over the database, or over the query's region of it."""
+    groups, k, parameters = _groups(dataset, settings), settings.shortlist.k, settings.index.search
+    asked = descriptors.queries.matrix()
+
+    def index_of(vectors: Vectors, rows: Rows) -> FaissIndex:
+        made_by = {"descriptors": descriptors.made_by, "database": digest_of_names(keys[row] for row in rows)}
+        folder = work / f"index-{fingerprint({'factory': settings.index.factory, **made_by})}"
+        return kept_index(folder, vectors, settings.index.factory, made_by, settings.index.gpu)
+
+    of_database, of_queries = dataset.database.regions, dataset.queries.regions
+    if of_database is None or of_queries is None:
+        index = index_of(descriptors.database, np.arange(len(keys)))
+        return lambda rows: search_index(index, asked[rows], k, groups, parameters)
+    indexes = region_indexes(descriptors.database, of_database, index_of)
+    return lambda rows: indexes.search(asked[rows], of_queries[rows], k, groups, parameters)
 
 
 def _groups(dataset: Dataset, settings: Settings) -> Rows | None:

@@ -15,7 +15,7 @@ PAIRS_AT_ONCE = 1 << 18  # the tree gives Python lists, which take 40 bytes a pa
 
 
 def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> tuple[Rows, ...]:
-    """Per query, the rows of the database images at most ``radius_m`` metres away, ascending.
+    """Per query, the rows of the database images of its region at most ``radius_m`` metres away, ascending.
 
     Exact: a row is in if and only if dx * dx + dy * dy <= radius_m * radius_m in float64.
     Raises DataError without positions or in different zones, ConfigError for a radius that is none.
@@ -31,6 +31,9 @@ def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> 
     found: list[Rows] = []
     for start, end in _blocks(counts):
         found += _block(tree, here[start:end], there, radius_m, reach_m)
+    if queries.regions is not None and database.regions is not None:
+        regions = database.regions
+        return tuple(rows[regions[rows] == own] for rows, own in zip(found, queries.regions, strict=True))
     return tuple(found)
 
 

@@ -148,13 +148,20 @@ _ROWS = (
     ),
     _nordland("3450-pm2", (3_450, 3_450), 2, "SelaVPR (Lu et al., ICLR 2024)", "test split of Olid, Facil and Civera"),
     replace(
-        _msls("740", 18_871, 740, _PATCH_NETVLAD + ", " + _GSV, "498 queries of cph and 242 of sf"),
+        _msls(
+            "740",
+            18_871,
+            740,
+            _PATCH_NETVLAD + ", " + _GSV,
+            "498 queries of cph and 242 of sf, all of the database searched",
+        ),
         lists=(("02646eca2ea91f64", "c0367676f580d7e9"),),
     ),
     _msls("11k", None, None, _DVGL, "all queries that are not panoramas, about 11,084, in one folder for both cities"),
     replace(
-        _msls("official", None, None, "mapillary_sls (Warburg et al., CVPR 2020)", "per city, without panoramas"),
+        _msls("official", None, None, "mapillary_sls (Warburg et al., CVPR 2020)", "without panoramas"),
         per_city=True,
+        version=2,
     ),
     _folders("st-lucia", "St Lucia"),
     _sf_xl("v1", "queries v1", 1_000),

@@ -138,8 +138,8 @@ def read_folders(
         return Dataset(name, protocol, to_search, to_place, positives_within(to_place, to_search, radius_m))
     placed_rows = [row for row, placed in enumerate(here) if placed is not None]
     _log.warning(
-        "%s: %d of %d queries have no position in their names, so it is not known what is correct for them; they count "
-        "as queries without positives: %s",
+        "%s: %d of %d queries have no position in their names, so it is not known what is correct for them; they are "
+        "left out of the recall: %s",
         queries,
         len(here) - len(known),
         len(here),
@@ -148,7 +148,8 @@ def read_folders(
     placed_queries = ImageSet(queries, tuple(query_names[row] for row in placed_rows), positions[count:], zone)
     found = dict(zip(placed_rows, positives_within(placed_queries, to_search, radius_m), strict=True))
     positives = tuple(found.get(row, np.empty(0, dtype=np.int64)) for row in range(len(here)))
-    return Dataset(name, f"{protocol}, queries without a position have no positives", to_search, to_place, positives)
+    unknown = tuple(row for row, placed in enumerate(here) if placed is None)
+    return Dataset(name, protocol, to_search, to_place, positives, unknown)
 
 
 def name_of(database: Path) -> str:

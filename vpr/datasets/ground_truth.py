@@ -27,21 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 def answerable_only(dataset: Dataset) -> Dataset:
-    """The data set without the queries that have no positives."""
+    """The data set without the queries that have no positives, or of which they are not known."""
     if dataset.positives is None:
         raise DataError(f"{dataset.name}: no ground truth, so it is not known which queries have positives")
     keep = [row for row, rows in enumerate(dataset.positives) if len(rows)]
-    queries = dataset.queries
-    kept = ImageSet(
-        queries.root,
-        tuple(queries.names[row] for row in keep),
-        None if queries.positions is None else queries.positions[keep],
-        queries.zone,
-        None if queries.groups is None else queries.groups[keep],
-    )
     positives = tuple(dataset.positives[row] for row in keep)
     protocol = f"{dataset.protocol}, queries without positives left out"
-    return Dataset(dataset.name, protocol, dataset.database, kept, positives)
+    return Dataset(dataset.name, protocol, dataset.database, dataset.queries.part(keep), positives)
 
 
 def read_npz(path: Path) -> tuple[Doubles, Doubles, float]:
@@ -105,16 +97,18 @@ class GroundTruthCheck:
     queries: int  # number of images
     zone: str | None
     unanswerable: tuple[str, ...] | None  # names of the queries without positives; None without ground truth
+    unknown: tuple[str, ...]  # names of the queries whose positives are not known, though those of others are
     positives_per_query: tuple[int, float, int] | None  # smallest, median, largest; None without ground truth
     nearest: tuple[int, ...] | None  # queries by distance to the nearest database image; None without positions
     warnings: tuple[str, ...] = ()  # see vpr.datasets.plausibility
 
 
 def check(dataset: Dataset) -> GroundTruthCheck:
-    counts = None if dataset.positives is None else np.array([len(rows) for rows in dataset.positives], dtype=np.int64)
     spread = unanswerable = None
-    if counts is not None:
-        unanswerable = tuple(dataset.queries.names[row] for row in np.flatnonzero(counts == 0))
+    if dataset.positives is not None:
+        known = np.setdiff1d(np.arange(len(dataset.queries)), np.array(dataset.unknown, dtype=np.int64))
+        counts = np.array([len(dataset.positives[row]) for row in known], dtype=np.int64)
+        unanswerable = tuple(dataset.queries.names[row] for row in known[counts == 0])
         spread = (int(counts.min()), float(np.median(counts)), int(counts.max())) if len(counts) else (0, 0.0, 0)
     return GroundTruthCheck(
         name=dataset.name,
@@ -123,6 +117,7 @@ def check(dataset: Dataset) -> GroundTruthCheck:
         queries=len(dataset.queries),
         zone=dataset.database.zone,
         unanswerable=unanswerable,
+        unknown=tuple(dataset.queries.names[row] for row in dataset.unknown),
         positives_per_query=spread,
         nearest=_nearest_histogram(dataset),
         warnings=tuple(warnings_of(dataset)),
@@ -140,6 +135,8 @@ def check_text(result: GroundTruthCheck) -> str:
         lines.append("no ground truth")
     else:
         lines.append(f"queries without positives: {len(result.unanswerable)}{_some(result.unanswerable)}")
+        if result.unknown:
+            lines.append(f"queries whose positives are not known: {len(result.unknown)}{_some(result.unknown)}")
         least, median, most = result.positives_per_query
         lines.append(f"positives per query: {least} to {most}, median {median:g}")
     if result.nearest is None:

@@ -1,7 +1,8 @@
 """Mapillary Street-Level Sequences (Warburg et al., CVPR 2020), read in place from its csv files.
 
-Each city has a UTM zone of its own, so cities are never compared: positives are found within a city, and in the
-positions of a set of several cities the i-th city is moved east by i times ``REGION_GAP_M`` and the zone is None.
+Each city has a UTM zone of its own: positives are found within a city, and in the positions of a set of several
+cities the i-th city is moved east by i times ``REGION_GAP_M`` and the zone is None. As in the official evaluation each
+city is searched by itself, unless the database is ``joined``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from vpr.core import ConfigError, DataError, Dataset, Doubles, ImageSet, Rows
 from vpr.datasets.ground_truth import answerable_only
+from vpr.datasets.groups import without_regions
 from vpr.datasets.tables import Table, read_table
 from vpr.datasets.zones import REGION_GAP_M
 from vpr.positives import positives_within, require_radius
@@ -37,18 +39,24 @@ def read_msls(
     panoramas: bool = False,
     subtask: str | None = "all",
     drop_unanswerable: bool = False,
+    joined: bool = False,
 ) -> Dataset:
     """One or several cities of ``root/train_val``; a positive lies in the same city within the radius.
 
     ``subtask`` keeps the images that ``subtask_index.csv`` marks, None keeps all. ``panoramas`` keeps full panoramas,
     which the official evaluation leaves out. ``drop_unanswerable`` leaves out queries without positives, as it does.
+    ``joined`` searches the images of all cities for every query.
     """
     if not cities or len(set(cities)) < len(cities):
         raise ConfigError(f"cities {', '.join(cities) or '(none)'}: name at least one, each once")
     if subtask is not None and subtask not in SUBTASKS:
         raise ConfigError(f"unknown MSLS subtask {subtask!r}; known: {', '.join(SUBTASKS)}")
     read = [_read_city(root, city, radius_m, panoramas, subtask) for city in cities]
-    dataset = _merge(root, "msls-" + "-".join(cities), f"within {radius_m:g} m in the same city", read)
+    rule = "all cities searched together" if joined else "each city searched by itself"
+    rule = f"within {radius_m:g} m in the same city{f', {rule}' if len(cities) > 1 else ''}"
+    dataset = _merge(root, "msls-" + "-".join(cities), rule, read)
+    if joined:
+        dataset = without_regions(dataset)
     return answerable_only(dataset) if drop_unanswerable else dataset
 
 
@@ -66,7 +74,8 @@ def _side_by_side(root: Path, sets: Sequence[ImageSet]) -> ImageSet:
     for index, images in enumerate(sets):
         assert images.positions is not None
         moved.append(images.positions + np.array([index * REGION_GAP_M, 0.0]))
-    return ImageSet(root, names, np.concatenate(moved))
+    regions = np.repeat(np.arange(len(sets)), [len(images) for images in sets])
+    return ImageSet(root, names, np.concatenate(moved), regions=regions)
 
 
 def _read_city(root: Path, city: str, radius_m: float, panoramas: bool, subtask: str | None) -> _City:

@@ -57,9 +57,10 @@ def warnings_of(dataset: Dataset) -> list[str]:
         if images.positions is not None and len(images):
             found += _positions(images, images.positions, role)
     pairs = sum(len(rows) for rows in dataset.positives or ())
-    if pairs and pairs == len(dataset.database) * len(dataset.queries) and len(dataset.database) > 1:
+    judged = len(dataset.queries) - len(dataset.unknown)
+    if pairs and pairs == len(dataset.database) * judged and len(dataset.database) > 1:
         found.append(
-            f"all {len(dataset.database)} database images are positives of all {len(dataset.queries)} queries, so "
+            f"all {len(dataset.database)} database images are positives of all {judged} queries, so "
             "every ranking has a recall of 100 %; check the positions and the radius"
         )
     same = queries_in_database(dataset)

@@ -15,6 +15,7 @@ from vpr.core import ConfigError, DataError, Dataset, ImageSet, Rows
 from vpr.datasets.catalogue import PROTOCOLS, EvaluationProtocol
 from vpr.datasets.frames import frames_of
 from vpr.datasets.ground_truth import answerable_only
+from vpr.datasets.groups import by_label, with_regions, without_regions
 from vpr.datasets.locating import layouts
 from vpr.datasets.readers import reader
 from vpr.positives import positives_within
@@ -27,7 +28,6 @@ _PROSE = (
     "folders",
     "reading",
     "lists",
-    "per_city",
 )  # may be worded better without changing what a recall means
 _log = logging.getLogger(__name__)
 _HASH = re.compile(r"\[([0-9a-f]{16})\]$")
@@ -44,7 +44,10 @@ def protocol(name: str) -> EvaluationProtocol:
 
 def protocol_hash(record: EvaluationProtocol) -> str:
     """A short digest of everything in the record that can change a recall; printed with every recall."""
-    return fingerprint({key: value for key, value in asdict(record).items() if key not in _PROSE})
+    values = {key: value for key, value in asdict(record).items() if key not in _PROSE}
+    if not record.per_city:  # as records that were written before there was the key
+        del values["per_city"]
+    return fingerprint(values)
 
 
 def hash_of_rule(stated: str) -> str:
@@ -57,8 +60,8 @@ def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
     """The data set with the positives, queries and groups that a protocol asks for, whichever reader read it.
 
     Where the rule counts frames, they are numbered as ``frames_of`` says, and what does not fit is logged.
-    Raises DataError if the numbers of images are not the protocol's, or if positions, listed positives or groups that
-    it needs are missing.
+    Raises DataError if the numbers of images are not the protocol's, or if positions, listed positives, groups or
+    cities that it needs are missing.
     """
     for images, count, role in (
         (dataset.database, record.database, "database images"),
@@ -73,20 +76,10 @@ def judge(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
             f"{dataset.name}: {record.name} keeps one image per panorama, but the database has no groups; "
             "read it with group_size (lists, dbstruct) or group_panoramas (folders)"
         )
-    cities = _cities(dataset) if record.per_city else []
-    if len(cities) > 1:
-        _log.warning(
-            "%s: %s searches each city by itself, but %s are searched jointly here, so recalls are lower; run each "
-            'city alone: --source cities=["%s"]',
-            dataset.name,
-            record.name,
-            ", ".join(cities),
-            cities[0],
-        )
-    database = dataset.database if record.one_per_group else replace(dataset.database, groups=None)
+    dataset = _by_city(dataset, record) if record.per_city else without_regions(dataset)
     judged = replace(
         dataset,
-        database=database,
+        database=dataset.database if record.one_per_group else replace(dataset.database, groups=None),
         positives=_positives(dataset, record),
         protocol=f"{record.name}, {rule(record)} [{protocol_hash(record)}]",
     )
@@ -122,14 +115,35 @@ def _digest_of_list(images: ImageSet) -> str:
     return digest_of_names(sorted(PurePosixPath(name).stem for name in images.names))
 
 
-def _cities(dataset: Dataset) -> list[str]:
-    """The folders above ``database/images`` in MSLS's names, in order of first appearance."""
-    parts = (PurePosixPath(name).parts for name in dataset.database.names)
-    return list(dict.fromkeys(each[-4] for each in parts if each[-3:-1] == ("database", "images") and len(each) > 3))
+def _by_city(dataset: Dataset, record: EvaluationProtocol) -> Dataset:
+    """The data set with each city as a region; raises DataError if neither its reader nor its names tell the cities."""
+    if dataset.database.regions is not None:
+        return dataset
+    names = (*dataset.database.names, *dataset.queries.names)
+    cities = [_city(name) for name in names]
+    unknown = next((name for name, city in zip(names, cities, strict=True) if city is None), None)
+    if unknown is not None:
+        raise DataError(
+            f"{dataset.name}: {record.name} searches each city by itself, but nothing says which city {unknown!r} is "
+            "of; give the folder of the data set as published (train_val/<city>) to --reader msls"
+        )
+    regions = by_label([str(city) for city in cities])
+    return with_regions(dataset, *np.split(regions, [len(dataset.database)]))
+
+
+def _city(name: str) -> str | None:
+    """The folder above ``database/images`` or ``query/images`` in MSLS's names; None in others."""
+    parts = PurePosixPath(name).parts
+    return parts[-4] if len(parts) > 3 and parts[-3] in ("database", "query") and parts[-2] == "images" else None
 
 
 def _ranking(record: EvaluationProtocol) -> str:
-    return f"{rule(record)}, {'one image per panorama' if record.one_per_group else 'all images'}"
+    return f"{rule(record)}, {_ranked(record)}"
+
+
+def _ranked(record: EvaluationProtocol) -> str:
+    among = "one image per panorama" if record.one_per_group else "all images"
+    return f"{among} of the query's city" if record.per_city else among
 
 
 def rule(record: EvaluationProtocol) -> str:
@@ -146,7 +160,7 @@ def describe(record: EvaluationProtocol) -> str:
         f"  data set     {record.dataset}",
         f"  images       {_count(record.database)} database images, {_count(record.queries)} queries",
         f"  positive is  {rule(record)}",
-        f"  ranking      {'one image per panorama' if record.one_per_group else 'all images'}",
+        f"  ranking      {_ranked(record)}",
         f"  choose       --protocol {record.name}",
         f"  divides by   {'queries with positives' if record.drop_unanswerable else 'all queries'}",
         f"  recall at    {', '.join(map(str, record.recall_at))}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from vpr.core import NO_ROW, DataError, Dataset, Ranking, Rows
 from vpr.datasets.protocols import hash_of_rule
 from vpr.evaluation.bootstrap import SAMPLES, Estimate, interval, resample
 from vpr.evaluation.identity import truth_digest
+from vpr.evaluation.known import known_queries, with_known_queries
 from vpr.evaluation.recall import NEVER, RecallTable, first_hits, recall_at
 
 Flags = NDArray[np.bool_]
@@ -40,6 +41,7 @@ class Summary:
     changes: tuple[Change, ...]  # from the first stage to the last, one per k; empty for a single stage
     protocol_hash: str  # of the rule
     ground_truth: str  # digest of the images the rule was applied to
+    unknown: int = 0  # queries whose positives are not known; they are in no number above
 
 
 def summarise(
@@ -50,18 +52,23 @@ def summarise(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Summary:
-    """Measure each stage, and the last against the first. Raises DataError without ground truth or stages."""
+    """Measure each stage, and the last against the first, over the queries whose positives are known.
+
+    Raises DataError without ground truth or stages.
+    """
     if dataset.positives is None:
         raise DataError(f"{dataset.name}: recall needs ground truth; give positions or a ground-truth file")
     if not stages:
         raise DataError(f"{dataset.name}: no ranking to evaluate")
-    positives = dataset.positives
+    known, stages = with_known_queries(dataset, stages)
+    positives = known.positives or ()
     recalls = {
         label: recall_at(ranking, positives, ks, dataset.database, samples=samples, seed=seed)
         for label, ranking in stages.items()
     }
     shortlist, *others = stages.values()
-    changes = compare(shortlist, others[-1], positives, ks, samples=samples, seed=seed) if others else ()
+    found = compare(shortlist, others[-1], positives, ks, samples=samples, seed=seed) if others else ()
+    changes = tuple(_of_all(change, known_queries(dataset)) for change in found)
     candidates = int(np.count_nonzero(shortlist.rows != NO_ROW, axis=1).max(initial=0))
     return Summary(
         dataset.name,
@@ -72,7 +79,14 @@ def summarise(
         changes,
         hash_of_rule(dataset.protocol),
         truth_digest(dataset),
+        len(dataset.unknown),
     )
+
+
+def _of_all(what: Change, known: Rows) -> Change:
+    """The change with the rows of the queries in the whole data set, of which ``known`` were compared."""
+    helped, harmed = (tuple(known[list(rows)].tolist()) for rows in (what.helped, what.harmed))
+    return replace(what, helped=helped, harmed=harmed)
 
 
 def ceiling(shortlist: Ranking, positives: Sequence[Rows]) -> float:

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from vpr.core import Dataset, ImageSet, usable_name
+from vpr.core import Dataset, ImageSet, Rows, usable_name
 
 
 def truth_digest(dataset: Dataset) -> str:
@@ -23,12 +23,26 @@ def truth_digest(dataset: Dataset) -> str:
     digest.update(_groups(dataset.database))
     for rows in dataset.positives or ():
         digest.update(np.unique(rows).astype("<i8").tobytes() + b"\n")
+    if dataset.unknown:
+        digest.update(f"unknown {sorted(dataset.unknown)}\n".encode())
+    digest.update(_regions(dataset))
     return digest.hexdigest()[:16]
+
+
+def _regions(dataset: Dataset) -> bytes:
+    """Which images share a region, however the regions are numbered."""
+    here, there = dataset.database.regions, dataset.queries.regions
+    if here is None or there is None:
+        return b""
+    return b"regions" + _first_rows(np.concatenate([here, there]))
 
 
 def _groups(images: ImageSet) -> bytes:
     """Which images share a group, however the groups are numbered."""
-    if images.groups is None:
-        return b""
-    _, first, member = np.unique(images.groups, return_index=True, return_inverse=True)
+    return b"" if images.groups is None else _first_rows(images.groups)
+
+
+def _first_rows(numbers: Rows) -> bytes:
+    """For each row the first with the same number."""
+    _, first, member = np.unique(numbers, return_index=True, return_inverse=True)
     return bytes(first[member.reshape(-1)].astype("<i8").tobytes())

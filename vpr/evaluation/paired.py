@@ -13,6 +13,7 @@ from vpr.evaluation.bootstrap import Estimate
 from vpr.evaluation.clusters import each_by_group, query_groups
 from vpr.evaluation.comparison import Change, change
 from vpr.evaluation.identity import truth_digest
+from vpr.evaluation.known import with_known_queries
 from vpr.evaluation.recall import NEVER, first_hits
 
 MAX_NAMED = 3  # images that a refusal names
@@ -77,18 +78,25 @@ def query_order(one: Dataset, other: Dataset) -> Rows:
 
 
 def reordered(dataset: Dataset, order: Rows) -> Dataset:
-    """The data set with its queries in another order, without their positions and groups."""
-    names = tuple(dataset.queries.names[row] for row in order)
+    """The data set with its queries in another order."""
     positives = None if dataset.positives is None else tuple(dataset.positives[row] for row in order)
-    queries = ImageSet(dataset.queries.root, names)
-    return Dataset(dataset.name, dataset.protocol, dataset.database, queries, positives)
+    unknown = tuple(np.flatnonzero(np.isin(order, dataset.unknown)).tolist())
+    queries = dataset.queries.part(order)
+    return Dataset(dataset.name, dataset.protocol, dataset.database, queries, positives, unknown)
 
 
 def compare_runs(
     one: Dataset, before: Ranking, other: Dataset, after: Ranking, ks: Sequence[int], *, seed: int = 0
 ) -> Comparison:
-    """The second run against the first, for each k in rising order; see require_same_question for what is refused."""
+    """The second run against the first, for each k in rising order, over the queries whose positives are known.
+
+    See require_same_question for what is refused.
+    """
     require_same_question(one, other)
+    (one, only), (other, also) = (
+        with_known_queries(data, {"": each}) for data, each in ((one, before), (other, after))
+    )
+    before, after = only[""], also[""]
     order = query_order(one, other)
     positives, positives_after = one.positives or (), reordered(other, order).positives or ()
     hits_before = first_hits(before, positives)

@@ -13,6 +13,7 @@ from vpr.evaluation.bootstrap import SAMPLES, Estimate
 from vpr.evaluation.calibration import Calibration, Reliability, fit, reliability
 from vpr.evaluation.clusters import each_by_group, query_groups
 from vpr.evaluation.distance import distances_m, recall_within
+from vpr.evaluation.known import with_known_queries
 from vpr.evaluation.recall import first_hits
 
 RADII_M = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 75.0, 100.0)
@@ -65,7 +66,8 @@ def measure(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Statistics:
-    """All statistics of all stages; the data set has ground truth."""
+    """All statistics of all stages over the queries whose positives are known; the data set has ground truth."""
+    dataset, stages = with_known_queries(dataset, stages)
     found = query_groups(dataset)
     groups, meaning = found if found is not None else (None, None)
     ordered = tuple(sorted(set(ks)))
@@ -105,6 +107,10 @@ def try_calibration(
     dataset: Dataset, ranking: Ranking, fitted_on: Dataset, fitted_ranking: Ranking
 ) -> tuple[CalibrationTrial, ...]:
     """Every confidence that both rankings have: fitted on one, tried on the other. Both have ground truth."""
+    (dataset, one), (fitted_on, other) = (
+        with_known_queries(data, {"": each}) for data, each in ((dataset, ranking), (fitted_on, fitted_ranking))
+    )
+    ranking, fitted_ranking = one[""], other[""]
     here, there = confidences(ranking), confidences(fitted_ranking)
     right, right_there = (
         first_right(each, data.positives or ()) for each, data in ((ranking, dataset), (fitted_ranking, fitted_on))

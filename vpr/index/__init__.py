@@ -10,6 +10,7 @@ from vpr.index.faiss_index import (
     require_factory,
     shortlist,
 )
+from vpr.index.regions import own_region, region_indexes
 
 __all__ = [
     "FaissIndex",
@@ -18,6 +19,8 @@ __all__ = [
     "first_per_group",
     "kept_index",
     "load_index",
+    "own_region",
+    "region_indexes",
     "require_factory",
     "shortlist",
 ]

@@ -29,6 +29,7 @@ class Row:
     stage: str
     queries: int
     without_positives: int
+    left_out: int  # queries whose positives are not known
     recall: Mapping[int, Mapping[str, float | None]]  # by k: value, low, high over all queries
     recall_answerable: Mapping[int, float | None]
     by_group: Mapping[str, float | None] | None  # recall at the first k: value, low, high over groups of queries
@@ -113,6 +114,7 @@ def percent_of(fraction: float | None) -> str:
 
 _BEFORE = (
     "dataset", "protocol", "protocol_hash", "ground_truth", "method", "stage", "queries", "without_positives",
+    "left_out",
 )  # fmt: skip
 _AFTER = (
     "ceiling", "auc_pr", "recall_at_100_precision", "p50_ms", "p95_ms", "bytes_per_image", "report",
@@ -135,6 +137,7 @@ def _row(
         stage=label,
         queries=recalls["queries"],
         without_positives=recalls["queries_without_positives"],
+        left_out=recalls.get("queries_left_out", 0),
         recall={k: stage["over_all_queries"][str(k)] for k in ks},
         recall_answerable={k: stage["over_answerable_queries"][str(k)]["value"] for k in ks},
         by_group=None if grouped is None else grouped[str(ks[0])],

@@ -28,6 +28,7 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
         "ground_truth": None if dataset.positives is None else truth_digest(dataset),
         "queries": _images(dataset.queries),
         "database": _images(dataset.database),
+        "unknown": list(dataset.unknown),
     }
     lines = (f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in record.items())
     write_atomically(path, chain(["{\n"], lines, ['"positives": '], _positives(dataset.positives), ["\n}\n"]))
@@ -57,6 +58,7 @@ def read_dataset(path: Path) -> Dataset:
             _image_set(record["database"]),
             _image_set(record["queries"]),
             None if positives is None else tuple(np.array(rows, dtype=np.int64) for rows in positives),
+            tuple(int(row) for row in record.get("unknown", ())),
         )
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the folder of a finished run (--out of vpr run)") from None
@@ -71,15 +73,17 @@ def _images(images: ImageSet) -> dict[str, Any]:
         "names": images.names,
         "positions": None if images.positions is None else images.positions.tolist(),
         "groups": None if images.groups is None else images.groups.tolist(),
+        "regions": None if images.regions is None else images.regions.tolist(),
     }
 
 
 def _image_set(record: Mapping[str, Any]) -> ImageSet:
-    positions, groups = record["positions"], record["groups"]
+    positions, groups, regions = record["positions"], record["groups"], record.get("regions")
     return ImageSet(
         Path(record["root"]),
         tuple(record["names"]),
         None if positions is None else np.array(positions, dtype=np.float64).reshape(-1, 2),
         record["zone"],
         None if groups is None else np.array(groups, dtype=np.int64),
+        None if regions is None else np.array(regions, dtype=np.int64),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.core import NO_ROW, Dataset, Doubles, Ranking
+from vpr.evaluation.known import with_known_queries
 from vpr.evaluation.recall import RecallTable, recall_at
 from vpr.report.outcomes import TITLES, Outcome, spread
 from vpr.report.tables import length_text, with_interval
@@ -89,6 +90,7 @@ class Map:
 
 def recall_curves(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int], ceiling: float) -> Curves | None:
     """Curves with bands of all stages; None without ground truth, queries or candidates."""
+    dataset, stages = with_known_queries(dataset, stages)
     stages = {label: ranking for label, ranking in stages.items() if ranking.width}
     if dataset.positives is None or not len(dataset.queries) or not stages:
         return None

@@ -121,7 +121,7 @@ class Gallery:
 
     def _candidate(self, query: int, row: int, matches: Correspondences | None) -> Candidate:
         positives = self.dataset.positives
-        right = None if positives is None else bool(np.isin(row, positives[query]))
+        right = None if positives is None or query in self.dataset.unknown else bool(np.isin(row, positives[query]))
         facts = (self._score(query, row), self._matched(query, row, matches), self._distance(query, row))
         name = self.dataset.database.names[row]
         return Candidate(name, right, self._rank(query, row), tuple(fact for fact in facts if fact))
@@ -154,7 +154,7 @@ class Gallery:
 
     def _verdict(self, query: int) -> str:
         """Where the first positive is."""
-        if self.dataset.positives is None:
+        if self.dataset.positives is None or query in self.dataset.unknown:
             return ""
         before, after = int(self._hits[0][query]), int(self._hits[1][query])
         if after == NEVER:

@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     AMBIGUOUS = "ambiguous"  # the positive was verified nearly as well as the wrong one that is first
     WRONG = "wrong"  # the shortlist holds a positive, and neither ranks it first
     UNANSWERABLE = "unanswerable"  # the database holds no positive
-    UNKNOWN = "unknown"  # no ground truth
+    UNKNOWN = "unknown"  # no ground truth of this query
 
 
 TITLES = {  # what the page calls an outcome, and what it says of it
@@ -42,16 +42,21 @@ ALIKE = 0.8  # of the first candidate's verified matches make a positive its equ
 EVIDENCE = 20  # verified matches: images of different places often share as many by chance
 
 
-def outcomes(shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows] | None) -> tuple[Outcome, ...]:
+def outcomes(
+    shortlist: Ranking, predictions: Ranking, positives: Sequence[Rows] | None, unknown: Sequence[int] = ()
+) -> tuple[Outcome, ...]:
     """The outcome of every query; the two rankings are one and the same where nothing was re-ranked."""
     if positives is None:
         return (Outcome.UNKNOWN,) * len(shortlist)
     before, after = first_hits(shortlist, positives), first_hits(predictions, positives)
     alike = _alike(predictions, after)
-    return tuple(
+    found = [
         _outcome(*hits) if len(rows) else Outcome.UNANSWERABLE
         for hits, rows in zip(zip(before.tolist(), after.tolist(), alike, strict=True), positives, strict=True)
-    )
+    ]
+    for query in unknown:
+        found[query] = Outcome.UNKNOWN
+    return tuple(found)
 
 
 def _alike(predictions: Ranking, hits: Rows) -> list[bool]:

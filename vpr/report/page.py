@@ -11,6 +11,7 @@ import numpy as np
 
 from vpr.core import DataError, Dataset, Doubles, Ranking
 from vpr.evaluation.comparison import Summary
+from vpr.evaluation.known import with_known_queries
 from vpr.evaluation.statistics import first_right, query_times_ms
 from vpr.report.charts import WORDS, acceptance_chart, acceptance_rows, distance_chart, histograms
 from vpr.report.figures import position_map, recall_curves
@@ -62,7 +63,7 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
     if not report.stages:
         raise DataError(f"{dataset.name}: a report needs at least one ranking")
     rankings = list(report.stages.values())
-    fates = outcomes(rankings[0], rankings[-1], dataset.positives)
+    fates = outcomes(rankings[0], rankings[-1], dataset.positives, dataset.unknown)
     pixels, lines = fineness(_card_count(fates, report.failures))
     gallery = Gallery(dataset, rankings[0], rankings[-1], pictures, correspondences, pixels, lines)
     summary = report.summary
@@ -99,12 +100,14 @@ def _confidence(report: RunResult) -> dict[str, Any]:
     """Returns the calibration of the first candidates of the last stage."""
     if report.statistics is None:
         return {"accepted": None, "accepted_rows": [], "histograms": [], "distances": None}
-    label, ranking = list(report.stages.items())[-1]
+    label = list(report.stages)[-1]
+    known, stages = with_known_queries(report.dataset, report.stages)
+    ranking = stages[label]
     curves = report.statistics.stages[label].acceptance
     return {
         "accepted": acceptance_chart(curves),
         "accepted_rows": acceptance_rows(curves),
-        "histograms": histograms(ranking, first_right(ranking, report.dataset.positives or ())) if curves else [],
+        "histograms": histograms(ranking, first_right(ranking, known.positives or ())) if curves else [],
         "distances": distance_chart(report.statistics),
     }
 

@@ -28,12 +28,13 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
     """One JSON object per query and rank; pads are left out, and so are keys whose value is not known.
 
     query, rank (from 1), candidate, score, similarity, matches, inliers, distance_m, position of the candidate (east_m,
-    north_m, zone, latitude, longitude), correct (null without ground truth) and, on the first line of a query,
+    north_m, zone, latitude, longitude), correct (null where it is not known) and, on the first line of a query,
     elapsed_ms. Scores have the fewest digits that give the same float32 back.
     """
     database = dataset.database
     places = None if database.positions is None else in_own_region(database.positions).round(3)
     degrees = database_degrees(dataset)
+    unknown = set(dataset.unknown)
     encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder per line
     for query, name in enumerate(dataset.queries.names):
         rows = ranking.rows[query]
@@ -42,7 +43,8 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
         metres = distances_m(dataset, rows[None], np.array([query]))
         if metres is not None:
             columns["distance_m"] = metres[0].round(3).tolist()
-        correct = None if dataset.positives is None else np.isin(rows, dataset.positives[query])
+        judged = dataset.positives is not None and query not in unknown
+        correct = np.isin(rows, dataset.positives[query]) if judged and dataset.positives else None
         for place, row in enumerate(rows.tolist()):
             if row == NO_ROW:
                 break

@@ -120,6 +120,7 @@ def _title(summary: Summary) -> str:
     return (
         f"{summary.dataset}, {rule_with_hash(summary)}: recall in percent over {table.queries} queries, "
         f"{table.unanswerable} of them without a positive in the database"
+        + (f"; {summary.unknown} more are left out, since their positives are not known" if summary.unknown else "")
     )
 
 
@@ -162,6 +163,7 @@ def _summary_json(summary: Summary) -> dict[str, Any]:
         "ground_truth": summary.ground_truth,
         "queries": first.queries,
         "queries_without_positives": first.unanswerable,
+        "queries_left_out": summary.unknown,
         "interval": "95 % percentile bootstrap over queries",
         "stages": {label: _table_json(table) for label, table in summary.recalls.items()},
         "shortlist": summary.shortlist,

@@ -65,7 +65,7 @@ def rerank_into(
                 name = job.name_of(items, {})
                 if not job.path(name).exists():
                     todo = [query for query in items if query in lacking]
-                    fresh = _arrays(reranker.rerank(_part(shortlist, todo), [queries[q] for q in todo], database))
+                    fresh = _arrays(reranker.rerank(shortlist.part(todo), [queries[q] for q in todo], database))
                     rows = {query: {key: array[i] for key, array in fresh.items()} for i, query in enumerate(todo)}
                     for query in items:
                         if query not in rows:
@@ -88,10 +88,6 @@ def _key(shortlist: Ranking, query: int, content: str, database_keys: Sequence[s
     for row in rows[rows != NO_ROW].tolist():
         digest.update(database_keys[row].encode() + b"\n")
     return digest.hexdigest()
-
-
-def _part(ranking: Ranking, queries: Sequence[int]) -> Ranking:
-    return Ranking(ranking.rows[queries], ranking.scores[queries])
 
 
 def _arrays(ranking: Ranking) -> dict[str, NDArray[Any]]:
