@@ -244,11 +244,16 @@ def test_match_two_draws_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert float(other["score"].split()[0]) < 0.2 * float(said["score"].split()[0])
 
 
-def test_a_vocabulary_is_fitted_once_and_used_elsewhere(small_city: Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("section", ["global_descriptor", "joined.descriptor"])
+def test_a_vocabulary_is_fitted_once_and_used_elsewhere(
+    small_city: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str
+) -> None:
     model = tmp_path / "vlad.safetensors"
-    few = ("--set", "global_descriptor.clusters=8", "--set", "global_descriptor.dim=2")
-    call(["fit", "--images", str(small_city[0]), "--features", f"{tmp_path}/f", "--out", str(model), *few])
-    run_on(small_city, tmp_path / "out", "--set", f"global_descriptor.weights={model}")
+    few = ("--set", f"{section}.clusters=8", "--set", f"{section}.dim=2")
+    config = ("--config", "superpoint_vlad") if section == "global_descriptor" else ()
+    call(["fit", "--images", str(small_city[0]), "--features", f"{tmp_path}/f", "--out", str(model), *config, *few])
+    assert f"--set {section}.weights={model}" in capsys.readouterr().out
+    run_on(small_city, tmp_path / "out", *config, "--set", f"{section}.weights={model}")
     assert not list((tmp_path / "out").rglob("aggregated-*.safetensors"))
     (stored,) = (tmp_path / "out").rglob("queries/aggregated-*/origin.json")
     assert GlobalStore(stored.parent).matrix().shape == (5, 2)

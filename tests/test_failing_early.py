@@ -14,7 +14,7 @@ MISTAKES = {
     "the matcher was trained for other features": ["local_features.method=rootsift", "matcher.method=superglue"],
     "the vocabulary was fitted on other features": [
         "local_features.method=rootsift",
-        "global_descriptor.weights=vpr-superpoint-vlad",
+        "joined.descriptor.weights=vpr-superpoint-vlad",
     ],
     "the features' weights are damaged": ["local_features.weights=DAMAGED"],
     "the global descriptor's weights do not exist": [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vpr.build import build
-from vpr.config import load
+from vpr.config import config_path, load
 from vpr.core import ConfigError
 from vpr.datasets import read_pair
 from vpr.descriptors import describe
@@ -42,7 +42,12 @@ def test_the_similarity_is_the_weighted_sum(small_city: Folders, tmp_path: Path)
     local = similarities(
         small_city,
         tmp_path / "local",
-        ["local_features.method=rootsift", "global_descriptor.clusters=4", "rerank.k=0"],
+        [
+            "local_features.method=rootsift",
+            "global_descriptor.method=vlad",
+            "global_descriptor.clusters=4",
+            "rerank.k=0",
+        ],
     )
     assert np.allclose(both, 0.7 * image + 0.3 * local, atol=2e-3)
     assert not np.allclose(both, 0.5 * image + 0.5 * local, atol=2e-2)
@@ -55,5 +60,15 @@ def test_a_run_uses_it(small_city: Folders, tmp_path: Path) -> None:
 
 
 def test_two_descriptors_of_local_features_are_not_joined() -> None:
-    with pytest.raises(ConfigError, match="is made of local features itself"):
-        load(Settings, None, ["joined.weight=0.5"])
+    with pytest.raises(ConfigError, match="is made of local features itself; switch it off with joined = false"):
+        load(Settings, None, ["joined.weight=0.5", "global_descriptor.method=vlad"])
+
+
+def test_the_default_is_joined_and_a_chosen_descriptor_is_not() -> None:
+    default = load(Settings, None)
+    assert default.global_descriptor.method == "place" and default.joined is not None
+    assert default == load(Settings, config_path("superpoint_place")) == Settings()
+    assert load(Settings, None, ["global_descriptor.longest_side=256"]).joined == default.joined
+    for chosen in (["global_descriptor.method=place"], ["global_descriptor.method=vlad"], ["joined=false"]):
+        assert load(Settings, None, chosen).joined is None
+    assert load(Settings, None, ["global_descriptor.method=thumbnail", "joined.weight=0.2"]).joined is not None

@@ -20,7 +20,7 @@ from vpr.report.pairs import (
     write_patchnetvlad,
 )
 from vpr.report.predictions import prediction_lines, read_predictions, write_predictions
-from vpr.report.tables import markdown_table, recall_lines, text_table, write_recalls, write_recalls_json
+from vpr.report.tables import recall_lines, text_table, write_recalls, write_recalls_json
 from vpr.runtime.files import read_json
 
 NAN = float("nan")
@@ -315,15 +315,6 @@ def test_text_table_is_aligned_and_complete():
 def test_one_stage_has_no_change_to_show():
     assert "helped" not in text_table(summary(stages=1))
     assert "answerable" not in text_table(summary(stages=1, positives=([0], [1], [2])))
-
-
-def test_markdown_table_has_one_width_and_escapes_bars():
-    rows = [line for line in markdown_table(summary()).splitlines() if line.startswith("|")]
-    assert len({row.count("|") for row in rows}) == 1
-    rows = np.zeros((3, 1), np.int64)
-    town = dataset(queries=("q1", "q2", "q3"), positives=(rows[0],) * 3)
-    barred = summarise(town, {"a|b": Ranking(rows, np.zeros((3, 1), np.float32))}, [1])
-    assert "| a\\|b |" in markdown_table(barred)
 
 
 def test_recall_lines_keep_the_order_of_the_stages():

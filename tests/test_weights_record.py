@@ -74,7 +74,9 @@ def test_a_copy_of_known_weights_has_their_recipe_whatever_its_name(tmp_path: Pa
 def test_the_former_name_of_the_vocabulary_still_works() -> None:
     assert find("vpr-global") == find("vpr-superpoint-vlad")
     assert record_of("vpr-global") == record_of("vpr-superpoint-vlad")
-    chosen = load(Settings, None, ["global_descriptor.weights=vpr-global"]).global_descriptor.model_dump()
+    chosen = load(
+        Settings, None, ["global_descriptor.method=vlad", "global_descriptor.weights=vpr-global"]
+    ).global_descriptor.model_dump()
     assert chosen["clusters"] == 64
 
 

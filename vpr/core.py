@@ -338,14 +338,6 @@ class Verifier(Protocol):
         """
 
 
-class Reranker(Protocol):
-    """Maps a ranking to a better one."""
-
-    def rerank(
-        self, shortlist: Ranking, queries: Sequence[LocalFeatures], database: Sequence[LocalFeatures]
-    ) -> Ranking: ...
-
-
 @dataclass(frozen=True)
 class Origin:
     """Where a stored artefact came from; it is written beside the artefact and a mismatch is refused."""

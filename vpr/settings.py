@@ -24,7 +24,7 @@ from vpr.weights import recipe_of
 GLOBAL_METHODS: Mapping[str, Method[Any]] = ChainMap({}, GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS)
 
 LOCAL = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
-GLOBAL = Chooser(GLOBAL_METHODS, "global descriptor", default="vlad", recipe=recipe_of)
+GLOBAL = Chooser(GLOBAL_METHODS, "global descriptor", default="place", recipe=recipe_of)
 AGGREGATOR = Chooser(LOCAL_AGGREGATORS, "descriptor of local features", default="vlad", recipe=recipe_of)
 MATCHER = Chooser(MATCHERS, "matcher", default="nearest", recipe=recipe_of)
 
@@ -112,7 +112,7 @@ class Settings(Section):
     store: Store = Store()
     local_features: LocalSettings = Field(default_factory=LOCAL.defaults)
     global_descriptor: GlobalSettings = Field(default_factory=GLOBAL.defaults)
-    joined: Joined | None = None  # for a global descriptor of images
+    joined: Joined | None = None  # for a global descriptor of images; on where no other descriptor is chosen
     index: Index = Index()
     shortlist: Shortlist = Shortlist()
     matcher: MatcherSettings = Field(default_factory=MATCHER.defaults)
@@ -121,6 +121,16 @@ class Settings(Section):
     cost: Cost = Cost()
     evaluation: Evaluation = Evaluation()
     output: Output = Output()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _joined_by_default(cls, values: Any) -> Any:
+        """The default descriptor is joined with VLAD of the local features; one that is chosen stands by itself."""
+        if not isinstance(values, Mapping) or "joined" in values:
+            return values
+        descriptor, rerank = (values.get(key) or {} for key in ("global_descriptor", "rerank"))
+        chosen = [each for each in (descriptor, rerank) if not isinstance(each, Mapping) or "method" in each]
+        return values if chosen else {**values, "joined": {}}
 
     @model_validator(mode="after")
     def _shortlist_reaches(self) -> Settings:
@@ -136,7 +146,8 @@ class Settings(Section):
         if self.joined is not None and self.global_descriptor.method not in GLOBAL_DESCRIPTORS:
             raise ValueError(
                 f"[joined] adds a descriptor of local features to one of the image, but "
-                f"global_descriptor.method = {self.global_descriptor.method!r} is made of local features itself"
+                f"global_descriptor.method = {self.global_descriptor.method!r} is made of local features itself; "
+                "switch it off with joined = false, or choose a descriptor of images"
             )
         if self.joined is not None and self.rerank.method == "patch_netvlad":
             raise ValueError("[joined] needs local features, which rerank.method = 'patch_netvlad' does not extract")

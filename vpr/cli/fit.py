@@ -18,20 +18,25 @@ def fit(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Fit the global descriptor's vocabulary and PCA whitening on a folder of images.
+    """Fit the vocabulary and PCA whitening of VLAD, a global descriptor of local features, on a folder of images.
 
-    Use it elsewhere with --set global_descriptor.weights=FILE.
+    Elsewhere it is used with --set joined.descriptor.weights=FILE where VLAD is joined with another descriptor, as by
+    default, or with --set global_descriptor.weights=FILE where it stands by itself, as in --config superpoint_vlad.
     """
-    from vpr.build import build_extractor, fit_aggregator
+    from vpr.build import aggregation, build_extractor, fit_aggregator
     from vpr.datasets.folders import read_image_folder
     from vpr.features.feature_set import FeatureFolders
-    from vpr.global_descriptors import LOCAL_AGGREGATORS
     from vpr.weights import features_of
 
     settings = settings_of(config, overrides)
-    chosen = settings.global_descriptor
-    if chosen.method not in LOCAL_AGGREGATORS:
-        raise ConfigError(f"global_descriptor.method = {chosen.method!r} has nothing to fit; choose vlad")
+    section = "global_descriptor" if settings.joined is None else "joined.descriptor"
+    vlad = aggregation(settings)
+    if vlad is None:
+        raise ConfigError(
+            f"global_descriptor.method = {settings.global_descriptor.method!r} has nothing to fit; "
+            "choose --config superpoint_vlad"
+        )
+    settings = settings.model_copy(update={"global_descriptor": vlad, "joined": None})
     extractor = build_extractor(settings)
     found = extractor.extract(read_image_folder(images), FeatureFolders.under(features))
     assert found.local_store is not None and extractor.local is not None
@@ -39,4 +44,4 @@ def fit(
     out.parent.mkdir(parents=True, exist_ok=True)
     trained_for = features_of(settings.local_features, extractor.local.dim, extractor.local.weights)
     model.save(out, half=True, trained_for=trained_for.model_dump())
-    say(f"{model.dim} dimensions, fitted on {len(found.images)} images: {out}")
+    say(f"{model.dim} dimensions, fitted on {len(found.images)} images: {out}; use it with --set {section}.weights={out}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpr.core import Doubles
-from vpr.geometry.homography import resizing
 
 AUC_BOUNDS_DEG = (5.0, 10.0, 20.0)
 
@@ -94,9 +93,3 @@ def _epipolar(first: Doubles, second: Doubles, essential: Doubles) -> tuple[Doub
 
 def _finite(errors: Doubles) -> Doubles:
     return np.where(np.isfinite(errors), errors, np.inf)
-
-
-def resized_intrinsics(intrinsics: Doubles, factors: tuple[float, float]) -> Doubles:
-    """Intrinsics after the image was resized by factors along x and y."""
-    resized: Doubles = resizing(factors) @ intrinsics
-    return resized

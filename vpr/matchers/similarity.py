@@ -20,7 +20,7 @@ def match_in_batches(
     device: torch.device,
     match: Callable[[Tensor, Sequence[LocalFeatures]], list[Matches]],
 ) -> list[Matches]:
-    """Returns the matches that ``match`` finds in the cosines (K, N, M) of candidates; an image without keypoints has none.
+    """Returns the matches that ``match`` finds in the cosines (K, N, M) of candidates; no keypoints, no matches.
 
     The cosines are -inf where a candidate has fewer than M points, and may be written to.
     """

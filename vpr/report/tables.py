@@ -77,14 +77,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def markdown_table(summary: Summary) -> str:
-    """The same table in Markdown."""
-    header, *body = [[cell.replace("|", "\\|") for cell in row] for row in _rows(summary)]
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
-    return "\n".join([_title(summary), "", *lines, "", *_notes(summary)]) + "\n"
-
-
 def percent(fraction: float) -> str:
     """One decimal, without the sign; n/a for what was measured on no query."""
     return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"

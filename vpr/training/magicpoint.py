@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vpr.config import MethodSettings
 from vpr.core import Doubles, Image
+from vpr.geometry import corners
 from vpr.local_features.detection import score_map, strongest, suppress
 from vpr.local_features.superpoint_network import Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
@@ -24,6 +25,8 @@ from vpr.training.randomness import Randomness, randomness
 from vpr.training.shapes import draw_shape
 
 MOST_POINTS = 96  # of one image; more are left out
+MOST_DETECTIONS = 300  # of one image of the validation
+THRESHOLD = 0.015  # of the detections whose position is measured
 
 
 class Settings(MethodSettings):
@@ -89,21 +92,20 @@ class MagicPointTask:
         return {"loss": detector_loss(logits, classes, whole_cells(valid))}
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Precision and recall of corners within 2 pixels, on images that training never draws."""
-        random = randomness(self.settings.seed, 1)
-        right = found = wanted = near = 0
-        for first in range(0, self.settings.validation_images, 32):
-            numbers = range(-1 - first, -1 - min(first + 32, self.settings.validation_images), -1)
-            drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, -n).numpy) for n in numbers]
+        """Average precision of corners within 2 pixels, and their mean error in pixels, on images never trained on."""
+        random, count = randomness(self.settings.seed, 1), self.settings.validation_images
+        found: list[corners.Detections] = []
+        for first in range(0, count, 32):
+            numbers = range(first + 1, min(first + 32, count) + 1)
+            drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, n).numpy) for n in numbers]
             batch = self._stack(drawn, torch.eye(3).repeat(len(drawn), 1, 1))
             images, truth, _ = self._see(ShapeBatch(*(each.to(device) for each in batch)), random)
             scores = suppress(score_map(model(images)[0]), 4)
-            for map_, points in zip(scores, truth, strict=True):
-                hits, count, total, reached = _count(map_[None], points)
-                right, found, wanted, near = right + hits, found + count, wanted + total, near + reached
-        precision, recall = right / max(1, found), near / max(1, wanted)
-        f_score = 2 * precision * recall / max(1e-9, precision + recall)
-        return {"f_score": f_score, "precision": precision, "recall": recall}
+            found += [_detections(*each) for each in zip(scores.cpu(), truth.cpu(), strict=True)]
+        return {
+            "mean_average_precision": corners.mean_average_precision(found),
+            "localisation_error": corners.localisation_error(found, THRESHOLD),
+        }
 
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, model, record=SUPERPOINT_RECORD)
@@ -111,8 +113,8 @@ class MagicPointTask:
     def _stack(self, drawn: Sequence[tuple[Image, Doubles]], homography: Tensor) -> ShapeBatch:
         points = torch.zeros(len(drawn), MOST_POINTS, 2)
         counts = torch.zeros(len(drawn), dtype=torch.int64)
-        for row, (_, corners) in enumerate(drawn):
-            kept = corners[:MOST_POINTS]
+        for row, (_, there) in enumerate(drawn):
+            kept = there[:MOST_POINTS]
             points[row, : len(kept)] = torch.from_numpy(kept).float()
             counts[row] = len(kept)
         images = torch.from_numpy(np.stack([image for image, _ in drawn]))[:, None]
@@ -127,17 +129,14 @@ class MagicPointTask:
         return images, points, homographies.seen(batch.homography, size, size, margin=1)
 
 
-def _count(scores: Tensor, truth: Tensor) -> tuple[int, int, int, int]:
-    """Detections within 2 pixels of a corner, detections, corners, and corners with a detection within 2 pixels."""
-    places, _, counts = strongest(scores, 0.015, 2, MOST_POINTS)
-    places = places[0, : int(counts[0])]
-    width = scores.shape[2]
-    detected = torch.stack([places % width, places // width], dim=1).float()
-    corners = truth.nonzero().flip(1).float()
-    if not len(detected) or not len(corners):
-        return 0, len(detected), len(corners), 0
-    near = torch.cdist(detected, corners) <= 2
-    return int(near.any(1).sum()), len(detected), len(corners), int(near.any(0).sum())
+def _detections(scores: Tensor, truth: Tensor) -> corners.Detections:
+    """Keypoints of a map of scores (H, W) and the corners of a map (H, W), as x, y."""
+    places, strengths, counts = strongest(scores[None], 0.0, 2, MOST_DETECTIONS)
+    rows, count = places[0, : int(counts[0])], int(counts[0])
+    width = scores.shape[1]
+    keypoints = torch.stack([rows % width, rows // width], dim=1)
+    there = truth.nonzero().flip(1)
+    return corners.Detections(*(each.double().numpy() for each in (keypoints, strengths[0, :count], there)))
 
 
 def build(settings: Settings) -> MagicPointTask:

@@ -44,7 +44,7 @@ class Places:
         ]
         known = {group for *_, group in listed if group}
         found: dict[tuple[object, ...], int] = {}
-        labels, groups, alone = [], [], []
+        labels, groups, singles = [], [], []
         for row, (number, file, place, group) in enumerate(listed):
             self.paths.append(file)
             self.group_names.append(group)
@@ -52,10 +52,12 @@ class Places:
             labels.append(found.setdefault(own, len(found)))
             name = place if place in known else group
             groups.append(found.setdefault(("group", name) if name else own, len(found)))
-            alone.append(not place)
+            singles.append(not place)
         self.labels, self.groups = np.array(labels, np.int64), np.array(groups, np.int64)
-        self.single, self.held_single = _apart(np.flatnonzero(alone), held_out)
-        wanted = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels[~np.array(alone, np.bool_)])]
+        self.single, self.held_single = _apart(np.flatnonzero(singles), held_out)
+        wanted = [
+            np.flatnonzero(self.labels == label) for label in np.unique(self.labels[~np.array(singles, np.bool_)])
+        ]
         several = [rows for rows in wanted if len(rows) > 1]
         _, held = _apart(np.unique([self.groups[rows[0]] for rows in several]), held_out)
         self.places = [rows for rows in several if self.groups[rows[0]] not in held]
@@ -87,10 +89,10 @@ class Places:
 
         A single image comes ``views`` times, and so does one of a place that has fewer images.
         """
-        alone = min(round(places * single), len(self.single))
-        together = min(places - alone, len(self.places))
-        alone = min(places - together, len(self.single))
-        chosen = [np.repeat(random.choice(self.single, alone, replace=False), views)] if alone else []
+        singles = min(round(places * single), len(self.single))
+        together = min(places - singles, len(self.places))
+        singles = min(places - together, len(self.single))
+        chosen = [np.repeat(random.choice(self.single, singles, replace=False), views)] if singles else []
         for place in random.permutation(len(self.places))[:together]:
             rows = random.permutation(self.places[place])
             chosen.append(np.resize(rows, views))
