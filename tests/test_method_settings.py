@@ -23,6 +23,7 @@ from vpr.core import LocalFeatures, Matches
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid
 from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.local_features.detection import contrast
 from vpr.matchers import MATCHERS
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.points import stack
@@ -64,11 +65,19 @@ def moved(before: LocalFeatures, after: LocalFeatures) -> bool:
     return torch.equal(before.scores, after.scores) and 0 < float((after.keypoints - before.keypoints).abs().max()) <= 3
 
 
+def textured_only(before: LocalFeatures, after: LocalFeatures) -> bool:
+    """With 40 grey levels of contrast asked for, some keypoints are left, and all have it."""
+    x, y = after.keypoints.long().unbind(1)
+    deviation = contrast(torch.from_numpy(IMAGE)[None, None].float())[0]
+    return 0 < len(after) < len(before) and bool((deviation[y, x] >= 40).all())
+
+
 SUPERPOINT: dict[str, tuple[Any, Callable[[LocalFeatures, LocalFeatures], bool]]] = {
     "keypoint_threshold": (
         0.016,
         lambda a, b: 0 < len(b) < len(a) and rows(b, b.scores > 0) == rows(a, a.scores > 0.016),
     ),
+    "min_contrast": (40.0, textured_only),
     "nms_radius": (9, lambda a, b: separation(a) == 5 and separation(b) == 10),
     "border": (20, lambda a, b: 0 < len(b) < len(a) and rows(b, b.scores > 0) == rows(a, within(a, 20))),
     "max_keypoints": (7, lambda a, b: len(b) == 7 and rows(b, b.scores > 0) == rows(a, a.scores > 0)[:7]),

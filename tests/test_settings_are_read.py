@@ -24,9 +24,7 @@ from vpr.training.tasks import Settings as TrainingSettings
 ROOT = Path(vpr.__file__).parent
 
 # Fields that no watched run reads, and why.
-NOT_READ: dict[tuple[str, str], str] = {
-    ("vpr.settings.Settings", "joined"): "read where the global descriptor takes the image; the run here has VLAD",
-}
+NOT_READ: dict[tuple[str, str], str] = {}
 
 
 def all_sections() -> list[type[Section]]:

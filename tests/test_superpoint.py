@@ -6,7 +6,7 @@ from published import CPU, plain, randomise
 from torch import nn
 from torch.nn import functional
 
-from vpr.config import parse
+from vpr.config import load, parse
 from vpr.core import ConfigError
 from vpr.local_features import LOCAL_EXTRACTORS, detection, superpoint, superpoint_fast
 from vpr.local_features.detection import refine, score_map, strongest, suppress
@@ -14,6 +14,7 @@ from vpr.local_features.sampling import sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.runtime.precision import arithmetic, dtype_of
+from vpr.settings import Settings
 from vpr.weights import WeightsError
 
 SMALL = {"widths": (8, 8, 12, 16), "head": 16, "dim": 24}
@@ -264,6 +265,30 @@ def test_tiny_images_have_few_points_or_none(size):
     assert found.image_size == (size[1], size[0])
     assert found.descriptors.shape == (len(found), 24)
     assert len(found) == 0 or min(size) > 8
+
+
+def test_contrast_is_a_standard_deviation():
+    """By hand, after averaging 3 x 3; by pooling, as on a GPU, the same."""
+    image = torch.rand(1, 1, 20, 30, generator=torch.Generator().manual_seed(0))
+    smooth = functional.avg_pool2d(image, 3, stride=1)[0, 0]  # from row and column 1 on
+    expected = smooth[5:14, 7:16].std(correction=0)
+    found = detection.contrast(image)
+    assert found.shape == (1, 20, 30) and float(found[0, 10, 12]) == pytest.approx(float(expected), rel=1e-4)
+    pooled = detection._averaged(image, 3)
+    pooled = (detection._averaged(pooled * pooled, 9) - detection._averaged(pooled, 9) ** 2).clamp_min(0).sqrt()[:, 0]
+    torch.testing.assert_close(found, pooled, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [0, 3, 8])
+def test_a_dark_flat_image_has_hardly_a_keypoint_by_the_shipped_weights(noise):
+    """The weights by themselves have 1,024 in each, black or with a sensor's noise."""
+    dark = torch.randn(1, 240, 320, generator=torch.Generator().manual_seed(0)) * noise + 20
+    row = LOCAL_EXTRACTORS["superpoint"]
+    counts = []
+    for overrides in ([], ["local_features.min_contrast=0"]):
+        chosen = load(Settings, None, overrides).local_features
+        counts += [len(each) for each in row.build(chosen, CPU).extract([dark.clamp(0, 255).byte()])]
+    assert counts[0] <= noise and counts[1] == 1024
 
 
 def test_a_constant_image_is_no_accident():

@@ -182,6 +182,13 @@ class LocalFeatures:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def part(self, rows: Tensor) -> LocalFeatures:
+        """The keypoints of these rows, given by number or by a flag for each keypoint."""
+        scales, orientations = (None if each is None else each[rows] for each in (self.scales, self.orientations))
+        return LocalFeatures(
+            self.keypoints[rows], self.scores[rows], self.descriptors[rows], self.image_size, scales, orientations
+        )
+
     @staticmethod
     def empty(dim: int, image_size: tuple[int, int] = (0, 0)) -> LocalFeatures:
         import torch

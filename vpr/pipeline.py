@@ -17,6 +17,7 @@ from vpr.config import digest_of_names, dump, fingerprint, plain
 from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, Origin, Ranking, Rows
 from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
+from vpr.features.masks import read_masks
 from vpr.images import read_image, resize
 from vpr.index import FaissIndex, Vectors, first_per_group, kept_index, own_region, region_indexes
 from vpr.index import shortlist as search_index
@@ -72,10 +73,11 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
 
     Raises DataError if not one query, or not one database image, can be read.
     """
+    masks = read_masks(engine.settings.images.masks, dataset.database)
     found = []
     for role, images in (("database", dataset.database), ("queries", dataset.queries)):
         with clock.stage(f"extract, {role}", len(images), "image") as stage:
-            features = engine.extractor.extract(images, folders(role), verify=verify)
+            features = engine.extractor.extract(images, folders(role), verify=verify, masks=masks)
             assert features.work is not None
             stage.reused = features.work.reused
         failed = features.work.failed

@@ -49,6 +49,7 @@ class Images(Section):
 
     on_bad_image: Literal["skip", "fail"] = "skip"
     max_megapixels: float = Field(MAX_MEGAPIXELS, gt=0)
+    masks: str = ""  # an image for all, or a folder of images: black pixels give no features; "auto": see masks
 
 
 class Store(Section):

@@ -44,4 +44,5 @@ def fit(
     out.parent.mkdir(parents=True, exist_ok=True)
     trained_for = features_of(settings.local_features, extractor.local.dim, extractor.local.weights)
     model.save(out, half=True, trained_for=trained_for.model_dump())
-    say(f"{model.dim} dimensions, fitted on {len(found.images)} images: {out}; use it with --set {section}.weights={out}")
+    say(f"{model.dim} dimensions, fitted on {len(found.images)} images: {out}")
+    say(f"use it with --set {section}.weights={out}")

@@ -46,11 +46,13 @@ def feature_extract(
     from vpr.core import DataError, ImageSet
     from vpr.datasets.image_lists import read_image_list
     from vpr.features.feature_set import FeatureFolders
+    from vpr.features.masks import read_masks
 
     settings = _settings(config_path, overrides, nocuda)
     engine = build(settings)
     images = ImageSet(dataset_root_dir, read_image_list(dataset_file_path))
-    work = engine.extractor.extract(images, FeatureFolders.under(output_features_dir)).work
+    masks = read_masks(settings.images.masks, images)
+    work = engine.extractor.extract(images, FeatureFolders.under(output_features_dir), masks=masks).work
     failed = work.failed if work is not None else {}
     if len(failed) == len(images):
         raise DataError(f"{images.root}: not one of {len(images)} images can be used: {next(iter(failed.values()))}")

@@ -57,6 +57,13 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash every image file, even if its size and times are unchanged.")
     ] = False,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            help="What is black in these masks gives no features: an image for all, a folder with NAME.png for each "
+            "image, or 'auto' for what stands at the same pixels in all database images, as a bonnet or a frame."
+        ),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
@@ -71,6 +78,8 @@ def run(
     record = None if protocol is None else datasets.protocol(protocol)
     if record is not None and record.one_per_group:
         overrides = ["shortlist.one_per_group=true", *(overrides or [])]
+    if masks is not None:
+        overrides = [*(overrides or []), f"images.masks={masks}"]
     settings = settings_of(config, overrides)
     dataset = _dataset(database, queries, reader, source=source or [], settings=settings, ground_truth=ground_truth)
     if record is not None:

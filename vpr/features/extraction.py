@@ -28,6 +28,7 @@ from vpr.core import (
     PatchDescriptor,
 )
 from vpr.features.contents import Contents
+from vpr.features.masks import Masks, covered, kept
 from vpr.features.shards import Arrays, ShardFolder, StoredItem, read_arrays
 from vpr.features.store import OPTIONAL, GlobalStore, LocalStore, PatchStore, local_arrays, patch_arrays
 from vpr.global_descriptors.patches import PatchFeatures
@@ -162,9 +163,17 @@ class Pass:
     preprocess: Callable[[Image], Tensor]
     process: Callable[[Sequence[Tensor]], Sequence[tuple[Any, ...]]]  # for each image, an item for each kind
 
-    def prepare(self, image: ImageLike, max_megapixels: float) -> Tensor:
-        """One image, as ``process`` takes it. Raises ImageError."""
-        return self.preprocess(as_image(image, self.channels, max_megapixels))
+    def prepare(self, image: ImageLike, max_megapixels: float, mask: Image | None = None) -> Tensor:
+        """One image, as ``process`` takes it, without what a mask leaves out. Raises ImageError."""
+        decoded = as_image(image, self.channels, max_megapixels)
+        return self.preprocess(decoded if mask is None else covered(decoded, mask))
+
+
+class Prepared(NamedTuple):
+    """An image that is ready for a pass, and its mask, if it has one."""
+
+    tensor: Tensor
+    mask: Image | None
 
 
 def local_pass(extractor: LocalExtractor) -> Pass:
@@ -201,13 +210,25 @@ def joint_pass(extractor: LocalExtractor, descriptor: JointDescriptor) -> Pass:
 
 
 def extract(
-    images: ImageSet, contents: Contents, way: Pass, outputs: Sequence[FeatureOutput], *, how: Extraction
+    images: ImageSet,
+    contents: Contents,
+    way: Pass,
+    outputs: Sequence[FeatureOutput],
+    *,
+    how: Extraction,
+    masks: Masks | None = None,
 ) -> Work:
     """Features of every image into the folders, in the order of the images; what they hold already is not computed.
 
     An image that cannot be read has empty features, and is tried again by the next call. Raises ImageError at the first
     such image if ``how.on_bad_image`` is "fail", and DataError if a folder was made with other settings or weights.
+    With ``masks`` the keys of the contents are those of Masks.keyed.
     """
+
+    def load(row: int) -> Prepared:
+        mask = None if masks is None else masks.of(images, row)
+        return Prepared(way.prepare(images.path(row), how.max_megapixels, mask), mask)
+
     keys = contents.keys
     shard_size = min(shard_size_of(output.kind, how) for output in outputs)
     folders = [ShardFolder(output.folder, output.origin, keys, shard_size) for output in outputs]
@@ -225,7 +246,7 @@ def extract(
         shards: list[list[str]] = [[] for _ in folders]
         name = "/".join(outputs[0].folder.parts[-2:])
         progress = Progress(name, len(keys), "image", initial=len(keys) - len(lacking))
-        prepare = in_order(lambda row: way.prepare(images.path(row), how.max_megapixels), lacking, how.threads)
+        prepare = in_order(load, lacking, how.threads)
         waiting = set(lacking)
         with progress, closing(prepare) as loaded:
             for items in slices:
@@ -328,10 +349,10 @@ def _batches(loaded: Iterator[T], count: int, batch_size: int) -> Iterator[list[
 
 
 def _process(
-    batch: Sequence[tuple[int, Tensor | ImageError]], way: Pass, failed: dict[int, str], how: Extraction
+    batch: Sequence[tuple[int, Prepared | ImageError]], way: Pass, failed: dict[int, str], how: Extraction
 ) -> dict[int, tuple[Any, ...]]:
     """Features by row; the reasons of images that could not be read go to ``failed``."""
-    readable: list[tuple[int, Tensor]] = []
+    readable: list[tuple[int, Prepared]] = []
     for row, image in batch:
         if isinstance(image, ImageError):
             if how.on_bad_image == "fail":
@@ -342,5 +363,8 @@ def _process(
             readable.append((row, image))
     if not readable:
         return {}
-    results = way.process([image for _, image in readable])
-    return {row: result for (row, _), result in zip(readable, results, strict=True)}
+    results = way.process([image.tensor for _, image in readable])
+    return {
+        row: result if image.mask is None else tuple(kept(item, image.mask) for item in result)
+        for (row, image), result in zip(readable, results, strict=True)
+    }

@@ -37,6 +37,7 @@ from vpr.features.extraction import (
     local_pass,
     patch_pass,
 )
+from vpr.features.masks import Masks
 from vpr.features.shards import refuse_other_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.images import ImageLike
@@ -112,17 +113,22 @@ class FeatureExtractor:
         shares = getattr(descriptor, "shares_backbone_with", None)
         self.joint = local is not None and shares is not None and not patches and bool(shares(local))
 
-    def extract(self, images: ImageSet, folders: FeatureFolders, *, verify: bool = False) -> FeatureSet:
+    def extract(
+        self, images: ImageSet, folders: FeatureFolders, *, verify: bool = False, masks: Masks | None = None
+    ) -> FeatureSet:
         """All features of an image set; continues where it was interrupted and computes only what is new.
 
         With ``verify`` every file is hashed, even if its size and times are those it had.
+        ``masks`` say which pixels give features.
         Raises DataError if a folder holds features of other settings.
         """
         contents = read_contents(images, folders.contents, threads=self.how.threads, verify=verify)
+        if masks is not None:
+            contents = masks.keyed(images, contents)
         work = Work(reused=len(images))
         for way, kinds in self.passes():
             outputs = [self._output(kind, folders) for kind in kinds]
-            done = extract(images, contents, way, outputs, how=self.how)
+            done = extract(images, contents, way, outputs, how=self.how, masks=masks)
             work = Work(
                 max(work.computed, done.computed), min(work.reused, done.reused), {**work.failed, **done.failed}
             )

@@ -57,6 +57,31 @@ def _suppress_by_dilation(scores: Floats, radius: int) -> Floats:
     return np.where(found, scores, np.float32(0))
 
 
+def contrast(grey: Tensor) -> Tensor:
+    """Standard deviation of the values around each pixel, (B, H, W) of images (B, 1, H, W).
+
+    Of squares of 9 x 9 pixels, after averaging 3 x 3, which takes two thirds of a sensor's noise away. Near the edges
+    the image is mirrored.
+    """
+    if grey.is_cuda:
+        smooth = _averaged(grey, 3)
+        return (_averaged(smooth * smooth, 9) - _averaged(smooth, 9) ** 2).clamp_min(0).sqrt()[:, 0]
+    return torch.stack([torch.from_numpy(_contrast_by_opencv(each[0].numpy())) for each in grey])
+
+
+def _averaged(images: Tensor, side: int) -> Tensor:
+    padded = functional.pad(images, (side // 2,) * 4, mode="reflect")
+    return functional.avg_pool2d(functional.avg_pool2d(padded, (1, side), stride=1), (side, 1), stride=1)
+
+
+def _contrast_by_opencv(grey: Floats) -> Floats:
+    """The same by OpenCV, which takes a sixth of the time of pooling on a CPU."""
+    smooth = cv2.blur(grey, (3, 3))
+    mean, square = cv2.blur(smooth, (9, 9)), cv2.blur(smooth * smooth, (9, 9))
+    deviation: Floats = np.sqrt(np.maximum(square - mean * mean, 0))
+    return deviation
+
+
 def strongest(scores: Tensor, threshold: float, border: int, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """The places of the ``most`` highest scores of each map (B, H, W) that are above the threshold; 0 for all.
 

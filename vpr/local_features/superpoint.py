@@ -19,7 +19,7 @@ from vpr.config import MethodSettings, Section
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import resize, size_between
 from vpr.local_features.corners import to_corners
-from vpr.local_features.detection import refine, score_map, strongest, suppress
+from vpr.local_features.detection import contrast, refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import CELL, PUBLISHED_SIZES, SuperPointNetwork
@@ -58,6 +58,7 @@ class Settings(SeenSize, MethodSettings):
     weights: str = "vpr-superpoint"  # name or path of weights in a published layout, of any size
     keypoint_threshold: float = Field(0.001, ge=0, lt=1)  # 0.005 as published
     nms_radius: int = Field(4, ge=0)  # keypoints lie further apart than this many pixels along an axis
+    min_contrast: float = Field(0.0, ge=0, le=128)  # grey levels; flatter surroundings have no keypoint, see detection
     border: int = Field(4, ge=0)  # pixels along the edges without keypoints
     max_keypoints: int = Field(1024, ge=0)  # the strongest are kept; 0 for all
     # Keypoints are also detected in the image scaled by these factors, as in R2D2 (Revaud et al., NeurIPS 2019): for
@@ -168,7 +169,11 @@ class SuperPoint:
         with arithmetic(settings.precision, self.device):
             logits, coarse = self.network(grey) if use_maps is None else self.network(grey, use_maps)
         dense = score_map(logits)
-        scores = suppress(dense, settings.nms_radius)
+        textured = dense
+        if settings.min_contrast:
+            flat = contrast(grey)[:, : dense.shape[1], : dense.shape[2]] < settings.min_contrast / 255
+            textured = dense.masked_fill(flat, 0)
+        scores = suppress(textured, settings.nms_radius)
         places, found, counts = strongest(scores, settings.keypoint_threshold, settings.border, settings.max_keypoints)
         keypoints = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float()
         if settings.subpixel:

@@ -1,0 +1,175 @@
+"""Masks: the pixels of an image that may give features.
+
+What stands at the same pixels in every image (a bonnet, a frame, a timestamp, dirt on the lens) says nothing of the
+place, but would match in all of them. White pixels of a mask count, black ones (below 128) do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vpr.core import ConfigError, DataError, Floats, Image, ImageError, ImageSet, LocalFeatures
+from vpr.features.contents import NO_CONTENT, Contents, digest_of_file
+from vpr.images import read_image, resize
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"  # instead of a path: what is constant over the database's images
+SAMPLE = 200  # images in which constant regions are sought
+WIDTH = 320  # of the images in which they are sought
+LEAST_VARIATION = 6.0  # grey levels of standard deviation over the images, below which a pixel is constant
+LEAST_AREA = 0.002  # of a constant region, as a fraction of the image
+MOST_CONSTANT = 0.6  # of the image; a camera that does not move sees more
+MARGIN = 5  # pixels of WIDTH around constant regions, whose edges are constant too
+FEWEST = 8  # images that can show what is constant
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks of an image set, each brought to the size of its image.
+
+    ``folder`` holds a mask for each image, under the image's name with .png after it or instead of its suffix, in the
+    same subfolders; an image without one counts as a whole. ``common`` (H, W) uint8 is for all images instead.
+    """
+
+    folder: Path | None = None
+    common: Image | None = None
+
+    def of(self, images: ImageSet, row: int) -> Image | None:
+        """(H, W) uint8, at its own size; None where the whole image counts. Raises ImageError."""
+        path = self._path(images, row)
+        return self.common if path is None else read_image(path, "grey")
+
+    def keyed(self, images: ImageSet, contents: Contents) -> Contents:
+        """Content keys that are of the image and its mask."""
+        keys = [
+            _joined(key, self._key(images, row)) if key != NO_CONTENT else key for row, key in enumerate(contents.keys)
+        ]
+        return replace(contents, keys=tuple(keys))
+
+    def _key(self, images: ImageSet, row: int) -> str:
+        path = self._path(images, row)
+        if path is not None:
+            return digest_of_file(path)
+        return "" if self.common is None else hashlib.sha256(_bytes(self.common)).hexdigest()
+
+    def _path(self, images: ImageSet, row: int) -> Path | None:
+        paths = () if self.folder is None else self._paths(images, row, self.folder)
+        return next((each for each in paths if each.is_file()), None)
+
+    @staticmethod
+    def _paths(images: ImageSet, row: int, folder: Path) -> Iterator[Path]:
+        name = images.names[row]
+        for within in (name, f"{images.root.name}/{name}"):
+            yield folder / f"{within}.png"
+            yield (folder / within).with_suffix(".png")
+
+
+def read_masks(chosen: str, database: ImageSet) -> Masks | None:
+    """Masks by a setting: "" for none, "auto" for the regions that are constant over a database, or a path.
+
+    Raises ConfigError for a path that is not there, and ImageError for a file that is no image.
+    """
+    if not chosen:
+        return None
+    if chosen == AUTO:
+        common = constant_regions(database)
+        return None if common is None else Masks(common=common)
+    path = Path(chosen)
+    if path.is_dir():
+        return Masks(folder=path)
+    if not path.exists():
+        raise ConfigError(
+            f"images.masks = {chosen!r}: no such file or folder; give an image for all, a folder with one mask "
+            f"for each image, or {AUTO!r}"
+        )
+    return Masks(common=read_image(path, "grey"))
+
+
+def constant_regions(images: ImageSet) -> Image | None:
+    """A mask (H, W) uint8 of what is the same in all images; None where nothing is.
+
+    Looked for in at most SAMPLE images, spread over the set. Raises DataError where most of the image is constant, as
+    of a camera that does not move.
+    """
+    rows = np.unique(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).round().astype(np.int64))
+    seen = list(_small(images, rows))
+    if len(seen) < FEWEST:
+        logger.info("masks: fewer than %d images, so nothing is known to be constant", FEWEST)
+        return None
+    constant = _constant(np.stack(seen))
+    share = float(constant.mean())
+    if share > MOST_CONSTANT:
+        raise DataError(
+            f"{images.root}: {share:.0%} of the image hardly changes from image to image, as of a camera that does not "
+            "move; give masks of your own, or none"
+        )
+    logger.info("masks: %.1f %% of the image is constant over %d images and ignored", 100 * share, len(seen))
+    return np.where(constant, np.uint8(0), np.uint8(255)) if constant.any() else None
+
+
+def covered(image: Image, mask: Image) -> Image:
+    """The image with the mean colour of what counts in place of what does not; wholly masked, it is black."""
+    counts = _at_size(mask, image.shape[1], image.shape[0])
+    mean = image[counts].mean(axis=0) if counts.any() else np.zeros(image.shape[2:])
+    filled = image.copy()
+    filled[~counts] = np.asarray(np.round(mean), np.uint8)
+    return filled
+
+
+def kept(item: Any, mask: Image) -> Any:
+    """Local features without the keypoints on masked pixels; anything else as it is."""
+    if not isinstance(item, LocalFeatures) or not len(item):
+        return item
+    width, height = item.image_size
+    counts = torch.from_numpy(_at_size(mask, width, height))
+    x, y = item.keypoints.round().long().unbind(1)
+    return item.part(counts[y.clamp(0, height - 1), x.clamp(0, width - 1)])
+
+
+def _at_size(mask: Image, width: int, height: int) -> Bools:
+    counts: Bools = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) >= 128
+    return counts
+
+
+def _small(images: ImageSet, rows: NDArray[np.int64]) -> Iterator[Floats]:
+    """Grey images (H, WIDTH) of one size, slightly blurred; those that cannot be read are left out."""
+    height = 0
+    for row in rows.tolist():
+        try:
+            image = read_image(images.path(row), "grey")
+        except ImageError:
+            continue
+        height = height or max(1, round(WIDTH * image.shape[0] / image.shape[1]))
+        yield cv2.GaussianBlur(resize(image, (WIDTH, height)), (0, 0), 1.0).astype(np.float32)
+
+
+def _constant(images: Floats) -> Bools:
+    """(H, W) of images (N, H, W): regions that vary little, large enough, with a margin."""
+    steady = (images.std(axis=0) < LEAST_VARIATION).astype(np.uint8)
+    steady = cv2.morphologyEx(steady, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    count, labels, about, _ = cv2.connectedComponentsWithStats(steady, connectivity=4)
+    large = [each for each in range(1, count) if about[each, cv2.CC_STAT_AREA] >= LEAST_AREA * steady.size]
+    regions = np.isin(labels, large).astype(np.uint8)
+    grown: Bools = cv2.dilate(regions, np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)).astype(np.bool_)
+    return grown
+
+
+def _joined(key: str, of_mask: str) -> str:
+    return hashlib.blake2b(f"{key}+{of_mask}".encode(), digest_size=16).hexdigest() if of_mask else key
+
+
+def _bytes(mask: Image) -> bytes:
+    return repr(mask.shape).encode() + mask.tobytes()
