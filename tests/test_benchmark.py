@@ -67,7 +67,7 @@ def stores(folder: Path) -> set[str]:
 def test_methods_with_one_extractor_share_its_features(town, tmp_path):
     run(tmp_path, PLAIN, SHORT, sources=[DatasetSource("town", lambda: town)])
     features = tmp_path / "town" / "features"
-    assert len(list(features.glob("local-*"))) == 1 and len(stores(features)) == 4
+    assert len(list(features.glob("local-*"))) == 1 and len(stores(features)) == 6
     other = NamedSettings("other", settings(local_features={"max_keypoints": 256}))
     run(tmp_path, PLAIN, other, THUMBNAIL, sources=[DatasetSource("town", lambda: town)])
     assert len(list(features.glob("local-*"))) == 2 and len(list(features.glob("global-*"))) == 1

@@ -279,8 +279,8 @@ def test_contrast_is_a_standard_deviation():
     torch.testing.assert_close(found, pooled, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("noise", [0, 3, 8])
-def test_a_dark_flat_image_has_hardly_a_keypoint_by_the_shipped_weights(noise):
+@pytest.mark.parametrize("noise", [0, 3, 5])
+def test_a_dark_flat_image_has_no_keypoint_by_the_shipped_weights(noise):
     """The weights by themselves have 1,024 in each, black or with a sensor's noise."""
     dark = torch.randn(1, 240, 320, generator=torch.Generator().manual_seed(0)) * noise + 20
     row = LOCAL_EXTRACTORS["superpoint"]
@@ -288,7 +288,7 @@ def test_a_dark_flat_image_has_hardly_a_keypoint_by_the_shipped_weights(noise):
     for overrides in ([], ["local_features.min_contrast=0"]):
         chosen = load(Settings, None, overrides).local_features
         counts += [len(each) for each in row.build(chosen, CPU).extract([dark.clamp(0, 255).byte()])]
-    assert counts[0] <= noise and counts[1] == 1024
+    assert counts == [0, 1024]
 
 
 def test_a_constant_image_is_no_accident():

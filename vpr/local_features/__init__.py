@@ -2,11 +2,12 @@
 
 from vpr.config import Method
 from vpr.core import LocalExtractor
-from vpr.local_features import orb, rootsift, superpoint
+from vpr.local_features import orb, rootsift, superpoint, xfeat
 
 LOCAL_EXTRACTORS: dict[str, Method[LocalExtractor]] = {
     "orb": Method(orb.Settings, orb.build),
     "rootsift": Method(rootsift.Settings, rootsift.build),
     "sift": Method(rootsift.Settings, rootsift.build),
     "superpoint": Method(superpoint.Settings, superpoint.build),
+    "xfeat": Method(xfeat.Settings, xfeat.build),
 }

@@ -141,11 +141,14 @@ class LightGlueNetwork(nn.Module):
         self.token_confidence = nn.ModuleList(TokenConfidence(dim) for _ in range(layers - 1))
 
     def convert_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Bring published weights, of either naming, to this layout, and take their sizes."""
+        """Bring published weights, of either naming, to this layout, and take their sizes.
+
+        LighterGlue's file has "matcher." before every name, and XFeat's weights beside them.
+        """
         state = {
-            re.sub(r"^(self_attn|cross_attn)\.(\d+)", r"transformers.\2.\1", key): value
+            re.sub(r"^(self_attn|cross_attn)\.(\d+)", r"transformers.\2.\1", key.removeprefix("matcher.")): value
             for key, value in state.items()
-            if key != "confidence_thresholds"
+            if key != "confidence_thresholds" and not key.startswith("extractor.")
         }
         projection, frequencies = state.get("transformers.0.self_attn.out_proj.weight"), state.get("posenc.Wr.weight")
         if projection is not None and frequencies is not None:  # else load_strictly will say what is missing

@@ -132,11 +132,10 @@ def _lightglue(name: str, own: str, cross: str, oriented: bool = False, part: st
     final = f"{part}log_assignment.0.final_proj.weight"
     own, cross = part + own, part + cross
     unloadable = "it also reads scale and orientation of each keypoint, which the method lightglue does not"
-    inner_only = "it is half of a file with the extractor, and has one head"
     return Layout(
         name,
-        loads=() if oriented or part else ("lightglue",),
-        why_not=unloadable if oriented else inner_only if part else "",
+        loads=() if oriented else ("lightglue",),
+        why_not=unloadable if oriented else "",
         signature_keys=(own.replace("{0..<layers}", "0") + ".Wqkv.weight", f"{part}posenc.Wr.weight", final),
         condition=(lambda state: axis("posenc.Wr.weight", 1)(state) == ORIENTED) if oriented else None,
         variant=None if part or oriented else lambda state: LIGHTGLUE_INPUTS.get(_lightglue_input(state), ""),
@@ -228,6 +227,7 @@ FREE_FEATURES = (
     ),
     Layout(
         "XFeat",
+        loads=("xfeat",),
         signature_keys=("skip1.1.weight", "block_fusion.2.weight", "fine_matcher.12.weight"),
         sizes={"descriptor": axis("block_fusion.2.weight")},
         keys=XFEAT_KEYS,
