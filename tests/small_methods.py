@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_aliked_disk
 import test_hub
 import test_lightglue
 import test_netvlad
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vpr.config import Method, parse
+from vpr.local_features.aliked import AlikedNetwork
 
 CPU = torch.device("cpu")
 CLUSTERS, DIM = 4, 6
@@ -70,8 +72,22 @@ def _gem(dim: int | None) -> Callable[[Path], dict[str, Any]]:
 
 
 SMALL_NETVLAD = {"height": 96, "width": 128}
+
+
+def _aliked(folder: Path) -> dict[str, Any]:
+    network = AlikedNetwork((4, 6, 8, 8), dim=16, samples=2)
+    return _saved(test_aliked_disk.published_aliked(network), folder) | {"detection_threshold": 0.0}
+
+
+def _disk(folder: Path) -> dict[str, Any]:
+    kornia = pytest.importorskip("kornia.feature")
+    return _network(kornia.DISK, folder)
+
+
 WEIGHTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "aliked": _aliked,
     "cosplace": _gem(8),
+    "disk": _disk,
     "eigenplaces": _gem(8),
     "gem": _gem(None),
     "hub": _hub,

@@ -221,6 +221,9 @@ ELSEWHERE = {
     ("thumbnail", "patch"): "test_patches_of_the_thumbnail_are_normalised_each",
     ("netvlad_mat", "whiten"): "test_whitening_of_matlabs_netvlad_can_be_left_out",
 }
+ALIKED = ("detection_threshold", "max_keypoints", "longest_side", "nms_radius")
+ELSEWHERE |= {("aliked", key): "test_aliked_disk.py" for key in ALIKED}
+ELSEWHERE |= {("disk", key): "test_aliked_disk.py" for key in (*ALIKED[:3], "nms_window")}
 ELSEWHERE |= {("xfeat", key): "test_xfeat.py" for key in ("detection_threshold", "max_keypoints", "longest_side")}
 IN_THE_OTHER_FILE = {"superpoint", "superglue", "lightglue", "patch_netvlad"}
 

@@ -2,9 +2,11 @@
 
 from vpr.config import Method
 from vpr.core import LocalExtractor
-from vpr.local_features import orb, rootsift, superpoint, xfeat
+from vpr.local_features import aliked, disk, orb, rootsift, superpoint, xfeat
 
 LOCAL_EXTRACTORS: dict[str, Method[LocalExtractor]] = {
+    "aliked": Method(aliked.Settings, aliked.build),
+    "disk": Method(disk.Settings, disk.build),
     "orb": Method(orb.Settings, orb.build),
     "rootsift": Method(rootsift.Settings, rootsift.build),
     "sift": Method(rootsift.Settings, rootsift.build),

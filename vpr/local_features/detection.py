@@ -118,3 +118,17 @@ def refine(keypoints: Tensor, scores: Tensor, reach: int = 2, spread: float = to
     weights = weights * torch.exp(-0.5 * (offsets / spread).square().sum(-1))
     moved: Tensor = (weights[..., None] * offsets).sum(2) / weights.sum(2).clamp_min(1e-12)[..., None]
     return keypoints + moved
+
+
+def refine_by_softmax(pixels: Tensor, scores: Tensor, reach: int, temperature: float) -> Tensor:
+    """Keypoints (N, 2) at the soft-argmax of the scores (H, W) of the square around pixels (N, 2), x and y.
+
+    The square reaches ``reach`` pixels; outside the map scores are 0. As ALIKE and ALIKED do.
+    """
+    steps = torch.arange(-reach, reach + 1, device=pixels.device)
+    around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).view(-1, 2)
+    padded = functional.pad(scores, (reach,) * 4)
+    x, y = (pixels[:, None] + around + reach).unbind(-1)
+    values = padded[y, x]
+    weights = ((values - values.amax(1, keepdim=True)) / temperature).exp()
+    return pixels + (weights @ around.float()) / weights.sum(1, keepdim=True)

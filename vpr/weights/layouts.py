@@ -196,6 +196,7 @@ ALIKED_VARIANTS = {(128, 16): "n16 or n16rot", (128, 32): "n32", (64, 16): "t16"
 FREE_FEATURES = (
     Layout(
         "ALIKED",
+        loads=("aliked",),
         signature_keys=("desc_head.agg_weights", "score_head.6.weight", "block1.conv1.weight"),
         variant=lambda state: ALIKED_VARIANTS.get(
             (axis("desc_head.agg_weights", 1)(state), axis("desc_head.agg_weights")(state)), ""
@@ -216,6 +217,7 @@ FREE_FEATURES = (
     ),
     Layout(
         "DISK",
+        loads=("disk",),
         signature_keys=("unet.path_down.0.1.3.weight", "unet.path_up.3.conv.3.weight"),
         sizes={"descriptor": lambda state: axis("unet.path_up.3.conv.3.weight")(state) - 1},
         keys=(
