@@ -210,10 +210,11 @@ def test_the_radius_may_be_another_and_the_stages_have_other_names(patchnetvlad_
             [
                 "feature-extract",
                 *("--dataset_file_path", f"{root}/{role}.txt", "--dataset_root_dir", f"{root}/set"),
-                *("--output_features_dir", f"{root}/f/{role}"),
+                *("--output_features_dir", f"{root}/f/{role}", "--config_path", "superpoint_vlad"),
             ]
         )
     named = ("--set", "output.shortlist_name=NetVLAD", "--set", "output.predictions_name=PatchNetVLAD")
+    named = (*named, "--config_path", "superpoint_vlad")
     common = ["feature-match", *match_arguments(root), "--ground_truth_path", f"{root}/gt.npz", *named]
     call([*common, "--posDistThr", "2"])
     assert (root / "results" / "PatchNetVLAD_predictions.txt").exists()

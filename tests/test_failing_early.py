@@ -38,7 +38,7 @@ def extract(folders: Folders, out: Path, overrides: list[str]) -> None:
     names = out.with_name("names.txt")
     names.write_text("\n".join(path.name for path in sorted(folders[0].iterdir())) + "\n")
     call(["feature-extract", "--dataset_file_path", str(names), "--dataset_root_dir", str(folders[0]),
-          "--output_features_dir", str(out), *overrides])  # fmt: skip
+          "--output_features_dir", str(out), "--config_path", "superpoint_vlad", *overrides])  # fmt: skip
 
 
 def match_two(folders: Folders, out: Path, overrides: list[str]) -> None:
@@ -58,3 +58,12 @@ def test_no_image_is_read_after_a_mistake_in_the_settings(command, mistake: str,
         command(small_city, tmp_path / "out", [part for value in chosen for part in ("--set", value)])
     assert not list(tmp_path.rglob("*.safetensors")) or list(tmp_path.rglob("*.safetensors")) == [damaged]
     assert not list(tmp_path.rglob("contents.json"))
+
+
+def test_too_few_images_for_the_index_are_no_reason_to_extract(
+    small_city: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        run(small_city, tmp_path / "out", ["--set", "index.factory=IVF64,Flat"])
+    assert "needs at least 64 images to be trained on, the database has 8" in capsys.readouterr().err
+    assert not (tmp_path / "out/features").exists()

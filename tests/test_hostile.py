@@ -195,7 +195,7 @@ def lists(root: Path, index: str | None = None, query: str | None = None) -> lis
         *("--dataset_root_dir", f"{root}", "--ground_truth_path", f"{root}/gt.npz"),
         *("--query_file_path", f"{root}/query.txt", "--index_file_path", f"{root}/index.txt"),
         *("--query_input_features_dir", f"{root}/f/query", "--index_input_features_dir", f"{root}/f/index"),
-        *("--result_save_folder", f"{root}/out", "--nocuda"),
+        *("--result_save_folder", f"{root}/out", "--nocuda", "--config_path", "superpoint_vlad"),
     ]
 
 
@@ -203,7 +203,7 @@ def extract_command(root: Path, role: str) -> list[str]:
     return [
         "feature-extract",
         *("--dataset_root_dir", f"{root}", "--dataset_file_path", f"{root}/{role}.txt"),
-        *("--output_features_dir", f"{root}/f/{role}", "--nocuda"),
+        *("--output_features_dir", f"{root}/f/{role}", "--nocuda", "--config_path", "superpoint_vlad"),
     ]
 
 
@@ -225,7 +225,32 @@ for kind, (text, reason) in LISTS.items():
 def _(root: Path) -> tuple[list[str], str]:
     command = lists(root)
     (root / "query.txt").unlink()
-    return command, "query.txt: no such image list"
+    return command, "query.txt: no such file"
+
+
+@case("image list: a folder")
+def _(root: Path) -> tuple[list[str], str]:
+    command = lists(root)
+    (root / "query.txt").unlink()
+    (root / "query.txt").mkdir()
+    return command, "query.txt: not a file"
+
+
+for kind, file, command, wanted in (
+    ("an image list", "query.txt", None, "query.txt: not a file"),
+    ("a ground truth", "gt.npz", None, "gt.npz: not a file"),
+    ("a ground truth to check", "gt.npz", ["gt", "check", "gt.npz"], "a pipe, socket or device, not a file"),
+    ("a table", "p.csv", ["gt", "make", "p.csv", "--out", "out.npz"], "a pipe, socket or device, not a file"),
+    ("a config", "c.toml", ["config", "show", "--config", "c.toml"], "a pipe, socket or device, not a file"),
+    ("an .ini file", "c.ini", ["config", "show", "--config", "c.ini"], "c.ini"),
+):  # fmt: skip
+
+    @case(f"a pipe as {kind}")
+    def _(root: Path, file=file, command=command, wanted=wanted) -> tuple[list[str], str]:
+        words = lists(root) if command is None else command
+        (root / file).unlink(missing_ok=True)
+        os.mkfifo(root / file)
+        return words, wanted
 
 
 @case("image list: binary")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vpr.cli.common import config_path
-from vpr.cli.patchnetvlad_ini import run_overrides, training_overrides
+from vpr.cli.patchnetvlad_ini import given_predictions, run_overrides, training_overrides
 from vpr.config import load
 from vpr.core import ConfigError
 from vpr.settings import Settings
@@ -97,7 +97,6 @@ def test_training(tmp_path: Path) -> None:
     [
         ({"feature_match": {"mather": "RANSAC"}}, "unknown key .* .did you mean 'feature_match.matcher'"),
         ({"feature_match": {"matcher": "guess"}}, "expected RANSAC or spatialApproximator"),
-        ({"feature_match": {"pred_input_path": "p.txt"}}, "not supported"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(change: dict[str, dict[str, str]], sentence: str, tmp_path: Path) -> None:
@@ -107,3 +106,9 @@ def test_mistakes_are_named(change: dict[str, dict[str, str]], sentence: str, tm
     (tmp_path / "y.ini").write_text("no section")
     with pytest.raises(ConfigError, match=r"not a readable \.ini file"):
         run_overrides(tmp_path / "y.ini")
+
+
+def test_a_shortlist_to_rerank(tmp_path: Path) -> None:
+    assert given_predictions(ini(tmp_path / "x.ini", feature_match=MATCH, global_params=GLOBAL)) is None
+    path = ini(tmp_path / "y.ini", feature_match={**MATCH, "pred_input_path": "p.npy"}, global_params=GLOBAL)
+    assert given_predictions(path) == Path("p.npy")

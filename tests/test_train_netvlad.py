@@ -232,6 +232,14 @@ def test_the_published_script_is_called_as_ever(pittsburgh, here, monkeypatch, c
     assert (here / "runs" / "p" / "centroids" / "vgg16_pitts_3.safetensors").exists()
 
 
+def test_a_start_that_fails_leaves_no_settings_behind(pittsburgh, here, capsys):
+    flags = ["--dataset_root_dir", str(pittsburgh), "--trainset", "pitts", "--nocuda", "--save_path", "runs"]
+    with pytest.raises(SystemExit):
+        call(["train-netvlad", *flags, *SETS, "--set", "backbone=absent.pth"])
+    assert "absent.pth: no such file" in capsys.readouterr().err
+    assert not (here / "runs").exists()
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(pittsburgh, here, monkeypatch):
     def train(name, epochs):
         flags = ["--dataset_root_dir", str(pittsburgh), "--trainset", "pitts", "--nocuda", "--save_path", "runs"]

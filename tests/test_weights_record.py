@@ -325,11 +325,17 @@ def lightglue(inputs: int = 2) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "wrap", ["model.", "matcher.", "net.", "_orig_mod.", "module.", "model._orig_mod.", "module.net."]
+    "wrap",
+    ["model.", "matcher.", "net.", "_orig_mod.", "module.", "model._orig_mod.", "module.net.", "student.", "ema.a."],
 )
 def test_prefixes_that_all_names_have_are_dropped(wrap: str, tmp_path: Path) -> None:
     torch.save({f"{wrap}{key}": value for key, value in lightglue().items()}, tmp_path / "a.pth")
     assert read_checkpoint(tmp_path / "a.pth").keys() == lightglue().keys()
+
+
+def test_an_unknown_prefix_of_no_known_layout_stays(tmp_path: Path) -> None:
+    torch.save({"student.a": torch.ones(1), "student.b": torch.ones(1)}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth").keys() == {"student.a", "student.b"}
 
 
 def test_prefixes_of_some_names_stay(tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ class Engine:
         return _build_aggregator(chosen, ())
 
 
-def build(settings: Settings, *, retrieves: bool = True) -> Engine:
+def build(settings: Settings, *, retrieves: bool = True, extracts: bool = True) -> Engine:
     """All methods that the settings name; without ``retrieves`` none of the first stage, whose shortlist is given.
 
+    Without ``extracts`` no features can be made, so their weights are not needed.
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)
@@ -69,7 +70,7 @@ def build(settings: Settings, *, retrieves: bool = True) -> Engine:
     if aggregated is not None:
         _require_compatible(settings, "global_descriptor", aggregated)
     reranker = build_reranker(settings) if settings.rerank.k > 0 else None
-    extractor = build_extractor(settings, retrieves=retrieves)
+    extractor = build_extractor(settings, retrieves=retrieves, extracts=extracts)
     given = bool(getattr(aggregated, "weights", ""))
     return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
 
@@ -88,13 +89,17 @@ def build_pair_methods(settings: Settings) -> PairMethods:
     return PairMethods(build_extractor(settings, retrieves=False), build_reranker(settings))
 
 
-def build_extractor(settings: Settings, *, retrieves: bool = True) -> FeatureExtractor:
-    """Returns the extractors that the settings need; without ``retrieves`` only those of the second stage."""
+def build_extractor(settings: Settings, *, retrieves: bool = True, extracts: bool = True) -> FeatureExtractor:
+    """Returns the extractors that the settings need; without ``retrieves`` only those of the second stage.
+
+    Without ``extracts`` there are none.
+    """
     patches = compares_patches(settings)
     local = needs_local(settings) if retrieves else compares_local(settings)
+    described = patches or (retrieves and describes_images(settings))
     return FeatureExtractor(
-        build_local(settings) if local else None,
-        build_descriptor(settings) if patches or (retrieves and describes_images(settings)) else None,
+        build_local(settings) if local and extracts else None,
+        build_descriptor(settings) if described and extracts else None,
         patches=patches,
         settings={"local_features": settings.local_features, "global_descriptor": settings.global_descriptor},
         how=Extraction(

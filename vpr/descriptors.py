@@ -15,6 +15,7 @@ from vpr.config import digest_of_names, fingerprint, plain
 from vpr.core import Floats, Origin
 from vpr.features.extraction import FeatureOutput, Global, aggregate
 from vpr.features.feature_set import FeatureSet
+from vpr.features.patchnetvlad_folder import PatchNetVladFolder
 from vpr.features.store import GlobalStore, LocalStore
 from vpr.runtime.device import threads_of
 from vpr.weights import find, sha256_of
@@ -49,7 +50,7 @@ class JoinedStores:
         return np.concatenate(list(self.blocks()))
 
 
-Vectors = GlobalStore | JoinedStores
+Vectors = GlobalStore | PatchNetVladFolder | JoinedStores
 
 
 @dataclass(frozen=True, eq=False)

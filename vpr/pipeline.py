@@ -19,7 +19,15 @@ from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.masks import read_masks
 from vpr.images import read_image, resize
-from vpr.index import FaissIndex, Vectors, first_per_group, kept_index, own_region, region_indexes
+from vpr.index import (
+    FaissIndex,
+    Vectors,
+    first_per_group,
+    kept_index,
+    own_region,
+    region_indexes,
+    require_enough_rows,
+)
 from vpr.index import shortlist as search_index
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
@@ -57,6 +65,8 @@ def run(
     Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
     its size and times are those of the last run. With a ``shortlist`` there is no first stage.
     """
+    if shortlist is None:
+        require_enough_rows(settings.index.factory, len(dataset.database))  # before hours of extraction
     engine, clock = build(settings, retrieves=shortlist is None), Clock()
 
     def own(role: str) -> FeatureFolders:
@@ -263,10 +273,11 @@ def _bytes_per_image(features: Features) -> dict[str, float]:
     """Size of the features on disk, by kind, over database and queries."""
     sizes: dict[str, list[float]] = {}
     for each in (features.database, features.queries):
-        for store in filter(None, (each.local_store, each.global_store)):
-            total = sizes.setdefault(store.kind, [0, 0])
-            total[0] += store.bytes_on_disk()
-            total[1] += len(each.images)
+        for store in (each.local_store, each.global_store):
+            if store is not None:
+                total = sizes.setdefault(store.kind, [0, 0])
+                total[0] += store.bytes_on_disk()
+                total[1] += len(each.images)
     return {kind: round(held / images, 1) for kind, (held, images) in sizes.items() if images}
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tomli_w
 
 from vpr.core import ConfigError
+from vpr.runtime.files import require_file
 
 KeyPath = tuple[str, ...]
 
@@ -18,7 +19,7 @@ KeyPath = tuple[str, ...]
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file; raises ConfigError if there is none, or it is not one."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(require_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; `vpr config list` shows the configs that come with vpr") from None
     except RecursionError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad, training
 from vpr.cli.benchmark import SeveralValues, benchmark
@@ -20,7 +22,16 @@ from vpr.cli.train import label
 from vpr.cli.train import train as train_command
 from vpr.cli.train_netvlad import pca, train_netvlad
 
+
+class _Commands(TyperGroup):
+    """Commands whose names may be written with underscores, as the scripts of Patch-NetVLAD are."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # the types are click's, which some typer has inside
+        return super().get_command(ctx, cmd_name.replace("_", "-"))
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Two-stage visual place recognition: retrieve with global descriptors, re-rank with local features.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -41,6 +52,8 @@ app.command("pca", hidden=True)(pca)
 app.command("label", hidden=True)(label)
 app.command("feature-extract")(patchnetvlad.feature_extract)
 app.command("feature-match")(patchnetvlad.feature_match)
+app.command("add-pca", hidden=True)(pca)
+app.command("download-models", hidden=True)(patchnetvlad.download_models)
 app.command("evaluate", no_args_is_help=True)(evaluate)
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")

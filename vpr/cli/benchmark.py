@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from vpr.cli.common import RadiusOption, SetOption, call_with, command_line, say, settings_of
 from vpr.config import config_path
 from vpr.core import ConfigError, DataError, Dataset
+from vpr.runtime.files import require_file
 
 if TYPE_CHECKING:
     from vpr.benchmark import DatasetSource, NamedSettings
@@ -115,7 +116,7 @@ def _described(path: Path, name: str) -> DatasetSource:
     from vpr.benchmark import DatasetSource
 
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
+        record = tomllib.loads(require_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
     unknown = sorted(record.keys() - {*KEYS})

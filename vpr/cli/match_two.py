@@ -7,16 +7,41 @@ from typing import Annotated
 
 import typer
 
-from vpr.cli.common import ConfigOption, SetOption, say, settings_of
-from vpr.core import DataError, Image
+from vpr.cli.common import SetOption, say
+from vpr.cli.patchnetvlad import settings_in
+from vpr.cli.patchnetvlad_files import DEFAULT_CONFIG, fetch_absent_weights, located
+from vpr.core import ConfigError, DataError, Image
+
+FLAGS = "Patch-NetVLAD's flags"  # its performance config is the default beside them
+EXAMPLES = "example_images"
+DRAWING = "patchMatchings.png"
 
 
 def match_two(
-    first: Annotated[Path, typer.Argument(help="An image.")],
-    second: Annotated[Path, typer.Argument(help="Another image.")],
+    first: Annotated[Path | None, typer.Argument(help="An image.")] = None,
+    second: Annotated[Path | None, typer.Argument(help="Another image.")] = None,
     out: Annotated[Path | None, typer.Option(help="Draw the matches into this image file.")] = None,
-    config: ConfigOption = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "--config_path",
+            metavar="NAME|FILE",
+            help="Settings: a TOML file, Patch-NetVLAD's .ini file, or the name of a config (`vpr config list`).",
+        ),
+    ] = None,
     overrides: SetOption = None,
+    *,
+    first_im_path: Annotated[
+        Path | None, typer.Option("--first_im_path", help="An image.", rich_help_panel=FLAGS)
+    ] = None,
+    second_im_path: Annotated[
+        Path | None, typer.Option("--second_im_path", help="Another image.", rich_help_panel=FLAGS)
+    ] = None,
+    plot_save_path: Annotated[
+        Path, typer.Option("--plot_save_path", help=f"Folder for {DRAWING}.", rich_help_panel=FLAGS)
+    ] = Path("results"),
+    nocuda: Annotated[bool, typer.Option("--nocuda", help="Use the CPU.", rich_help_panel=FLAGS)] = False,
 ) -> None:
     """Match two images: the score, the matches, how many of them are inliers, and a drawing of them."""
     import cv2
@@ -25,9 +50,18 @@ def match_two(
     from vpr.images import WRITTEN_SUFFIXES
     from vpr.report.drawing import draw_matches
 
+    published = first is None and second is None
+    if published:
+        first, second, out = first_im_path, second_im_path, out or plot_save_path / DRAWING
+    if first is None or second is None or ((first_im_path or second_im_path) and not published):
+        raise ConfigError("give two images: `vpr match-two A B`, or --first_im_path A --second_im_path B")
+    if published:
+        first, second = (located(path, EXAMPLES) for path in (first, second))
     if out is not None and out.suffix.lower() not in WRITTEN_SUFFIXES:
         raise DataError(f"{out}: not an image format that can be written; use one of {', '.join(WRITTEN_SUFFIXES)}")
-    settings = settings_of(config, overrides)
+    settings = settings_in(config, overrides, nocuda, default=DEFAULT_CONFIG if published else None)
+    if published:
+        fetch_absent_weights(settings)
     methods = build_pair_methods(settings)
     reranker = methods.reranker
     query, candidate = (methods.extractor.single(path).rerank_features for path in (first, second))

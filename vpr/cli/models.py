@@ -10,6 +10,7 @@ import typer
 from vpr.cli.common import say
 
 if TYPE_CHECKING:
+    from vpr.weights.manifest import Entry
     from vpr.weights.recognition import Recognised
 
 app = typer.Typer(
@@ -32,16 +33,23 @@ def list_() -> None:
 @app.command()
 def fetch(names: Annotated[list[str], typer.Argument(help="Names from `vpr models list`.", metavar="NAME...")]) -> None:
     """Download published weights, after printing their licences; an interrupted download is continued."""
-    from vpr.weights import download
-    from vpr.weights.finding import locate
     from vpr.weights.manifest import entry_of, read_manifest
 
     manifest = read_manifest()
     for entry in [entry_of(name, manifest) for name in names]:
-        place = locate(entry)
-        if place is None:
-            say(entry.terms)
-        say(f"{entry.name}: {download.fetch(entry) if place is None else place.path}")
+        say(f"{entry.name}: {fetch_absent(entry)}")
+
+
+def fetch_absent(entry: Entry) -> Path:
+    """A published file on this machine; it is downloaded, after its licence is printed, if it is not there."""
+    from vpr.weights import download
+    from vpr.weights.finding import locate
+
+    place = locate(entry)
+    if place is not None:
+        return place.path
+    say(entry.terms)
+    return download.fetch(entry)
 
 
 @app.command()

@@ -12,12 +12,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vpr.cli.patchnetvlad_files import roots
 from vpr.core import ConfigError
+from vpr.runtime.files import require_file
 
 logger = logging.getLogger(__name__)
 
 # Published checkpoints by the beginning of their name, which is followed by the number of principal components.
-WEIGHTS = {"mapillary_WPCA": "patch_netvlad_mapillary_", "pitts_WPCA": "patch_netvlad_pitts_"}
+WEIGHTS = {
+    "mapillary_WPCA": "patch_netvlad_mapillary_",
+    "pitts_WPCA": "patch_netvlad_pitts_",
+    "pittsburgh_WPCA": "patch_netvlad_pitts_",  # as its download_models.py names the file
+}
 SCORING = {"ransac": "ransac", "spatialapproximator": "spatial"}
 # Patch-NetVLAD's key to the setting of a training; "" for what is decided elsewhere here.
 TRAINING = {
@@ -105,6 +111,12 @@ def run_overrides(path: Path) -> list[str]:
     return [*overrides, f"rerank.scoring={SCORING[matcher.lower()]}"]
 
 
+def given_predictions(path: Path) -> Path | None:
+    """The shortlist that the .ini file names for re-ranking, its pred_input_path; None where it says None."""
+    given = _read(path).get("feature_match.pred_input_path", "None")
+    return None if given == "None" else Path(given)
+
+
 def training_overrides(path: Path) -> list[str]:
     """Returns the settings of train.ini, as ``key=value``. Raises ConfigError."""
     values = _read(path)
@@ -120,7 +132,7 @@ def _read(path: Path) -> dict[str, str]:
     """Every value by ``section.key``, both in lower case as configparser has them."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        with path.open(encoding="utf-8") as file:
+        with require_file(path).open(encoding="utf-8") as file:
             parser.read_file(file)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
@@ -137,9 +149,6 @@ def _require_known(path: Path, values: Mapping[str, str], table: Mapping[str, st
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(f"{path}: unknown key {key!r}{hint}")
-    given = values.get("feature_match.pred_input_path", "None")
-    if given != "None":
-        raise ConfigError(f"{path}: pred_input_path = {given}: re-ranking of given predictions is not supported")
     unused = [key for key in values if table.get(key) == ""]
     if unused:
         logger.info("%s: not used here: %s", path, ", ".join(unused))
@@ -152,4 +161,6 @@ def _weights(path: Path, values: Mapping[str, str]) -> str:
         raise ConfigError(f"{path}: no resumepath in [global_params], the checkpoint")
     published = WEIGHTS.get(Path(stem).name)
     file = Path(f"{stem}{components if components != '0' else ''}.pth.tar")
-    return str(file) if file.is_file() or published is None else f"{published}{components}"
+    places = [file, *(root / file for root in roots())]
+    found = next((place for place in places if place.is_file()), None)
+    return str(found or file) if found or published is None else f"{published}{components}"

@@ -86,14 +86,14 @@ def run(
         dataset = datasets.judge(dataset, record)
     elif resembled := datasets.hint(dataset):
         say(f"{dataset.name}: {resembled}")
-    ranking, more = (None, []) if shortlist is None else _given(shortlist, dataset)
+    ranking, more = (None, []) if shortlist is None else read_given(shortlist, dataset)
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
     about = datasets.with_warnings(about, [*datasets.warn(dataset), *more])
     result = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify, shortlist=ranking)
     say_results(out, result)
 
 
-def _given(path: Path, dataset: Dataset) -> tuple[Ranking, list[str]]:
+def read_given(path: Path, dataset: Dataset) -> tuple[Ranking, list[str]]:
     """A shortlist made elsewhere, or by a run (``.jsonl``), and warnings about it."""
     from vpr.datasets.shortlists import read_shortlist
     from vpr.report.predictions import read_predictions

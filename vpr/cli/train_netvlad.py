@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vpr.cli.common import SetOption, say
+from vpr.cli.patchnetvlad_files import CONFIGS, located
 from vpr.cli.patchnetvlad_ini import is_ini, training_overrides
 from vpr.core import ConfigError
 
@@ -61,7 +62,9 @@ def train_netvlad(
 
     Started again after an interruption, it continues: a kill loses one cache of queries at most.
     """
+    from vpr.config import dump
     from vpr.global_descriptors.netvlad import NetVladNetwork
+    from vpr.runtime.files import write_atomically
     from vpr.training.netvlad_network import find_clusters, fresh_network
     from vpr.training.netvlad_recipe import CHECKPOINT, Recipe
     from vpr.weights import read_checkpoint
@@ -76,7 +79,6 @@ def train_netvlad(
         nocuda=nocuda,
     )
     out = save_path / identifier
-    out.mkdir(parents=True, exist_ok=True)
     _require_same(out / "settings.toml", settings)
     own = out / CHECKPOINT
     begin = own if own.exists() else resume_path
@@ -84,6 +86,9 @@ def train_netvlad(
         network = NetVladNetwork.from_state_dict(read_checkpoint(begin))
     else:
         network = fresh_network(settings.clusters, settings.backbone).to(loader.device)
+    out.mkdir(parents=True, exist_ok=True)  # what cannot start leaves no settings behind
+    write_atomically(out / "settings.toml", dump(settings))
+    if begin is None:
         known = (cache_path or out) / "centroids" / f"vgg16_{trainset}_{settings.clusters}.safetensors"
         find_clusters(network, data.training.database, loader, cluster_path or known, settings.seed)
     recipe = Recipe(network, data, settings, loader=loader, out=out)
@@ -149,7 +154,7 @@ def _prepared(
 
     if trainset not in TRAINSETS:
         raise ConfigError(f"unknown training set {trainset!r}; known: {', '.join(sorted(TRAINSETS))}")
-    given = training_overrides(config) if config is not None and is_ini(config) else []
+    given = training_overrides(located(config, CONFIGS)) if config is not None and is_ini(config) else []
     settings = configuration.load(Settings, None if is_ini(config) else config, [*given, *(overrides or [])])
     data = TRAINSETS[trainset](root, panoramas)
     logger.info(
@@ -161,9 +166,6 @@ def _prepared(
 
 def _require_same(path: Path, settings: Settings) -> None:
     from vpr.config import dump
-    from vpr.runtime.files import write_atomically
 
-    text = dump(settings)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_text(encoding="utf-8") != dump(settings):
         raise ConfigError(f"{path}: this run has other settings; continue with those, or choose another --identifier")
-    write_atomically(path, text)

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from vpr.core import DataError, Dataset, Doubles, ImageSet
 from vpr.datasets.plausibility import warnings_of
 from vpr.positives import positives_within, require_radius
-from vpr.runtime.files import write_atomically
+from vpr.runtime.files import require_file, write_atomically
 
 HISTOGRAM_EDGES_M = (0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 1000.0, math.inf)
 
@@ -39,7 +39,10 @@ def answerable_only(dataset: Dataset) -> Dataset:
 def read_npz(path: Path) -> tuple[Doubles, Doubles, float]:
     """Read Patch-NetVLAD's ground truth: (Q, 2) and (N, 2) metres of queries and database, and the radius in metres."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # closed even where load fails
+        with (
+            require_file(path).open("rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):  # closed even where load fails
             _require_size(path, archive)
             arrays = {key: archive[key] for key in ("utmQ", "utmDb", "posDistThr")}
     except FileNotFoundError:

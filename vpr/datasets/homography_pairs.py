@@ -11,6 +11,7 @@ import numpy as np
 from vpr.core import DataError, Doubles
 from vpr.datasets.tables import finite, name_at, read_table
 from vpr.images import SUFFIXES
+from vpr.runtime.files import require_file
 
 TABLE = "homographies.csv"
 PARTS = {"i": "illumination", "v": "viewpoint"}
@@ -79,11 +80,11 @@ def _picture(folder: Path, number: int) -> Path:
 
 def _matrix(path: Path) -> Doubles:
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = require_file(path).read_text(encoding="utf-8").split()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it holds the homography from image 1") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: not a text file: {error}") from None
     if len(words) != 9:
         raise DataError(f"{path}: {len(words)} numbers; expected the nine of a homography")
     return _invertible(np.array([finite(word, str(path)) for word in words]).reshape(3, 3), str(path))

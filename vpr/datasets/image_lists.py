@@ -5,6 +5,8 @@ Source: Hausler et al., Patch-NetVLAD, CVPR 2021; its folders ``dataset_imagenam
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vpr.core import DataError, Dataset, ImageSet
@@ -13,7 +15,7 @@ from vpr.datasets.folders import NO_GROUND_TRUTH
 from vpr.datasets.ground_truth import read_npz
 from vpr.datasets.tables import name_at
 from vpr.positives import positives_within, require_radius
-from vpr.runtime.files import write_atomically
+from vpr.runtime.files import require_file, write_atomically
 
 DATABASE_SUFFIX = "_imageNames_index"
 QUERY_SUFFIX = "_imageNames_query"
@@ -30,23 +32,39 @@ def read_image_lists(
 ) -> Dataset:
     """Two image lists under one root; positives from the npz, within its radius unless another is given.
 
+    A list of absolute paths inside the root has the deepest folder that holds all of its images for its own root.
     ``group_size`` neighbouring database images are the cut-outs of one panorama (12 in Tokyo 24/7).
     """
     if radius_m is not None:
         require_radius(radius_m)
     name = database.stem.removesuffix(DATABASE_SUFFIX)
-    to_search, to_place = read_image_list(database), read_image_list(queries)
+    (root_there, to_search), (root_here, to_place) = (read_listed(root, each) for each in (database, queries))
     panoramas = None if group_size is None else groups.consecutive(len(to_search), group_size)
     if ground_truth is None:
-        there = ImageSet(root, to_search, groups=panoramas)
-        return Dataset(name, NO_GROUND_TRUTH, there, ImageSet(root, to_place))
+        there = ImageSet(root_there, to_search, groups=panoramas)
+        return Dataset(name, NO_GROUND_TRUTH, there, ImageSet(root_here, to_place))
     utm_queries, utm_database, stored_m = read_npz(ground_truth)
     _require_equal(database, len(to_search), ground_truth, len(utm_database), "utmDb")
     _require_equal(queries, len(to_place), ground_truth, len(utm_queries), "utmQ")
     radius_m = stored_m if radius_m is None else radius_m
-    there = ImageSet(root, to_search, utm_database, groups=panoramas)
-    here = ImageSet(root, to_place, utm_queries)
+    there = ImageSet(root_there, to_search, utm_database, groups=panoramas)
+    here = ImageSet(root_here, to_place, utm_queries)
     return Dataset(name, f"within {radius_m:g} m", there, here, positives_within(here, there, radius_m))
+
+
+def read_listed(root: Path, path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Root and names of a list: the root that is given, or of absolute paths the deepest folder that holds them all.
+
+    Raises DataError as ``read_image_list`` does, and for absolute paths outside a root that is given.
+    """
+    names = _names_in(path)
+    if not all(os.path.isabs(name) for name in names):
+        return root, read_image_list(path)
+    folder = os.path.commonpath([os.path.dirname(name) for name in names])
+    if root != Path() and os.path.commonpath([folder, os.path.abspath(root)]) != os.path.abspath(root):
+        line = next(i for i, name in enumerate(names, 1) if not Path(name).is_relative_to(os.path.abspath(root)))
+        raise DataError(f"{path}, line {line}: image name {names[line - 1]!r} is not inside its folder, {root}")
+    return Path(folder), _require_names(path, [os.path.relpath(name, folder).replace(os.sep, "/") for name in names])
 
 
 def read_image_list(path: Path) -> tuple[str, ...]:
@@ -54,8 +72,13 @@ def read_image_list(path: Path) -> tuple[str, ...]:
 
     Raises DataError, with the line, for blank lines between names, repeated names and names outside the root.
     """
+    return _require_names(path, _names_in(path))
+
+
+def _names_in(path: Path) -> list[str]:
+    """The lines of a list, blank ones at the end apart."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = require_file(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such image list") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -65,6 +88,11 @@ def read_image_list(path: Path) -> tuple[str, ...]:
         names.pop()
     if not names:
         raise DataError(f"{path}: lists no images")
+    return names
+
+
+def _require_names(path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The names; raises DataError, with the line, for one that is blank, repeated or outside the root."""
     lines: dict[str, int] = {}
     for line, name in enumerate(names, start=1):
         if not name.strip():

@@ -19,6 +19,7 @@ from vpr.datasets import zones
 from vpr.datasets.folders import NO_GROUND_TRUTH
 from vpr.datasets.tables import finite
 from vpr.positives import positives_within, require_radius
+from vpr.runtime.files import require_file
 
 Source = Literal["auto", "trajectories", "gnss", "none"]
 Moment = tuple[int, str]  # timestamp, device
@@ -221,7 +222,7 @@ def _time(text: str, path: Path, line: int) -> int:
 def _lines(path: Path, least: int, most: int | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and fields of every line that is neither blank nor a comment."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = require_file(path).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     for line, content in enumerate(text.split("\n"), start=1):

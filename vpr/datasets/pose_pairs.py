@@ -11,6 +11,7 @@ import numpy as np
 from vpr.core import DataError, Doubles
 from vpr.datasets.tables import Table, finite, name_at, read_table
 from vpr.demo_city.records import CAMERAS, read_shots
+from vpr.runtime.files import require_file
 
 POSES = "poses.csv"
 STEPS = (1, 2, 5)
@@ -41,11 +42,11 @@ def read_pair_list(path: Path, root: Path) -> list[PosePair]:
     1500 and ScanNet-1500.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = require_file(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it lists the pairs with intrinsics and poses") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: not a text file: {error}") from None
     numbered = [(line.split(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise DataError(f"{path}: lists no pair")

@@ -17,6 +17,7 @@ import numpy as np
 
 from vpr.core import DataError, Doubles, Floats
 from vpr.demo_city.records import depth_path, read_depth, read_shots
+from vpr.runtime.files import require_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ def read_millimetres(path: Path) -> Floats:
 
 def _numbers(path: Path) -> Doubles:
     try:
-        matrix = np.loadtxt(path, ndmin=2)
+        matrix = np.loadtxt(require_file(path), ndmin=2)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a matrix: {error}") from None
     if matrix.shape != (4, 4):

@@ -103,7 +103,8 @@ def hint(dataset: Dataset) -> str:
     if not found or named_in(dataset.protocol):
         return ""
     texts = [f"{record.name} ({_ranking(record)}; {record.source})" for record in found]
-    return f"these are the images of {'; or of '.join(texts)}; choose with --protocol {found[0].name}"
+    options = " or ".join(f"--protocol {record.name}" for record in found)
+    return f"these are the images of {'; or of '.join(texts)}; choose with {options}"
 
 
 def named_in(stated: str) -> bool:

@@ -4,6 +4,7 @@
 | --- | --- |
 | kapture 1.1, Patch-NetVLAD | ``query, candidate[, score]``; lines that begin with # are comments |
 | hloc | ``query candidate`` |
+| .npy | Patch-NetVLAD's ``pred_input_path``: for each query a row of database rows; -1 for none |
 | csv with a header | columns ``query``, ``candidate`` and, if known, ``score`` or ``rank`` |
 """
 
@@ -12,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vpr.core import NO_ROW, DataError, Dataset, Doubles, Floats, Ranking, Rows
 from vpr.datasets.listed_names import NameFinder
 from vpr.datasets.tables import Table, finite, read_table
+from vpr.runtime.files import require_file
 
 SHOWN = 3  # lines or names that an error lists
 LARGEST = float(np.finfo(np.float32).max)  # of a score
@@ -57,6 +59,10 @@ def read_shortlist(path: Path, dataset: Dataset) -> GivenShortlist:
     Raises DataError, with the lines, for names that the data set does not have, for a candidate listed twice, and for
     anything that is not a shortlist.
     """
+    if path.suffix == ".npy":
+        rows = _read_rows(path, dataset)
+        without = np.flatnonzero((rows == NO_ROW).all(axis=1))
+        return GivenShortlist(Ranking(rows, _by_place(rows)), False, tuple(without.tolist()))
     lines, scored = _read(path)
     queries = _rows(path, lines, [line.query for line in lines], NameFinder(dataset.queries), "query")
     candidates = _rows(path, lines, [line.candidate for line in lines], NameFinder(dataset.database), "database image")
@@ -64,9 +70,37 @@ def read_shortlist(path: Path, dataset: Dataset) -> GivenShortlist:
     order = np.array([0.0 if line.order is None else line.order for line in lines])
     rows, scores = _tables(len(dataset.queries), queries, candidates, order)
     if not scored:
-        scores = np.where(rows == NO_ROW, -np.inf, -np.arange(rows.shape[1])).astype(np.float32)
+        scores = _by_place(rows)
     without = np.flatnonzero(np.bincount(queries, minlength=len(dataset.queries)) == 0)
     return GivenShortlist(Ranking(rows, scores), scored, tuple(without.tolist()))
+
+
+def _by_place(rows: Rows) -> Floats:
+    """Scores where none are given: minus the place of each candidate."""
+    return np.where(rows == NO_ROW, -np.inf, -np.arange(rows.shape[1])).astype(np.float32)
+
+
+def _read_rows(path: Path, dataset: Dataset) -> Rows:
+    """(Q, K) database rows; raises DataError unless each is one of the database, and no query has one twice."""
+    try:
+        found: Any = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such shortlist") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file: {error}") from None
+    queries, images = len(dataset.queries), len(dataset.database)
+    fits = getattr(found, "ndim", 0) == 2 and len(found) == queries and 0 < found.shape[1]
+    if not fits or found.dtype.kind not in "iu":
+        raise DataError(f"{path}: {found.dtype} of shape {found.shape}; expected database rows, one line per query")
+    rows = np.asarray(found[:, :images], dtype=np.int64)
+    for query, line in enumerate(rows):
+        known = line[line != NO_ROW]
+        repeated = len(np.unique(known)) < len(known)
+        if repeated or ((known < 0) | (known >= images)).any() or (line[: len(known)] == NO_ROW).any():
+            raise DataError(
+                f"{path}, row {query}: expected distinct database rows from 0 to {images - 1}, with -1 at the end only"
+            )
+    return rows
 
 
 def _tables(count: int, queries: Rows, candidates: Rows, order: Doubles) -> tuple[Rows, Floats]:
@@ -84,7 +118,7 @@ def _tables(count: int, queries: Rows, candidates: Rows, order: Doubles) -> tupl
 def _read(path: Path) -> tuple[list[_Line], bool]:
     """The lines, and whether they have scores."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = require_file(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such shortlist") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vpr.core import DataError, Doubles, usable_name
+from vpr.runtime.files import require_file
 
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
@@ -62,7 +63,7 @@ def read_table(path: Path) -> Table:
     rows: list[tuple[str, ...]] = []
     lines: list[int] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with require_file(path).open(encoding="utf-8-sig", newline="") as file:
             header_line = file.readline()
             file.seek(0)
             delimiter = next((mark for mark in (",", ";", "\t") if mark in header_line), ",")

@@ -38,6 +38,7 @@ from vpr.features.extraction import (
     patch_pass,
 )
 from vpr.features.masks import Masks
+from vpr.features.patchnetvlad_folder import PatchNetVladFolder
 from vpr.features.shards import refuse_other_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.images import ImageLike
@@ -52,13 +53,13 @@ class FeatureSet:
     images: ImageSet
     keys: tuple[str, ...]  # content keys of the images
     local_store: LocalStore | None
-    global_store: GlobalStore | None  # global descriptors of methods that look at the image
+    global_store: GlobalStore | PatchNetVladFolder | None  # global descriptors of methods that look at the image
     work: Work | None = None  # of the extraction, where there was one
 
     @property
-    def rerank_store(self) -> LocalStore | PatchStore | None:
+    def rerank_store(self) -> LocalStore | PatchStore | PatchNetVladFolder | None:
         """The store that the second stage compares."""
-        return self.global_store if isinstance(self.global_store, PatchStore) else self.local_store
+        return self.global_store if isinstance(self.global_store, PatchStore | PatchNetVladFolder) else self.local_store
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from vpr.index.faiss_index import (
     first_per_group,
     kept_index,
     load_index,
+    require_enough_rows,
     require_factory,
     shortlist,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "load_index",
     "own_region",
     "region_indexes",
+    "require_enough_rows",
     "require_factory",
     "shortlist",
 ]

@@ -117,7 +117,7 @@ def build_index(vectors: Vectors | Floats, factory: str, use_gpu: bool = False) 
     if not len(rows):
         raise DataError("no image of the database has a global descriptor; nothing can be searched")
     index = _create(factory, source.dim)
-    _require_enough_rows(factory, len(rows))
+    require_enough_rows(factory, len(rows))
     if use_gpu:
         index = _to_gpu(index)
     try:
@@ -155,7 +155,7 @@ def _create(factory: str, dim: int) -> Any:
         ) from None
 
 
-def _require_enough_rows(factory: str, count: int) -> None:
+def require_enough_rows(factory: str, count: int) -> None:
     """Raise DataError before a training that would take minutes to find out that it has too few rows."""
     lists = [int(number) for number in re.findall(r"IVF(\d+)", factory)]
     needed = max([*lists, 256 if "PQ" in factory else 0])

@@ -37,6 +37,17 @@ def write_atomically(path: Path, data: bytes | str | Iterable[str]) -> None:
     sync_folder(path.parent)
 
 
+def require_file(path: Path) -> Path:
+    """The path of a file that may be read to its end; raises OSError for a pipe, socket or device, which has none.
+
+    What a shell passes as /dev/stdin or /dev/fd/63 is read. A path that does not exist is left to whoever opens it.
+    """
+    named_by_shell = path.is_relative_to("/dev/fd") or path.is_relative_to("/proc") or path == Path("/dev/stdin")
+    if path.exists() and not (path.is_file() or path.is_dir() or named_by_shell):
+        raise OSError("a pipe, socket or device, not a file")
+    return path
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in the folder durable."""
     handle = os.open(folder, os.O_RDONLY)

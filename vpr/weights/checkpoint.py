@@ -124,6 +124,21 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for _ in range(DEEPEST):
         prefix = next((each for each in PREFIXES if all(key.startswith(each) for key in tensors)), "")
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return _without_unknown_prefix(tensors)
+
+
+def _without_unknown_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without whatever prefix they share, if only without it they are of a known layout."""
+    from vpr.weights.recognition import recognise
+
+    inner = tensors
+    for _ in range(DEEPEST):
+        if recognise(inner) is not None:
+            return inner
+        first = next(iter(inner)).partition(".")[0] + "."
+        if not all(key.startswith(first) for key in inner):
+            break
+        inner = {key.removeprefix(first): value for key, value in inner.items()}
     return tensors
 
 
