@@ -193,9 +193,11 @@ def test_a_single_query_has_the_positives_that_a_table_lists_for_it(tmp_path):
     assert as_lists(read_pair(root / "database", root / "queries/q1.jpg").positives) == [[1]]
 
 
-def test_a_table_with_semicolons_lists_positives(tmp_path):
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_table_with_other_marks_lists_positives(mark, tmp_path):
     root = touch(tmp_path, "database/d1.jpg", "database/d2.jpg", "queries/q1.jpg")
-    (root / "ground_truth.csv").write_text("\ufeffquery;positives\nqueries/q1.jpg;database/d2.jpg database/d1.jpg\n")
+    lines = "\ufeffquery;positives\nqueries/q1.jpg;database/d2.jpg database/d1.jpg\n"
+    (root / "ground_truth.csv").write_text(lines.replace(";", mark))
     assert as_lists(read_pair(root / "database", root / "queries").positives) == [[0, 1]]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_hostile import call
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -250,6 +251,19 @@ def test_adaptation_finds_the_dots_through_all_warps(tmp_path: Path) -> None:
         assert apart.shape == (3, 3) and apart.min(axis=0).max() <= 1
     with pytest.raises(DataError, match="labels of 3 photographs, but there are 4"):
         adaptation.read_labels(tmp_path / "labels", [*photographs.names, "new.jpg"])
+
+
+def test_photographs_that_cannot_be_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_dots(tmp_path / "photos", 2)
+    size = ("--width", "64", "--height", "48", "--set", "warps=2")
+    (tmp_path / "photos/broken.png").write_bytes(b"no image")
+    call(["label", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "labels"), *size])
+    assert "2 photographs (1 more cannot be read), " in capsys.readouterr().out
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/a.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="1"):
+        call(["label", "--images", str(tmp_path / "broken"), "--out", str(tmp_path / "none"), *size])
+    assert "not one of 1 photographs can be read" in capsys.readouterr().err
 
 
 def test_labels_move_to_the_corner_between_pixels(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from vpr.cli.common import SetOption, say
 from vpr.config import config_path
-from vpr.core import ConfigError
+from vpr.core import ConfigError, DataError
 
 ConfigOption = Annotated[
     str,
@@ -98,9 +98,13 @@ def label(
     photographs = GreyImages(images, (width, height))
     parts = {"adaptation": settings, "detector": digest or weights, "size": [width, height]}
     origin = Origin(adaptation.KIND, fingerprint(parts), digest, plain(parts))
-    adaptation.label(photographs, network, out, origin, settings=settings, device=device_of(device))
+    unreadable = adaptation.label(photographs, network, out, origin, settings=settings, device=device_of(device))
     counts = [len(points) for points in adaptation.read_labels(out, photographs.names)]
-    say(f"{len(counts)} photographs, {sum(counts) / len(counts):.0f} points each: {out}")
+    labelled = len(counts) - unreadable
+    if not labelled:
+        raise DataError(f"{images}: not one of {len(counts)} photographs can be read; the log names them")
+    left_out = f" ({unreadable} more cannot be read)" if unreadable else ""
+    say(f"{labelled} photographs{left_out}, {sum(counts) / labelled:.0f} points each: {out}")
 
 
 def _require_same(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Tables with a header line, read strictly: an error names the file, the line and the column.
 
-Fields are separated by commas, or by semicolons or tabs where the header has no comma, as Excel writes csv files in
-countries with a decimal comma; numbers may then have one.
+Fields are separated by commas, or by semicolons, tabs or bars where the header has no comma, as Excel writes csv files
+in countries with a decimal comma; numbers may then have one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from vpr.core import DataError, Doubles, usable_name
 from vpr.runtime.files import require_file
 
-_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_table(path: Path) -> Table:
         with require_file(path).open(encoding="utf-8-sig", newline="") as file:
             header_line = file.readline()
             file.seek(0)
-            delimiter = next((mark for mark in (",", ";", "\t") if mark in header_line), ",")
+            delimiter = next((mark for mark in _DELIMITERS if mark in header_line), ",")
             reader = csv.reader(file, strict=True, delimiter=delimiter)
             for fields in reader:
                 if fields:

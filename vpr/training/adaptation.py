@@ -59,15 +59,15 @@ def label(
     *,
     settings: Settings,
     device: torch.device,
-) -> None:
-    """Label every photograph into the folder; continues where it was interrupted."""
+) -> int:
+    """Label every photograph into the folder and return how many cannot be read; continues where it was interrupted."""
     network = InPrecision(network.eval(), settings.precision, device).to(device).to(memory_format=torch.channels_last)
     images = ImageSet(photographs.folder, photographs.names)
     keys = read_contents(images, folder / CONTENTS).keys
     job = ShardFolder(folder, origin, keys, 64)
     with job.writing():
         stored = job.stored()
-        names = []
+        names, unreadable = [], 0
         todo = sum(key not in stored for key in keys)
         with Progress("label", len(keys), "image", initial=len(keys) - todo) as progress:
             for items in job.slices():
@@ -84,7 +84,9 @@ def label(
                         found.append(np.zeros((0, 2), np.float32))
                     progress.update()
                 names.append(job.write(items, _arrays(found), failed))
+                unreadable += len(failed)
         job.finish(names, {"names": photographs.names})
+    return unreadable
 
 
 def _stored_points(job: ShardFolder, item: StoredItem) -> Floats:
