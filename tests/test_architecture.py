@@ -34,6 +34,7 @@ ORDER = (
     "build",
     "descriptors",
     "pipeline",
+    "maps",  # built on build, features, index and rerank
     "benchmark",
     "geometry_benchmark",
     "training",

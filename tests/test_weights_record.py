@@ -199,8 +199,9 @@ def test_every_pair_of_known_matchers_and_features() -> None:
                 fits.add((entry.name, name))
             except ConfigError:
                 pass
+    ours = ("vpr-superglue", "vpr-lightglue", "vpr-superpoint-vlad", "vpr-superpoint-pca")
     assert fits == {
-        *((matcher, "vpr-superpoint") for matcher in ("vpr-superglue", "vpr-lightglue", "vpr-superpoint-vlad")),
+        *((trained, "vpr-superpoint") for trained in ours),
         *((matcher, "superpoint_v1") for matcher in ("superglue_indoor", "superglue_outdoor", "superpoint_lightglue")),
     }
 

@@ -5,6 +5,8 @@
     matches = vpr.match("a.jpg", "b.jpg")
     matches.save("matches.png")
     result = vpr.run("photos/known", "photos/unknown")
+    city = vpr.Map.create("city", "photos/known")
+    answer = city.locate("photo.jpg")
 
 Importing this package imports no torch; that happens at the first call.
 """
@@ -29,17 +31,21 @@ if TYPE_CHECKING:
         run,
     )
     from vpr.core import ConfigError, DataError, ImageError, LocalFeatures, VprError
+    from vpr.maps import Answer, Candidate, Map
     from vpr.weights import WeightsError
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Answer",
+    "Candidate",
     "ConfigError",
     "DataError",
     "DescriptorModel",
     "ExtractorModel",
     "ImageError",
     "LocalFeatures",
+    "Map",
     "MatcherModel",
     "PairMatches",
     "RunSummary",
@@ -55,6 +61,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("ConfigError", "DataError", "ImageError", "LocalFeatures", "VprError"), "vpr.core"),
+    **dict.fromkeys(("Answer", "Candidate", "Map"), "vpr.maps"),
     "WeightsError": "vpr.weights",
 }
 

@@ -10,22 +10,21 @@ from __future__ import annotations
 import html
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 
 from vpr.build import PairMethods, build_descriptor, build_local, build_matcher, build_pair_methods
-from vpr.config import config_path, load
 from vpr.core import DataError, Dataset, Floats, Image, LocalFeatures, Matches, Ranking
 from vpr.evaluation.comparison import Summary, summarise
 from vpr.images import WRITTEN_SUFFIXES, ImageLike, as_image
 from vpr.report.drawing import draw_matches, jpeg_uri
-from vpr.settings import Settings
+from vpr.rerank.scores import same_place
+from vpr.settings import Settings, configured
 
 if TYPE_CHECKING:
     from vpr.core import GlobalDescriptor, LocalExtractor, Matcher
@@ -51,7 +50,7 @@ class PairMatches:
     @property
     def same_place(self) -> bool:
         """Whether there are clearly more inliers than unrelated images give."""
-        return int(self.inliers.sum()) > 1.5 * self.inliers_by_chance + 10
+        return same_place(int(self.inliers.sum()), self.inliers_by_chance)
 
     def draw(self) -> Image:
         """Both images side by side with a line per match, inliers coloured; (H, W, 3) RGB uint8."""
@@ -139,7 +138,7 @@ def match(a: ImageLike, b: ImageLike, config: PathLike | None = None, **settings
 
     Settings are given by section, for instance ``matcher={"ratio": 0.8}``. The default is that of ``vpr match-two``.
     """
-    chosen = _configured(config, settings)
+    chosen = configured(config, settings)
     methods = _pair_methods(chosen)
     images = [as_image(image, "rgb") for image in (a, b)]
     found = [methods.extractor.single(image).rerank_features for image in (a, b)]
@@ -163,7 +162,7 @@ def match(a: ImageLike, b: ImageLike, config: PathLike | None = None, **settings
 
 def load_extractor(method: str = "superpoint", config: PathLike | None = None, **settings: Any) -> ExtractorModel:
     """A local extractor by name, for instance ``load_extractor("superpoint", max_keypoints=2048)``."""
-    chosen = _configured(config, {"local_features": {"method": method, **settings}})
+    chosen = configured(config, {"local_features": {"method": method, **settings}})
     return ExtractorModel(chosen, build_local(chosen))
 
 
@@ -174,13 +173,13 @@ def load_matcher(
     given: dict[str, Any] = {"matcher": {"method": method, **settings}}
     if features is not None:
         given["local_features"] = features.settings.local_features.model_dump(exclude_none=True)
-    chosen = _configured(config, given)
+    chosen = configured(config, given)
     return MatcherModel(chosen, build_matcher(chosen))
 
 
 def load_descriptor(method: str, config: PathLike | None = None, **settings: Any) -> DescriptorModel:
     """A global descriptor of images by name, for instance ``load_descriptor("cosplace", weights=...)``."""
-    chosen = _configured(config, {"global_descriptor": {"method": method, **settings}})
+    chosen = configured(config, {"global_descriptor": {"method": method, **settings}})
     return DescriptorModel(chosen, build_descriptor(chosen))
 
 
@@ -242,7 +241,7 @@ def run(
     from vpr.report.tables import text_table
     from vpr.runtime import device
 
-    chosen = _configured(config, settings)
+    chosen = configured(config, settings)
     folder = Path(tempfile.mkdtemp(prefix="vpr-")) if out is None else Path(out)
     dataset = datasets.read_pair(Path(database), Path(queries), chosen.evaluation.radius_m, ground_truth=ground_truth)
     facts = device.facts("vpr.run", device.device_of(chosen.machine.device))
@@ -274,21 +273,6 @@ def _pair_methods(settings: Settings) -> PairMethods:
         _PAIR_METHODS.clear()
         _PAIR_METHODS[key] = made
     return _PAIR_METHODS[key]
-
-
-def _configured(config: PathLike | None, values: Mapping[str, Any]) -> Settings:
-    """The settings of a config, by name or path, with values laid over them."""
-    return load(Settings, None if config is None else config_path(os.fspath(config)), list(_overrides(values)))
-
-
-def _overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """``section.key=value`` for every value in nested dictionaries."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _overrides(value, f"{prefix}{key}.")
-        else:
-            text = tomli_w.dumps({"value": False if value is None else value}).removeprefix("value = ").strip()
-            yield f"{prefix}{key}={text}"
 
 
 def _in_image(keypoints: Floats, seen: tuple[int, int], image: Image) -> Floats:

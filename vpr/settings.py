@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from vpr.config import Chooser, Method, MethodSettings, Section
+from vpr.config import Chooser, Method, MethodSettings, Section, config_path, load
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
 from vpr.images import MAX_MEGAPIXELS
@@ -167,3 +169,18 @@ class Settings(Section):
                 f"global_descriptor.patch_sizes = {sizes}"
             )
         return self
+
+
+def configured(config: str | os.PathLike[str] | None, values: Mapping[str, Any]) -> Settings:
+    """The settings of a config, by name or path, with values laid over them."""
+    return load(Settings, None if config is None else config_path(os.fspath(config)), list(_overrides(values)))
+
+
+def _overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """``section.key=value`` for every value in nested dictionaries."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _overrides(value, f"{prefix}{key}.")
+        else:
+            text = tomli_w.dumps({"value": False if value is None else value}).removeprefix("value = ").strip()
+            yield f"{prefix}{key}={text}"

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vpr.cli import configs, dataset_commands, ground_truth, models, patchnetvlad, training
+from vpr.cli import configs, dataset_commands, ground_truth, map, models, patchnetvlad, training
 from vpr.cli.benchmark import SeveralValues, benchmark
 from vpr.cli.common import EPILOG, guarded
 from vpr.cli.compare import compare
@@ -55,6 +55,7 @@ app.command("feature-match")(patchnetvlad.feature_match)
 app.command("add-pca", hidden=True)(pca)
 app.command("download-models", hidden=True)(patchnetvlad.download_models)
 app.command("evaluate", no_args_is_help=True)(evaluate)
+app.add_typer(map.app, name="map")
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(configs.app, name="config")

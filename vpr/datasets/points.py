@@ -6,7 +6,7 @@ or UTM east and north in metres with, if need be, a zone such as 33N. All end up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def list_path(npz: Path, suffix: str) -> Path:
 def read_points(path: Path) -> Points:
     """Read a csv file of positions. Raises DataError, with the line, for whatever is missing or makes no sense."""
     table = read_table(path)
-    columns = _recognise(table)
+    columns = recognise(table)
     if "role" not in columns:
         raise DataError(f"{path}: no column {_or(COLUMNS['role'])}; say database or query for every image")
     is_query = _roles(table, columns["role"])
@@ -83,12 +83,12 @@ def read_points(path: Path) -> Points:
     return Points(names, is_query, positions, zone)
 
 
-def _recognise(table: Table) -> dict[str, str]:
-    """Meaning -> column of this table."""
+def recognise(table: Table, known: Mapping[str, Sequence[str]] = COLUMNS) -> dict[str, str]:
+    """Meaning -> column of this table; raises DataError if two columns have one meaning."""
     found: dict[str, str] = {}
     for column in table.columns:
         plain = column.lower().replace(" ", "_").replace("-", "_")
-        meaning = next((meaning for meaning, names in COLUMNS.items() if plain in names), None)
+        meaning = next((meaning for meaning, names in known.items() if plain in names), None)
         if meaning is None:
             continue
         if meaning in found:

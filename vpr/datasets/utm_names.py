@@ -7,6 +7,7 @@ Source of the form: Berton et al., Deep Visual Geo-localization Benchmark, CVPR 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Placed:
     north_m: float
     zone: str | None
     panorama: str  # "" if the name has none
+    heading: float | None = None  # degrees clockwise from north, in [0, 360)
+    time: str = ""  # as the name writes it
 
 
 def has_position(name: str) -> bool:
@@ -47,12 +50,14 @@ def parse(name: str) -> Placed | None:
         return None
     fields = name.rpartition("/")[2].split("@")
     east, north = (finite(field, f"position in the file name {name!r}") for field in fields[1:3])
-    number, letter, latitude, _, panorama = (*fields[3:8], "", "", "", "", "")[:5]
+    number, letter, latitude, _, panorama, _, heading, *_, time, _ = (*fields[3:15], *[""] * 12)[:12]
     return Placed(
         east,
         north,
         zones.parse_zone(f"{number} {letter}", north, _latitude(latitude)),
         "" if panorama == "None" else panorama,
+        _heading(heading),
+        "" if time == "None" else time,
     )
 
 
@@ -108,6 +113,14 @@ def panoramas_of(placed: Sequence[Placed] | None, folder: Path, names: Sequence[
             "so the images cannot be grouped by it"
         )
     return groups.by_label(labels)
+
+
+def _heading(text: str) -> float | None:
+    try:
+        degrees = float(text)
+    except ValueError:
+        return None
+    return degrees % 360 if math.isfinite(degrees) else None
 
 
 def _latitude(text: str) -> float | None:

@@ -52,6 +52,11 @@ def parse_zone(text: str, northing_m: float, latitude: float | None = None) -> s
     return zone_name(int(match[1]), match[2], northing_m, latitude)
 
 
+def zone_of(latitude: float, longitude: float) -> str:
+    """The zone in which a point between 80 S and 84 N lies, for instance "33N"."""
+    return f"{utm.latlon_to_zone_number(latitude, longitude)}{'N' if latitude >= 0 else 'S'}"
+
+
 def to_utm(latlon: Doubles, zone: str) -> Doubles:
     """(N, 2) latitude, longitude in degrees -> (N, 2) east, north in metres of the zone, also beyond its edges.
 
@@ -150,8 +155,7 @@ def _zone_of_median(latlon: Doubles) -> str:
     latitude = float(np.median(latlon[:, 0]))
     first = latlon[0, 1]
     longitude = first + float(np.median(_turn(latlon[:, 1] - first)))  # the mean of 179 and -179 is 180, not 0
-    number = utm.latlon_to_zone_number(latitude, longitude)
-    return f"{number}{'N' if latitude >= 0 else 'S'}"
+    return zone_of(latitude, longitude)
 
 
 def _require_reach(latlon: Doubles, zone: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from vpr.config import digest_of_names, fingerprint, plain
 from vpr.core import (
     DataError,
     GlobalDescriptor,
+    ImageError,
     ImageSet,
     JointDescriptor,
     LocalExtractor,
@@ -41,7 +44,7 @@ from vpr.features.masks import Masks
 from vpr.features.patchnetvlad_folder import PatchNetVladFolder
 from vpr.features.shards import refuse_other_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
-from vpr.images import ImageLike
+from vpr.images import ImageLike, in_order
 
 LOCAL, GLOBAL, CONTENTS = "local", "global", "contents.json"  # in a folder of features
 
@@ -156,17 +159,37 @@ class FeatureExtractor:
 
     def single(self, image: ImageLike) -> ImageFeatures:
         """The features of one image, which are kept nowhere. Raises ImageError if it cannot be read."""
-        local = descriptor = patches = None
-        for way, kinds in self.passes():
-            (found,) = way.process([way.prepare(image, self.how.max_megapixels)])
-            for kind, item in zip(kinds, found, strict=True):
-                if kind.store is LocalStore:
-                    local = item
-                elif kind.store is PatchStore:
-                    descriptor, patches = item
-                else:
-                    descriptor = item
-        return ImageFeatures(local, descriptor, patches)
+        return self._process([[way.prepare(image, self.how.max_megapixels) for way, _ in self.passes()]])[0]
+
+    def stream(self, images: ImageSet) -> Iterator[tuple[int, ImageFeatures | ImageError]]:
+        """Row and features of each image, in order, kept nowhere; decoded in threads ahead of the methods.
+
+        An image that cannot be used comes as its ImageError, or is raised if ``how.on_bad_image`` is "fail".
+        """
+        passes = self.passes()
+
+        def prepare(row: int) -> list[Tensor]:
+            return [way.prepare(images.path(row), self.how.max_megapixels) for way, _ in passes]
+
+        with closing(in_order(prepare, range(len(images)), self.how.threads)) as loaded:
+            while batch := list(islice(loaded, self.how.batch_size)):
+                bad = [item for _, item in batch if isinstance(item, ImageError)]
+                if bad and self.how.on_bad_image == "fail":
+                    raise bad[0]
+                readable = [item for _, item in batch if not isinstance(item, ImageError)]
+                found = iter(self._process(readable))
+                for row, item in batch:
+                    yield row, item if isinstance(item, ImageError) else next(found)
+
+    def _process(self, prepared: Sequence[Sequence[Tensor]]) -> list[ImageFeatures]:
+        """Features of some images, each prepared for every pass."""
+        if not prepared:
+            return []
+        by_pass = [
+            (kinds, way.process([tensors[place] for tensors in prepared]))
+            for place, (way, kinds) in enumerate(self.passes())
+        ]
+        return [_gathered([(kinds, found[image]) for kinds, found in by_pass]) for image in range(len(prepared))]
 
     def passes(self) -> list[tuple[Pass, list[Kind]]]:
         """Ways through the images, with the kinds of features that each gives."""
@@ -211,6 +234,20 @@ class FeatureExtractor:
         section = "local_features" if kind.store is LocalStore else "global_descriptor"
         parts = {section: self.settings[section], "weights": kind.weights, "dtype": self.how.dtype}
         return Origin(kind.store.kind, fingerprint(parts), kind.weights, plain(parts))
+
+
+def _gathered(found: Sequence[tuple[Sequence[Kind], Sequence[Any]]]) -> ImageFeatures:
+    """The features of one image, as the kinds of each pass gave them."""
+    local = descriptor = patches = None
+    for kinds, items in found:
+        for kind, item in zip(kinds, items, strict=True):
+            if kind.store is LocalStore:
+                local = item
+            elif kind.store is PatchStore:
+                descriptor, patches = item
+            else:
+                descriptor = item
+    return ImageFeatures(local, descriptor, patches)
 
 
 def _require_images(store: LocalStore | GlobalStore, images: ImageSet) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Map:
+class MapFigure:
     """Queries over the database, north up, one scale for both axes."""
 
     width: float
@@ -158,7 +158,7 @@ class _Axes:
 
 def position_map(
     dataset: Dataset, fates: Sequence[Outcome], linked: frozenset[int], predictions: Ranking | None = None
-) -> Map | None:
+) -> MapFigure | None:
     """Where the queries are and what became of them; None if the two sides cannot be drawn on one map.
 
     Queries in ``linked`` always have a mark. With predictions a mark also knows its first candidate.
@@ -188,7 +188,7 @@ def position_map(
     marks.sort(key=lambda mark: _DRAWN_LAST.index(mark.outcome))
     dots = np.unique(place(database.positions).round().astype(np.int64), axis=0).tolist()
     length = _round_length(0.25 * size[0] / scale)
-    return Map(
+    return MapFigure(
         *size,
         "".join(f"M{x} {y}h0" for x, y in dots),
         tuple(marks),

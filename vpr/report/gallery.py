@@ -38,7 +38,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ShownCandidate:
     name: str
     right: bool | None  # None without ground truth
     rank: str  # in words
@@ -49,7 +49,7 @@ class Candidate:
 class ShownPair:
     """Query and candidate side by side, top aligned, the seam at x = SIDE."""
 
-    candidate: Candidate
+    candidate: ShownCandidate
     query: Picture
     picture: Picture
     inliers: str  # path of match lines
@@ -63,7 +63,7 @@ class Card:
     outcome: Outcome
     verdict: str  # where the first positive is, in words
     pairs: tuple[ShownPair, ...]
-    others: tuple[tuple[Candidate, Picture], ...] = ()
+    others: tuple[tuple[ShownCandidate, Picture], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class Gallery:
             tuple(self._other(query, row) for row in others.tolist() if row != NO_ROW),
         )
 
-    def _other(self, query: int, row: int) -> tuple[Candidate, Picture]:
+    def _other(self, query: int, row: int) -> tuple[ShownCandidate, Picture]:
         return self._candidate(query, row, None), self._picture("database", row)
 
     def _pair(self, query: int, query_picture: Picture, row: int) -> ShownPair:
@@ -119,12 +119,12 @@ class Gallery:
         uri = jpeg_uri(thumbnail(image, self.pixels), QUALITY if self.pixels == SIDE else QUALITY_OF_MANY)
         return Picture(uri, round(width * per_pixel), round(height * per_pixel), per_pixel)
 
-    def _candidate(self, query: int, row: int, matches: Correspondences | None) -> Candidate:
+    def _candidate(self, query: int, row: int, matches: Correspondences | None) -> ShownCandidate:
         positives = self.dataset.positives
         right = None if positives is None or query in self.dataset.unknown else bool(np.isin(row, positives[query]))
         facts = (self._score(query, row), self._matched(query, row, matches), self._distance(query, row))
         name = self.dataset.database.names[row]
-        return Candidate(name, right, self._rank(query, row), tuple(fact for fact in facts if fact))
+        return ShownCandidate(name, right, self._rank(query, row), tuple(fact for fact in facts if fact))
 
     def _score(self, query: int, row: int) -> str:
         place = _place(self.predictions, query, row)

@@ -110,15 +110,19 @@ class PairReranker(ABC, Generic[F]):
         """Matches, geometry and evidence of one pair."""
         return self.compare(query, [candidate])[0]
 
-    def rerank(self, shortlist: Ranking, queries: Sequence[F], database: Sequence[F]) -> Ranking:
-        """The shortlist in a new order, with evidence. ``queries[i]`` belongs to row i of the shortlist."""
+    def rerank(self, shortlist: Ranking, queries: Sequence[F], database: Sequence[F], k: int | None = None) -> Ranking:
+        """The shortlist in a new order, with evidence. ``queries[i]`` belongs to row i of the shortlist.
+
+        ``k`` candidates are compared; as many as the settings say if it is None.
+        """
+        k = self.k if k is None else k
         rows, scores = shortlist.rows.copy(), shortlist.scores.copy()
         evidence = _nothing_sought(shortlist)
-        at_hand = self._at_hand(shortlist, queries, database)
+        at_hand = self._at_hand(shortlist, k, queries, database)
         with one_thread_each(self.threads) as pool, closing(at_hand):
             for query, (features, candidates) in enumerate(at_hand):
                 meter = cost.Meter(self.control)
-                count = int((rows[query, : self.k] != NO_ROW).sum())
+                count = int((rows[query, :k] != NO_ROW).sum())
                 pairs = self._examine(features, candidates, rows[query, :count].tolist(), pool, meter)
                 order = np.arange(count)
                 if pairs and meter.may_reorder(shortlist.scores[query, :count]):
@@ -133,11 +137,11 @@ class PairReranker(ABC, Generic[F]):
         return Ranking(rows, scores, evidence)
 
     def _at_hand(
-        self, shortlist: Ranking, queries: Sequence[F], database: Sequence[F]
+        self, shortlist: Ranking, k: int, queries: Sequence[F], database: Sequence[F]
     ) -> Generator[tuple[F, Candidates[F]], None, None]:
         """Each query's features, and where those of its candidates are found by row."""
         if self.reads_ahead:
-            return read_ahead(shortlist, self.k, queries, database)
+            return read_ahead(shortlist, k, queries, database)
         return ((queries[query], database) for query in range(len(shortlist)))  # read when they are compared
 
     def _examine(

@@ -40,6 +40,11 @@ def inlier_ratio(pair: PairEvidence) -> float:
     return pair.inliers / pair.matches if pair.inliers > pair.by_chance else 0.0
 
 
+def same_place(inliers: int, by_chance: float) -> bool:
+    """Whether there are clearly more inliers than unrelated images give."""
+    return inliers > 1.5 * by_chance + 10
+
+
 SCORES: dict[str, Callable[[PairEvidence], float]] = {
     "confidence_sum": confidence_sum,
     "inlier_ratio": inlier_ratio,

@@ -1,0 +1,61 @@
+"""The beginning of a map: its description and the codec of its local features."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from vpr.config import dump, fingerprint
+from vpr.core import ConfigError, DataError
+from vpr.maps import shipped
+from vpr.maps.about import FILE, About
+from vpr.maps.engine import MapEngine
+from vpr.maps.local_codec import PROFILES
+from vpr.maps.vectors import VectorCodec
+from vpr.maps.writing import CODEC, LOCK, writing
+from vpr.runtime.files import TEMPORARY
+from vpr.settings import Settings
+
+OF_THE_MACHINE = ("machine", "store")  # sections that change nothing that is stored or answered
+
+
+def begin(folder: Path, settings: Settings, engine: MapEngine, profile: str) -> None:
+    """Make an empty map in a folder, or find there the one of the same settings.
+
+    Raises ConfigError for settings that a map cannot use, DataError if the folder holds anything else.
+    """
+    if profile not in PROFILES:
+        raise ConfigError(f"unknown profile {profile!r}; known: {', '.join(PROFILES)}")
+    VectorCodec(engine.dim)
+    probability = shipped.probability(settings, profile) if engine.reranker is not None else None
+    about = About(
+        profile,
+        {key: value for key, value in tomllib.loads(dump(settings)).items() if key not in OF_THE_MACHINE},
+        engine.weights(),
+        {} if probability is None else probability.to_table(),
+    )
+    _claim(folder, about)
+    with writing(folder, create=True):
+        if engine.reranker is not None and not (folder / CODEC).exists():
+            codec = shipped.codec(settings, PROFILES[profile])
+            if codec is not None:
+                codec.save(folder / CODEC)
+
+
+def _claim(folder: Path, about: About) -> None:
+    if (folder / FILE).exists():
+        found = About.read(folder)
+        for name in ("profile", "settings", "weights"):
+            if fingerprint({name: getattr(found, name)}) != fingerprint({name: getattr(about, name)}):
+                raise DataError(
+                    f"{folder}: holds a map made with other {name}; choose another folder, or use the same config "
+                    f"(its settings are in {folder / FILE})"
+                )
+        return
+    ours = (LOCK,)
+    if folder.exists() and any(
+        path.name not in ours and not path.name.endswith(TEMPORARY) for path in folder.iterdir()
+    ):
+        raise DataError(f"{folder}: holds something that is no map; choose a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    about.write(folder)

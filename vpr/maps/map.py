@@ -1,0 +1,253 @@
+"""A map of a city: built once, changed every day, asked with one photograph."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vpr.config import parse
+from vpr.core import ConfigError, DataError, LocalFeatures
+from vpr.datasets.placed import PlacedImage
+from vpr.images import ImageLike
+from vpr.maps import creating, writing
+from vpr.maps.about import About
+from vpr.maps.answers import Answer, Candidate
+from vpr.maps.compacting import Compacted, compact
+from vpr.maps.engine import MapEngine, MapFeatures, build_engine, require_weights
+from vpr.maps.filters import parse_filter
+from vpr.maps.info import MapInfo, describe, problems
+from vpr.maps.local_codec import PROFILES, LocalCodec
+from vpr.maps.locating import StoredFeatures, as_found, reranked
+from vpr.maps.manifest import StoredImage
+from vpr.maps.prior import Prior
+from vpr.maps.probability import Probability
+from vpr.maps.reader import MapReader
+from vpr.maps.snapshot import Snapshot, by_segment
+from vpr.maps.sources import read_images
+from vpr.maps.writing import Added
+from vpr.settings import Settings, configured
+
+PathLike = str | os.PathLike[str]
+CANDIDATES = 10  # in an answer
+HERE = 0.5  # a probability below means "not here"
+
+
+class Map:
+    """A map in a folder.
+
+    Reading is safe from several threads; what any process commits is seen by the next call. The methods load when they
+    are first needed. Raises DataError if no map lies in the folder.
+    """
+
+    def __init__(self, folder: PathLike, *, device: str = "auto", threads: int = 0) -> None:
+        self.folder = Path(folder)
+        self.about = About.read(self.folder)
+        self.probability = Probability.of_table(self.about.probability)
+        self._machine = {"device": device, "threads": threads}
+        self._reader = MapReader(self.folder)
+        self._computing = threading.Lock()  # the methods share one device
+        self._building = threading.Lock()
+        self._engine: MapEngine | None = None
+        self._codec: LocalCodec | None = None
+        with self._reader.reading():  # that it can be read is said at once
+            pass
+
+    @classmethod
+    def create(
+        cls,
+        folder: PathLike,
+        images: PathLike,
+        /,
+        positions: PathLike = "auto",
+        *,
+        config: PathLike = "map",
+        profile: str = "default",
+        **settings: Any,
+    ) -> Map:
+        """A map of the images of a folder; goes on where it was interrupted.
+
+        ``positions`` is the path of a csv file, or one of "names", "exif", "kapture", "none", "auto"; see read_images.
+        Settings are given by section, for instance ``rerank={"k": 20}``; ``profile`` is "default" or "compact".
+        Raises ConfigError for settings that a map cannot use, DataError for images or a folder that cannot be used.
+        """
+        root, placed = read_images(Path(images), os.fspath(positions))
+        made = cls.begin(folder, configured(config, settings), profile)
+        made.add_placed(placed, root)
+        made.compact()
+        return made
+
+    @classmethod
+    def begin(cls, folder: PathLike, settings: Settings, profile: str = "default") -> Map:
+        """A map without images, or the one in the folder if it has the same settings. Raises as ``create`` does."""
+        engine = build_engine(settings)
+        creating.begin(Path(folder), settings, engine, profile)
+        made = cls(folder, device=settings.machine.device, threads=settings.machine.threads)
+        made._engine = engine
+        return made
+
+    @property
+    def engine(self) -> MapEngine:
+        """The methods. Raises WeightsError for weights that are missing, DataError if they are not those of the map."""
+        with self._building:
+            if self._engine is None:
+                settings = parse(Settings, {**self.about.settings, "machine": self._machine}, f"{self.folder}/map.toml")
+                engine = build_engine(settings)
+                require_weights(self.folder, engine.weights(), self.about.weights)
+                self._engine = engine
+            return self._engine
+
+    @property
+    def codec(self) -> LocalCodec:
+        """How local features are stored. Raises DataError if the map has no image yet, or its file is damaged."""
+        with self._building:
+            if self._codec is None:
+                self._codec = LocalCodec.load(self.folder / writing.CODEC)
+            return self._codec
+
+    def features(self, photo: ImageLike) -> MapFeatures:
+        """The features of a photograph, as ``locate`` compares them. Raises ImageError."""
+        engine = self.engine
+        with self._computing:
+            return engine.single(photo)
+
+    def locate(
+        self,
+        photo: ImageLike | MapFeatures,
+        *,
+        near: tuple[float, float] | None = None,
+        radius_m: float | None = None,
+        since: str | float | None = None,
+        until: str | float | None = None,
+        where: str = "",
+        k: int = CANDIDATES,
+        rerank: int | None = None,
+    ) -> Answer:
+        """Where a photograph was taken.
+
+        Only images within ``radius_m`` metres of ``near`` (latitude, longitude), taken from ``since`` to ``until`` (ISO
+        8601, or seconds since 1970), and that meet the filter ``where``, are compared. ``rerank`` of them (None: as
+        many as the setting rerank.k says) are compared by local features; the answer has at most ``k`` candidates.
+        Raises ImageError for the photograph, ConfigError or DataError for arguments that make no sense.
+        """
+        if k < 1 or (rerank is not None and rerank < 0):
+            raise ConfigError(f"k = {k}, rerank = {rerank}: an answer has at least one candidate")
+        prior = Prior.of(near, radius_m, since, until, where)
+        clock = {"start": time.perf_counter()}
+        features = photo if isinstance(photo, MapFeatures) else self.features(photo)
+        clock["features"] = time.perf_counter()
+        compared = self._compared(features, rerank)
+        with self._reader.reading() as (manifest, snapshot):
+            among = None if prior is None else by_segment(prior.places(manifest))
+            found = snapshot.search(features.vector, max(k, compared), among)
+            images = manifest.at_rows([(each.segment, each.row) for each in found])
+        clock["search"] = time.perf_counter()
+        if compared and found:
+            reranker = self.engine.reranker
+            assert reranker is not None
+            with self._computing:
+                candidates = reranked(
+                    features.local, found, images, StoredFeatures(found, snapshot, self.codec), reranker, k=compared
+                )
+        else:
+            candidates = as_found(found, images)
+        clock["rerank"] = time.perf_counter()
+        return self._answer(candidates[:k], snapshot, clock)
+
+    def _compared(self, features: MapFeatures, rerank: int | None) -> int:
+        reranker = self.engine.reranker
+        return 0 if reranker is None or not len(features.local) else reranker.k if rerank is None else rerank
+
+    def _answer(self, candidates: Sequence[Candidate], snapshot: Snapshot, clock: Mapping[str, float]) -> Answer:
+        first = candidates[0] if candidates else None
+        known = first is not None and first.inliers is not None
+        probability = self.probability.of(first.evidence) if first and known and self.probability else None
+        here = first is not None and (not known or first.same_place if probability is None else probability >= HERE)
+        moments = list(clock.items())
+        return Answer(
+            position=None if first is None else first.position,
+            probability=0.0 if first is None else probability,
+            here=here,
+            candidates=tuple(candidates),
+            version=snapshot.version,
+            images=snapshot.count,
+            elapsed_ms={name: 1000 * (at - before) for (_, before), (name, at) in pairwise(moments)},
+        )
+
+    def images(self, where: str = "") -> Iterator[StoredImage]:
+        """The images that meet a filter, by id, all of one state."""
+        condition = parse_filter(where)
+        with self._reader.reading() as (manifest, _):
+            yield from manifest.images(*condition)
+
+    def image(self, number: int) -> StoredImage | None:
+        """The image of an id; None if there is none, or it was removed."""
+        return next(self.images(f"id = {int(number)}"), None)
+
+    def local_features(self, image: StoredImage) -> LocalFeatures:
+        """The stored local features of an image. Raises DataError if it was removed."""
+        with self._reader.reading() as (manifest, snapshot):
+            held = next(manifest.images("images.id = ?", (image.id,)), None)
+            if held is None:
+                raise DataError(f"{self.folder}: image {image.name!r} was removed")
+            return snapshot.segments[held.segment].features(held.row, self.codec)
+
+    def __len__(self) -> int:
+        with self._reader.reading() as (_, snapshot):
+            return snapshot.count
+
+    def info(self) -> MapInfo:
+        """Size and state."""
+        with self._reader.reading() as (manifest, snapshot):
+            return describe(self.folder, self.about, manifest, snapshot)
+
+    def verify(self) -> list[str]:
+        """What is wrong with the files; empty if every byte is as it was written. Reads all of them."""
+        return problems(self.folder)
+
+    def add(self, images: PathLike, positions: PathLike = "auto") -> Added:
+        """Add the images of a folder; see ``create``. Costs the work of these images alone."""
+        root, placed = read_images(Path(images), os.fspath(positions))
+        return self.add_placed(placed, root)
+
+    def add_placed(self, images: Sequence[PlacedImage], root: PathLike) -> Added:
+        """Add images below a folder whose places are known. Raises DataError while another process writes."""
+        engine = self.engine
+        with self._computing, writing.writing(self.folder) as manifest:
+            return writing.add(
+                manifest, self.folder, images, Path(root), engine=engine, profile=PROFILES[self.about.profile]
+            )
+
+    def remove(self, names: Sequence[str] = (), where: str = "") -> int:
+        """Remove images by name, and those that meet a filter; returns how many.
+
+        Raises DataError, and removes nothing, for a name that is not there.
+        """
+        condition = parse_filter(where)
+        with writing.writing(self.folder) as manifest:
+            return writing.remove(manifest, self.folder, list(names), condition)
+
+    def compact(self) -> Compacted:
+        """Merge small segments, drop what was removed, and train the coarse quantiser of a large map."""
+        with writing.writing(self.folder) as manifest:
+            return compact(manifest, self.folder)
+
+    def close(self) -> None:
+        """Close the files; the map can still be used, and opens them again."""
+        self._reader.close()
+
+    def __enter__(self) -> Map:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Map({str(self.folder)!r}, {len(self)} images)"
