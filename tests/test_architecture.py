@@ -19,6 +19,7 @@ ORDER = (
     "positives",
     "demo_city",
     "datasets",
+    "exchange",  # files of other programs: plain arrays and names
     "weights",
     "local_features",
     "global_descriptors",
@@ -35,6 +36,9 @@ ORDER = (
     "descriptors",
     "pipeline",
     "maps",  # built on build, features, index and rerank
+    "pair_matching",
+    "pair_drawing",
+    "exporting",
     "benchmark",
     "geometry_benchmark",
     "training",

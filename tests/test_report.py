@@ -9,17 +9,28 @@ import subprocess
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 
-from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
+from vpr.core import ConfigError, DataError, Dataset, Evidence, ImageSet, Ranking
 from vpr.evaluation.comparison import summarise
-from vpr.report.drawing import GAP, INLIER_RGB, REJECTED_RGB, Correspondences, draw_matches, jpeg_uri, thumbnail
+from vpr.report.drawing import (
+    GAP,
+    INLIER_RGB,
+    KEYPOINT_RGB,
+    REJECTED_RGB,
+    Correspondences,
+    draw_matches,
+    jpeg_uri,
+    thumbnail,
+)
 from vpr.report.figures import MAX_MARKS, position_map, recall_curves
 from vpr.report.gallery import MAX_LINES, SIDE, Gallery
 from vpr.report.headline import headline
+from vpr.report.match_images import MatchImage, write_match_image
 from vpr.report.outcomes import Outcome, outcomes, shares, spread
 from vpr.report.page import render, timing_rows, write_report
 from vpr.report.tables import length_text
@@ -445,7 +456,7 @@ def nearer_to_inlier(pixel):
 def test_drawn_matches_by_hand():
     a, b = np.zeros((40, 60, 3), np.uint8), np.full((30, 50), 7, np.uint8)
     points = np.array([[5.0, 10.0], [5.0, 20.0]])
-    drawn = draw_matches(a, b, points, points, np.array([True, False]))
+    drawn = draw_matches(a, b, Correspondences(points, points, np.array([True, False])))
     assert drawn.shape == (40, 60 + GAP + 50, 3)
     assert drawn[[10, 20], 30].min() > 0
     assert [nearer_to_inlier(drawn[y, 30]) for y in (10, 20)] == [True, False]
@@ -457,14 +468,16 @@ def test_drawn_matches_by_hand():
 def test_inliers_lie_above_rejected_matches():
     a = np.zeros((40, 60, 3), np.uint8)
     start, end = np.array([[5.0, 10.0]] * 2), np.array([[50.0, 10.0]] * 2)
-    first, second = (draw_matches(a, a, start, end, np.array(flags)) for flags in ([True, False], [False, True]))
+    first, second = (
+        draw_matches(a, a, Correspondences(start, end, np.array(flags))) for flags in ([True, False], [False, True])
+    )
     np.testing.assert_array_equal(first, second)
     assert nearer_to_inlier(first[10, 30])
 
 
 def test_no_matches_leave_the_images_as_they_are():
     a = np.arange(30 * 20 * 3, dtype=np.uint8).reshape(30, 20, 3)
-    drawn = draw_matches(a, a, np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, bool))
+    drawn = draw_matches(a, a, Correspondences(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, bool)))
     np.testing.assert_array_equal(drawn[:, :20], a)
 
 
@@ -514,3 +527,50 @@ def test_browser_draws_the_page_without_complaint(tmp_path, width):
     assert shot.shape == (2000, width, 3)
     assert shot.std() > 10
     assert (shot[:, -8:] == 255).all()  # nothing runs over the edge
+
+
+# --- match images
+
+
+def match_image(**changes):
+    points = np.array([[5.0, 10.0], [5.0, 20.0]])
+    given = {"confidences": np.array([0.0, 1.0], np.float32)} | changes
+    found = Correspondences(points, points, np.array([True, True]), **given)
+    return MatchImage(np.zeros((40, 60, 3), np.uint8), np.zeros((30, 50), np.uint8), found, ("a & b",))
+
+
+def test_matches_are_coloured_by_confidence():
+    """Magenta at 0, yellow at 1; the caption and the legend are below."""
+    drawn = match_image().drawn()
+    (low, high) = drawn[10, 30].astype(int), drawn[20, 30].astype(int)
+    assert high[1] - high[2] > 100 > low[1] - low[2] and low[2] > low[1]
+    assert drawn.shape[0] > 80 and (drawn[60:] < 128).any()
+    unknown = match_image(confidences=None).drawn()
+    assert nearer_to_inlier(unknown[10, 30]) and nearer_to_inlier(unknown[20, 30])
+
+
+def test_keypoints_are_drawn_where_they_are_asked_for():
+    points = np.array([[45.0, 35.0]])
+    assert not match_image().drawn()[35, 45].any()
+    assert match_image(query_keypoints=points).drawn()[35, 45].tolist() == list(KEYPOINT_RGB)
+    assert 'class="keypoints"' in match_image(candidate_keypoints=points).svg()
+    assert "keypoints" not in match_image().svg()
+
+
+def test_svg_holds_the_lines_and_escapes_names():
+    tree = ElementTree.fromstring(match_image().svg())
+    assert [len(tree.findall(f"{{http://www.w3.org/2000/svg}}{kind}")) for kind in ("image", "text")] == [2, 3]
+    paths = tree.find("{http://www.w3.org/2000/svg}g[@class='inliers']")
+    assert paths[0].get("d") == f"M5.50 10.50L{60 + GAP + 5.5:.2f} 10.50"
+    assert paths[0].get("stroke") != paths[1].get("stroke")
+    assert tree.find("{http://www.w3.org/2000/svg}text").text == "a & b"
+
+
+def test_a_suffix_that_is_no_format_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"m\.doc: not an image format that can be written; use one of .*\.svg"):
+        write_match_image(tmp_path / "m.doc", match_image())
+    for suffix in ("png", "pdf", "svg", "webp"):
+        write_match_image(tmp_path / "new" / f"m.{suffix}", match_image())
+        assert (tmp_path / "new" / f"m.{suffix}").stat().st_size > 200
+    with pytest.raises(ValueError, match="confidences of 2 matches"):
+        match_image(confidences=np.zeros(1, np.float32))

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from vpr.build import PairMethods, build_descriptor, build_local, build_matcher, build_pair_methods
 from vpr.core import DataError, Dataset, Floats, Image, LocalFeatures, Matches, Ranking
 from vpr.evaluation.comparison import Summary, summarise
-from vpr.images import WRITTEN_SUFFIXES, ImageLike, as_image
-from vpr.report.drawing import draw_matches, jpeg_uri
+from vpr.images import ImageLike, as_image, moved
+from vpr.report.drawing import Correspondences, jpeg_uri
+from vpr.report.match_images import MatchImage, write_match_image
 from vpr.rerank.scores import same_place
 from vpr.settings import Settings, configured
 
@@ -52,29 +53,32 @@ class PairMatches:
         """Whether there are clearly more inliers than unrelated images give."""
         return same_place(int(self.inliers.sum()), self.inliers_by_chance)
 
-    def draw(self) -> Image:
-        """Both images side by side with a line per match, inliers coloured; (H, W, 3) RGB uint8."""
-        return draw_matches(
-            self.image_a,
-            self.image_b,
+    def draw(self, *, keypoints: bool = False) -> Image:
+        """Both images side by side with a line per match, inliers coloured by confidence; (H, W, 3) RGB uint8.
+
+        With ``keypoints`` all of them are shown as dots.
+        """
+        return self._image(keypoints).drawn()
+
+    def save(self, path: PathLike, *, keypoints: bool = False) -> Path:
+        """Write the drawing and return its path; the suffix chooses the format: png, jpg, pdf, svg and others.
+
+        Raises ConfigError for an unknown format.
+        """
+        target = Path(path)
+        write_match_image(target, self._image(keypoints))
+        return target
+
+    def _image(self, keypoints: bool) -> MatchImage:
+        found = Correspondences(
             self.keypoints_a[self.pairs[:, 0]],
             self.keypoints_b[self.pairs[:, 1]],
             self.inliers,
+            self.confidences,
+            self.keypoints_a if keypoints else None,
+            self.keypoints_b if keypoints else None,
         )
-
-    def save(self, path: PathLike) -> Path:
-        """Write the drawing to an image file and return its path. Raises DataError for an unknown format."""
-        import cv2
-
-        target = Path(path)
-        if target.suffix.lower() not in WRITTEN_SUFFIXES:
-            raise DataError(
-                f"{target}: not an image format that can be written; use one of {', '.join(WRITTEN_SUFFIXES)}"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(target), self.draw()[..., ::-1]):
-            raise DataError(f"{target}: cannot be written")
-        return target
+        return MatchImage(self.image_a, self.image_b, found)
 
     def show(self) -> None:
         """Open the drawing in the system's image viewer; a notebook shows it by itself."""
@@ -144,7 +148,8 @@ def match(a: ImageLike, b: ImageLike, config: PathLike | None = None, **settings
     found = [methods.extractor.single(image).rerank_features for image in (a, b)]
     pair = methods.reranker.pair(*found)
     keypoints = [
-        _in_image(each.keypoints.numpy(), each.image_size, image) for each, image in zip(found, images, strict=True)
+        moved(each.keypoints.numpy(), each.image_size, (image.shape[1], image.shape[0]))
+        for each, image in zip(found, images, strict=True)
     ]
     return PairMatches(
         keypoints[0],
@@ -273,11 +278,3 @@ def _pair_methods(settings: Settings) -> PairMethods:
         _PAIR_METHODS.clear()
         _PAIR_METHODS[key] = made
     return _PAIR_METHODS[key]
-
-
-def _in_image(keypoints: Floats, seen: tuple[int, int], image: Image) -> Floats:
-    """Keypoints (N, 2) of the image that the method saw, in pixels of the image as given."""
-    height, width = image.shape[:2]
-    scale = np.array([width / max(seen[0], 1), height / max(seen[1], 1)], np.float32)
-    moved: Floats = ((keypoints + 0.5) * scale - 0.5).astype(np.float32)
-    return moved

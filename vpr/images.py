@@ -51,6 +51,7 @@ _PLUGINS = {
     **dict.fromkeys(("HEIC", ".heic", ".heif"), "pillow-heif"),
     **dict.fromkeys(("JPEG XL", ".jxl"), "pillow-jxl-plugin"),
 }
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that exchange width and height
 _ENORMOUS = (1 << 20, 1 << 20)  # stands for a size that Pillow refuses
 
 # OpenCV honours the EXIF orientation with these flags, and decodes grey from the JPEG's own luma.
@@ -248,6 +249,39 @@ def megapixels_in_header(path: Path) -> float:
     except Exception:  # damaged headers raise what they like
         return 0.0
     return width * height / 1e6 if width > 0 else 0.0
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as ``read_image`` gives it, from the header where that says. Raises ImageError."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        from PIL import Image as Pil
+
+        try:
+            with Pil.open(path) as image:
+                width, height = image.size
+                return (height, width) if image.getexif().get(_ORIENTATION) in _LYING else (width, height)
+        except Exception:  # damaged headers raise what they like
+            pass
+    height, width = read_image(path, "grey").shape
+    return width, height
+
+
+def moved(points: NDArray[Any], from_size: tuple[int, int], to_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Points (N, 2) x, y in pixels of an image of one size, in pixels of the same image at another size."""
+    scale = np.array(to_size, np.float32) / np.maximum(from_size, 1).astype(np.float32)
+    return ((points + np.float32(0.5)) * scale - np.float32(0.5)).astype(np.float32)
+
+
+def turned_back(points: NDArray[np.float32], turns: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Points (N, 2) of an image that was turned by quarter turns counter-clockwise, in pixels of the image before.
+
+    ``size`` is width and height of the turned image.
+    """
+    width, height = size
+    for _ in range(turns % 4):
+        points = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1).astype(np.float32)
+        width, height = height, width
+    return points
 
 
 def fitted_size(

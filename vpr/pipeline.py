@@ -300,5 +300,8 @@ def _correspondences(matched: Matched, query: int, candidate: int) -> Correspond
     pair = matched.engine.reranker.pair(of_query, of_candidate)
     rows = pair.matches.pairs.numpy()
     return Correspondences(
-        of_query.keypoints.numpy()[rows[:, 0]], of_candidate.keypoints.numpy()[rows[:, 1]], pair.verified.inliers
+        of_query.keypoints.numpy()[rows[:, 0]],
+        of_candidate.keypoints.numpy()[rows[:, 1]],
+        pair.verified.inliers,
+        pair.matches.scores.numpy(),
     )

@@ -8,13 +8,14 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vpr.cli import configs, dataset_commands, ground_truth, map, models, patchnetvlad, training
+from vpr.cli import configs, dataset_commands, exports, ground_truth, map, models, patchnetvlad, training
 from vpr.cli.benchmark import SeveralValues, benchmark
 from vpr.cli.common import EPILOG, guarded
 from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city, demo_places
 from vpr.cli.evaluate import evaluate
 from vpr.cli.fit import fit
+from vpr.cli.match_pairs import match_pairs
 from vpr.cli.match_two import match_two
 from vpr.cli.report import report
 from vpr.cli.run import run
@@ -43,6 +44,7 @@ app.command()(report)
 app.command()(compare)
 app.command(cls=SeveralValues)(benchmark)
 app.command("match-two")(match_two)
+app.command("match-pairs", no_args_is_help=True)(match_pairs)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
 app.command("fit")(fit)
@@ -56,6 +58,7 @@ app.command("add-pca", hidden=True)(pca)
 app.command("download-models", hidden=True)(patchnetvlad.download_models)
 app.command("evaluate", no_args_is_help=True)(evaluate)
 app.add_typer(map.app, name="map")
+app.add_typer(exports.app, name="export")
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(configs.app, name="config")

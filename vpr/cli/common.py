@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -43,6 +43,17 @@ SetOption = Annotated[
 RadiusOption = Annotated[
     float, typer.Option(help="A database image within this distance, in metres, is a positive.", min=0)
 ]
+
+
+BadImageOption = Annotated[
+    Literal["skip", "fail"] | None,
+    typer.Option("--on-bad-image", help="Skip images that cannot be read, with a warning, or fail at the first."),
+]
+
+
+def with_bad_images(overrides: Sequence[str] | None, on_bad_image: str | None) -> list[str]:
+    """Overrides of settings, with what is to be done with images that cannot be read."""
+    return [*(overrides or []), *([f"images.on_bad_image={on_bad_image}"] if on_bad_image else [])]
 
 
 def settings_of(chosen: str | None, overrides: Sequence[str] | None) -> Settings:

@@ -10,7 +10,7 @@ import typer
 from vpr.cli.common import SetOption, say
 from vpr.cli.patchnetvlad import settings_in
 from vpr.cli.patchnetvlad_files import DEFAULT_CONFIG, fetch_absent_weights, located
-from vpr.core import ConfigError, DataError, Image
+from vpr.core import ConfigError, Image
 
 FLAGS = "Patch-NetVLAD's flags"  # its performance config is the default beside them
 EXAMPLES = "example_images"
@@ -20,7 +20,9 @@ DRAWING = "patchMatchings.png"
 def match_two(
     first: Annotated[Path | None, typer.Argument(help="An image.")] = None,
     second: Annotated[Path | None, typer.Argument(help="Another image.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Draw the matches into this image file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the matches into this image file: .png, .jpg, .pdf, .svg and others.")
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -32,6 +34,7 @@ def match_two(
     ] = None,
     overrides: SetOption = None,
     *,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Draw all keypoints, too.")] = False,
     first_im_path: Annotated[
         Path | None, typer.Option("--first_im_path", help="An image.", rich_help_panel=FLAGS)
     ] = None,
@@ -43,12 +46,13 @@ def match_two(
     ] = Path("results"),
     nocuda: Annotated[bool, typer.Option("--nocuda", help="Use the CPU.", rich_help_panel=FLAGS)] = False,
 ) -> None:
-    """Match two images: the score, the matches, how many of them are inliers, and a drawing of them."""
-    import cv2
+    """Match two images: the score, the matches, how many of them are inliers, and a drawing of them.
 
+    Inliers are coloured by confidence, rejected matches are grey.
+    """
     from vpr.build import build_pair_methods
-    from vpr.images import WRITTEN_SUFFIXES
-    from vpr.report.drawing import draw_matches
+    from vpr.report.drawing import Correspondences
+    from vpr.report.match_images import MatchImage, require_suffix, write_match_image
 
     published = first is None and second is None
     if published:
@@ -57,8 +61,8 @@ def match_two(
         raise ConfigError("give two images: `vpr match-two A B`, or --first_im_path A --second_im_path B")
     if published:
         first, second = (located(path, EXAMPLES) for path in (first, second))
-    if out is not None and out.suffix.lower() not in WRITTEN_SUFFIXES:
-        raise DataError(f"{out}: not an image format that can be written; use one of {', '.join(WRITTEN_SUFFIXES)}")
+    if out is not None:
+        require_suffix(out)
     settings = settings_in(config, overrides, nocuda, default=DEFAULT_CONFIG if published else None)
     if published:
         fetch_absent_weights(settings)
@@ -67,23 +71,22 @@ def match_two(
     query, candidate = (methods.extractor.single(path).rerank_features for path in (first, second))
     pair = reranker.pair(query, candidate)
     evidence = pair.evidence
+    said = f"{evidence.inliers}; unrelated images give up to about {evidence.by_chance:.0f}"
     say(f"score     {reranker.score(pair):.3f} ({reranker.score_name})")
     say(f"keypoints {len(query)} and {len(candidate)}")
     say(f"matches   {evidence.matches}")
-    say(f"inliers   {evidence.inliers}; unrelated images give up to about {evidence.by_chance:.0f}")
+    say(f"inliers   {said}")
     if out is None:
         return
     rows = pair.matches.pairs.numpy()
-    drawn = draw_matches(
-        _image(first, query.image_size),
-        _image(second, candidate.image_size),
-        query.keypoints.numpy()[rows[:, 0]],
-        candidate.keypoints.numpy()[rows[:, 1]],
-        pair.verified.inliers,
+    of_query, of_candidate = query.keypoints.numpy(), candidate.keypoints.numpy()
+    shown = (of_query, of_candidate) if keypoints else (None, None)
+    found = Correspondences(
+        of_query[rows[:, 0]], of_candidate[rows[:, 1]], pair.verified.inliers, pair.matches.scores.numpy(), *shown
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(out), drawn[..., ::-1]):
-        raise DataError(f"{out}: cannot be written")
+    caption = (f"{first.name} and {second.name}", f"{evidence.matches} matches, inliers {said}")
+    images = _image(first, query.image_size), _image(second, candidate.image_size)
+    write_match_image(out, MatchImage(*images, found, caption))
     say(f"matches drawn in {out}")
 
 

@@ -70,7 +70,7 @@ def _pair_of_line(fields: Sequence[str], root: Path, where: str) -> PosePair:
     names, words = fields[:2], fields[2:]
     turns = (0, 0)
     if len(fields) == 38:
-        turns = (_turn(words[0], where), _turn(words[1], where))
+        turns = (turn(words[0], where), turn(words[1], where))
         words = words[2:]
     numbers = np.array([finite(word, where) for word in words])
     first, second, pose = numbers[:9].reshape(3, 3), numbers[9:18].reshape(3, 3), numbers[18:]
@@ -170,7 +170,8 @@ def _checked(pair: PosePair, where: str) -> PosePair:
     return pair
 
 
-def _turn(word: str, where: str) -> int:
+def turn(word: str, where: str) -> int:
+    """The number of quarter turns that a word writes; raises DataError for anything else."""
     if word not in ("0", "1", "2", "3"):
         raise DataError(f"{where}: {word!r} is not a number of quarter turns, 0 to 3")
     return int(word)

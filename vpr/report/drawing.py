@@ -1,4 +1,4 @@
-"""Images for people: thumbnails, and matches drawn between two images."""
+"""Images for people: thumbnails, and matches drawn between two images, coloured by their confidence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from vpr.core import Doubles, Floats, Image
 # Okabe and Ito's bluish green, lightened, and grey: apart in hue and in lightness, so colour-blind eyes tell them too.
 INLIER_RGB = (86, 224, 180)
 REJECTED_RGB = (160, 160, 160)
+KEYPOINT_RGB = (70, 220, 255)  # cyan, which no confidence has
 Points = Doubles | Floats
+DARKEST = 110  # level of 255 in the colour map for confidence 0: its beginning is too dark to be seen on images
 GAP = 8  # pixels between two images that stand side by side
 
 
@@ -24,6 +26,9 @@ class Correspondences:
     query_points: Points  # (M, 2) x, y
     candidate_points: Points  # (M, 2) x, y
     inliers: NDArray[np.bool_]  # (M,) which of them agree with one geometry
+    confidences: Floats | None = None  # (M,) in [0, 1]; None where they are not known
+    query_keypoints: Points | None = None  # (N, 2) all that were found; None where they are not to be shown
+    candidate_keypoints: Points | None = None
 
     def __post_init__(self) -> None:
         count = len(self.inliers)
@@ -32,31 +37,54 @@ class Correspondences:
                 f"points {self.query_points.shape} and {self.candidate_points.shape} with {self.inliers.shape} "
                 "inliers do not describe the same matches"
             )
+        if self.confidences is not None and self.confidences.shape != (count,):
+            raise ValueError(f"{self.confidences.shape} confidences of {count} matches")
 
 
-def draw_matches(
-    image_a: Image, image_b: Image, points_a: Points, points_b: Points, inliers: NDArray[np.bool_]
-) -> Image:
+def draw_matches(image_a: Image, image_b: Image, matches: Correspondences) -> Image:
     """Two images side by side, top aligned, with a line per match; (H, W, 3) RGB.
 
-    Points are (M, 2) x, y in pixels of their image. Rejected matches are thin, grey and below the inliers.
+    Inliers are coloured by confidence where it is known. Rejected matches are thin, grey and below the inliers;
+    keypoints, where they are to be shown, are dots below both.
     """
     import cv2
 
-    left, right = _rgb(image_a), _rgb(image_b)
+    canvas, offset = side_by_side(image_a, image_b)
+    starts = np.asarray(matches.query_points, dtype=np.float64)
+    ends = np.asarray(matches.candidate_points, dtype=np.float64) + np.array([offset, 0.0])
+    width = max(1, round(len(canvas) / 480))  # reads alike on small and large images
+    for points, left in ((matches.query_keypoints, 0.0), (matches.candidate_keypoints, float(offset))):
+        found = np.zeros((0, 2)) if points is None else np.asarray(points, np.float64) + np.array([left, 0.0])
+        for point in _fixed_point(found):
+            cv2.circle(canvas, point, (2 * width + 1) << (_SHIFT - 1), KEYPOINT_RGB, -1, cv2.LINE_AA, _SHIFT)
+    colours = confidence_colours(matches.confidences, len(starts)).tolist()
+    for kind, colour, opacity in ((~matches.inliers, REJECTED_RGB, 0.5), (matches.inliers, None, 0.8)):
+        over = canvas.copy()
+        lines = zip(np.flatnonzero(kind).tolist(), _fixed_point(starts[kind]), _fixed_point(ends[kind]), strict=True)
+        for row, start, end in lines:
+            cv2.line(over, start, end, colour or colours[row], width, cv2.LINE_AA, _SHIFT)
+        canvas = np.asarray(cv2.addWeighted(over, opacity, canvas, 1 - opacity, 0), dtype=np.uint8)
+    return canvas
+
+
+def side_by_side(image_a: Image, image_b: Image) -> tuple[Image, int]:
+    """Two images top aligned on white, (H, W, 3) RGB, and the x at which the second begins."""
+    left, right = as_rgb(image_a), as_rgb(image_b)
     height, offset = max(len(left), len(right)), left.shape[1] + GAP
     canvas = np.full((height, offset + right.shape[1], 3), 255, dtype=np.uint8)
     canvas[: len(left), : left.shape[1]] = left
     canvas[: len(right), offset:] = right
-    starts = np.asarray(points_a, dtype=np.float64)
-    ends = np.asarray(points_b, dtype=np.float64) + np.array([offset, 0.0])
-    width = max(1, round(height / 720))  # reads alike on small and large images
-    for kind, colour, opacity in ((~inliers, REJECTED_RGB, 0.5), (inliers, INLIER_RGB, 0.8)):
-        over = canvas.copy()
-        for start, end in zip(_fixed_point(starts[kind]), _fixed_point(ends[kind]), strict=True):
-            cv2.line(over, start, end, colour, width, cv2.LINE_AA, _SHIFT)
-        canvas = np.asarray(cv2.addWeighted(over, opacity, canvas, 1 - opacity, 0), dtype=np.uint8)
-    return canvas
+    return canvas, offset
+
+
+def confidence_colours(confidences: Floats | None, count: int) -> Image:
+    """(count, 3) RGB, from magenta at 0 to yellow at 1; the colour of inliers where confidences are unknown."""
+    import cv2
+
+    if confidences is None or not count:
+        return np.tile(np.array(INLIER_RGB, dtype=np.uint8), (count, 1))
+    levels = (np.clip(np.nan_to_num(confidences), 0, 1) * (255 - DARKEST) + DARKEST).round().astype(np.uint8)
+    return np.asarray(cv2.applyColorMap(levels[:, None], cv2.COLORMAP_PLASMA)[:, 0, ::-1], dtype=np.uint8)
 
 
 def thumbnail(image: Image, side: int) -> Image:
@@ -73,7 +101,7 @@ def jpeg_uri(image: Image, quality: int = 80) -> str:
     """An RGB or grey image as a data URI."""
     import cv2
 
-    _, data = cv2.imencode(".jpg", _rgb(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, data = cv2.imencode(".jpg", as_rgb(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
@@ -84,5 +112,6 @@ def _fixed_point(points: Doubles) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in (points * 2**_SHIFT).round()]
 
 
-def _rgb(image: Image) -> Image:
+def as_rgb(image: Image) -> Image:
+    """(H, W, 3), of a grey image as well."""
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image

@@ -48,6 +48,22 @@ def require_file(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, for libraries that open files themselves; renamed to ``path`` if no error came."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in the folder durable."""
     handle = os.open(folder, os.O_RDONLY)

@@ -1,0 +1,1 @@
+"""Features, matches and databases in the files of other programs."""
