@@ -1,5 +1,6 @@
 """Predictions files and recall tables: exact text, round trips, and other systems' readers."""
 
+import csv
 import json
 import tracemalloc
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from vpr.core import DataError, Dataset, Evidence, ImageSet, Ranking
+from vpr.datasets.shortlists import read_shortlist
 from vpr.evaluation.comparison import summarise
 from vpr.report.pairs import (
     hloc_pairs,
@@ -20,6 +22,7 @@ from vpr.report.pairs import (
     write_patchnetvlad,
 )
 from vpr.report.predictions import prediction_lines, read_predictions, write_predictions
+from vpr.report.ranking_csv import write_ranking_csv
 from vpr.report.tables import recall_lines, text_table, write_recalls, write_recalls_json
 from vpr.runtime.files import read_json
 
@@ -320,3 +323,36 @@ def test_one_stage_has_no_change_to_show():
 def test_recall_lines_keep_the_order_of_the_stages():
     assert recall_lines({}) == ""
     assert recall_lines(summary().recalls).index("NetVLAD@2") < recall_lines(summary().recalls).index("PatchNetVLAD@1")
+
+
+def test_the_ranking_as_a_table_by_hand(tmp_path):
+    write_ranking_csv(tmp_path / "ranking.csv", placed(), ranked(EVIDENCE))
+    lines = (tmp_path / "ranking.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("query,rank,candidate,score,similarity,matches,inliers,distance_m,latitude,longitude,")
+    rows = list(csv.DictReader(lines))
+    assert [(row["query"], row["rank"], row["candidate"]) for row in rows] == [
+        ("q.jpg", "1", "c.jpg"),
+        ("q.jpg", "2", "a.jpg"),
+        ("q.jpg", "3", "b.jpg"),
+        ("r é.jpg", "1", "b.jpg"),
+    ]
+    assert [row["correct"] for row in rows] == ["false", "true", "true", "false"]
+    assert (rows[0]["score"], rows[0]["matches"], rows[0]["inliers"], rows[0]["zone"]) == ("0.8123", "100", "60", "33N")
+    assert (rows[2]["similarity"], rows[2]["matches"], rows[1]["distance_m"]) == ("", "", "0.0")
+    same = read_shortlist(tmp_path / "ranking.csv", placed())
+    assert same.ranking.rows.tolist() == ranked().rows.tolist()
+    assert (same.ranking.scores == ranked().scores).all()
+
+
+def test_a_table_without_truth_and_positions_has_empty_cells(tmp_path):
+    names = dataset(('a,"b".jpg', "q2.jpg"))
+    write_ranking_csv(tmp_path / "ranking.csv", names, ranked())
+    rows = list(csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines()))
+    assert rows[0]["query"] == 'a,"b".jpg' and rows[0]["latitude"] == rows[0]["correct"] == rows[0]["inliers"] == ""
+    assert len(rows) == 4
+
+
+def test_a_table_of_no_query_is_a_header(tmp_path):
+    nothing = Ranking(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
+    write_ranking_csv(tmp_path / "ranking.csv", dataset(()), nothing)
+    assert len((tmp_path / "ranking.csv").read_text().splitlines()) == 1

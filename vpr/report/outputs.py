@@ -16,6 +16,8 @@ from vpr.report.gallery import Drawn, Pictures
 from vpr.report.page import write_report
 from vpr.report.pairs import write_hloc, write_kapture, write_patchnetvlad
 from vpr.report.predictions import write_predictions
+from vpr.report.ranking_csv import FILE_NAME as RANKING
+from vpr.report.ranking_csv import write_ranking_csv
 from vpr.report.shown import FILE_NAME as SHOWN
 from vpr.report.shown import Recorder, pictures_of, read_shown, write_shown
 from vpr.report.statistics_file import statistics_record
@@ -46,6 +48,7 @@ def write_outputs(
     if others:
         write_predictions(out / SHORTLIST_ROWS, dataset, shortlist)
     write_predictions(out / ROWS, dataset, predictions)
+    write_ranking_csv(out / RANKING, dataset, predictions)
     _write_pairs(out / "pairs_kapture.txt", write_kapture, dataset, predictions)
     _write_pairs(out / "pairs_hloc.txt", write_hloc, dataset, predictions)
     write_dataset(out / DATASET, dataset)
@@ -65,6 +68,7 @@ def remove_outputs(out: Path) -> None:
     names = (
         ROWS,
         SHORTLIST_ROWS,
+        RANKING,
         "pairs_kapture.txt",
         "pairs_hloc.txt",
         DATASET,

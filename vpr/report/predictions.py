@@ -25,7 +25,13 @@ def write_predictions(path: Path, dataset: Dataset, ranking: Ranking) -> None:
 
 
 def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
-    """One JSON object per query and rank; pads are left out, and so are keys whose value is not known.
+    """One JSON object per query and rank; see prediction_rows."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder per line
+    return map(encode, prediction_rows(dataset, ranking))
+
+
+def prediction_rows(dataset: Dataset, ranking: Ranking) -> Iterator[dict[str, Any]]:
+    """What is known of each query and rank; pads are left out, and so are keys whose value is not known.
 
     query, rank (from 1), candidate, score, similarity, matches, inliers, distance_m, position of the candidate (east_m,
     north_m, zone, latitude, longitude), correct (null where it is not known) and, on the first line of a query,
@@ -35,7 +41,6 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
     places = None if database.positions is None else in_own_region(database.positions).round(3)
     degrees = database_degrees(dataset)
     unknown = set(dataset.unknown)
-    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder per line
     for query, name in enumerate(dataset.queries.names):
         rows = ranking.rows[query]
         columns = _evidence_columns(ranking, query)
@@ -60,7 +65,7 @@ def prediction_lines(dataset: Dataset, ranking: Ranking) -> Iterator[str]:
             line["correct"] = None if correct is None else bool(correct[place])
             if place == 0 and ranking.evidence is not None and math.isfinite(ranking.evidence.elapsed_s[query]):
                 line["elapsed_ms"] = round(1000 * float(ranking.evidence.elapsed_s[query]), 3)
-            yield encode(line)
+            yield line
 
 
 def database_degrees(dataset: Dataset) -> Doubles | None:
