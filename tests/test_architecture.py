@@ -34,6 +34,7 @@ ORDER = (
     "settings",
     "build",
     "descriptors",
+    "imports",
     "pipeline",
     "maps",  # built on build, features, index and rerank
     "pair_matching",

@@ -262,6 +262,52 @@ def test_a_run_is_exported(small_city: tuple[Path, Path], tmp_path: Path) -> Non
     assert {len(keys) for keys in read_msls_challenge(tmp_path / "p.csv").values()} == {3}
 
 
+def test_a_run_on_the_features_of_hloc(small_city: tuple[Path, Path], tmp_path: Path) -> None:
+    """What a run exported gives the same ranking again, without the images; a changed file changes it."""
+    folders = ["--database", str(small_city[0]), "--queries", str(small_city[1])]
+    local, descriptors = tmp_path / "local.h5", tmp_path / "global.h5"
+    whole = ["--set", "global_descriptor.method=thumbnail"]
+    call(["run", *folders, "--out", str(tmp_path / "one"), *whole])
+    call(["export", "features", str(tmp_path / "one"), "--out", str(local)])
+    call(["export", "features", str(tmp_path / "one"), "--kind", "global", "--out", str(descriptors)])
+    both = ["--hloc-features", str(local), "--hloc-descriptors", str(descriptors)]
+    call(["run", *folders, "--out", str(tmp_path / "two"), *both])
+    assert not (tmp_path / "two" / "features" / "database" / "local").exists()
+    one, two = ((tmp_path / name / "pairs_hloc.txt").read_bytes() for name in ("one", "two"))
+    assert one == two
+    with h5py.File(descriptors, "r+") as file:
+        first, second = list(file["database"])[:2]
+        kept = file[f"database/{first}/global_descriptor"][()]
+        file[f"database/{first}/global_descriptor"][...] = file[f"database/{second}/global_descriptor"][()]
+        file[f"database/{second}/global_descriptor"][...] = kept
+    call(["run", *folders, "--out", str(tmp_path / "two"), *both, "--set", "rerank.k=0"])
+    assert (tmp_path / "two" / "pairs_hloc.txt").read_bytes() != one
+
+
+def test_features_of_hloc_that_do_not_fit_are_refused(
+    small_city: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{folder.name}/{path.name}" for folder in small_city for path in sorted(folder.iterdir())]
+    arguments = ["run", "--database", str(small_city[0]), "--queries", str(small_city[1]), "--out", str(tmp_path / "o")]
+
+    def refused(sentence: str, *more: str) -> None:
+        with pytest.raises(SystemExit):
+            call([*arguments, *more])
+        assert sentence in capsys.readouterr().err
+
+    hloc.write_features(tmp_path / "few.h5", [(name, some(5)) for name in names[:3]])
+    refused("nothing of 5 of 8 images", "--hloc-features", str(tmp_path / "few.h5"))
+    hloc.write_features(tmp_path / "short.h5", [(name, some(5)) for name in names])
+    lengths = [np.ones(4 + (name == names[0]), np.float32) for name in names]
+    hloc.write_descriptors(tmp_path / "mixed.h5", zip(names, lengths, strict=True))
+    refused("global descriptors of lengths [4, 5]", "--hloc-descriptors", str(tmp_path / "mixed.h5"))
+    short = ["--hloc-features", str(tmp_path / "short.h5")]
+    refused("take descriptors of length 128", *short, "--config", "vpr_lightglue")
+    vocabulary = ["--set", "global_descriptor.method=vlad", "--set", "global_descriptor.weights=vpr-superpoint-vlad"]
+    refused("does not fit descriptors of 4", *short, *vocabulary)
+    refused("hold no patches", *short, "--config", "patch_netvlad_speed")
+
+
 def test_matched_pairs_are_exported(tmp_path: Path) -> None:
     """h5 and COLMAP hold the same matches; a turned image has its keypoints in the stored image."""
     wide = textured(1, 100, 160)

@@ -34,6 +34,7 @@ class Engine:
     extractor: FeatureExtractor
     aggregator: LocalAggregator | None  # with weights of its own; None if it is to be fitted, or is not needed
     reranker: PairReranker[Any] | None  # None where nothing is re-ranked
+    retrieves: bool = True  # False where the global descriptors or the shortlist are given
 
     def weights(self) -> dict[str, str]:
         """sha256 of the weights in use, "" where a method has none."""
@@ -47,7 +48,7 @@ class Engine:
     @property
     def aggregation(self) -> MethodSettings | None:
         """Settings of the global descriptor that is made of local features; None where there is none."""
-        return aggregation(self.settings)
+        return aggregation(self.settings) if self.retrieves else None
 
     def fit_aggregator(self, database: Sequence[LocalFeatures]) -> LocalAggregator:
         """The aggregator with its own weights, or fitted on the local features of a database."""
@@ -59,10 +60,11 @@ class Engine:
         return _build_aggregator(chosen, ())
 
 
-def build(settings: Settings, *, retrieves: bool = True, extracts: bool = True) -> Engine:
-    """All methods that the settings name; without ``retrieves`` none of the first stage, whose shortlist is given.
+def build(settings: Settings, *, retrieves: bool = True, extracts: bool = True, detects: bool = True) -> Engine:
+    """All methods that the settings name.
 
-    Without ``extracts`` no features can be made, so their weights are not needed.
+    Without ``retrieves`` no global descriptor, where descriptors or the shortlist are given; without ``detects`` no
+    local features, where these are given. Without ``extracts`` no features can be made, so their weights are not needed.
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)
@@ -70,9 +72,9 @@ def build(settings: Settings, *, retrieves: bool = True, extracts: bool = True) 
     if aggregated is not None:
         _require_compatible(settings, "global_descriptor", aggregated)
     reranker = build_reranker(settings) if settings.rerank.k > 0 else None
-    extractor = build_extractor(settings, retrieves=retrieves, extracts=extracts)
+    extractor = build_extractor(settings, retrieves=retrieves, extracts=extracts, detects=detects)
     given = bool(getattr(aggregated, "weights", ""))
-    return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker)
+    return Engine(settings, extractor, fit_aggregator(settings, ()) if given else None, reranker, retrieves)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +91,15 @@ def build_pair_methods(settings: Settings) -> PairMethods:
     return PairMethods(build_extractor(settings, retrieves=False), build_reranker(settings))
 
 
-def build_extractor(settings: Settings, *, retrieves: bool = True, extracts: bool = True) -> FeatureExtractor:
+def build_extractor(
+    settings: Settings, *, retrieves: bool = True, extracts: bool = True, detects: bool = True
+) -> FeatureExtractor:
     """Returns the extractors that the settings need; without ``retrieves`` only those of the second stage.
 
-    Without ``extracts`` there are none.
+    Without ``detects`` none of local features; without ``extracts`` there are none.
     """
     patches = compares_patches(settings)
-    local = needs_local(settings) if retrieves else compares_local(settings)
+    local = detects and (needs_local(settings) if retrieves else compares_local(settings))
     described = patches or (retrieves and describes_images(settings))
     return FeatureExtractor(
         build_local(settings) if local and extracts else None,

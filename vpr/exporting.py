@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.build import compares_patches
+from vpr.build import compares_patches, describes_images
+from vpr.config import load
 from vpr.core import ConfigError, DataError, Floats, ImageSet, LocalFeatures, Rows
 from vpr.datasets.image_pairs import ImagePairs
+from vpr.descriptors import JoinedStores, Vectors
 from vpr.exchange.colmap_database import ColmapImage, ColmapPair, write_colmap
 from vpr.exchange.hloc import HlocFeatures, require_library, write_descriptors, write_features, write_matches
 from vpr.exchange.match_npz import PairFile, read_pair
 from vpr.exchange.pair_table import FILE_NAME as PAIR_TABLE
 from vpr.exchange.pair_table import PairRow, read_pair_table
 from vpr.features.feature_set import CONTENTS, GLOBAL, LOCAL
-from vpr.features.store import GlobalStore, LocalStore
+from vpr.features.shards import read_origin
+from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.images import moved, turned_back, upright_size
 from vpr.pair_matching import FEATURES, MatchedImage, PairFeatures
 from vpr.report.dataset_file import FILE_NAME as DATASET
@@ -35,6 +38,7 @@ class FeatureFolder:
     folder: Path
     images: ImageSet
     names: Sequence[str]
+    settings: Settings | None = None  # of the run, where it is a run's
 
 
 def export_features(folder: Path, out: Path, images: Path | None = None) -> int:
@@ -48,10 +52,9 @@ def export_features(folder: Path, out: Path, images: Path | None = None) -> int:
 
 
 def export_descriptors(folder: Path, out: Path, images: Path | None = None) -> int:
-    """Global descriptors as hloc has them; see export_features."""
+    """Global descriptors as hloc has them: the vectors that were searched; see export_features."""
     sources = feature_folders(folder, images)
-    stores = [(source, GlobalStore(_global_folder(source.folder))) for source in sources]
-    write_descriptors(out, (found for source, store in stores for found in _global(source, store)))
+    write_descriptors(out, (found for source in sources for found in _global(source)))
     return sum(len(source.names) for source in sources)
 
 
@@ -93,10 +96,10 @@ def feature_folders(folder: Path, images: Path | None) -> list[FeatureFolder]:
     if (folder / DATASET).exists():
         dataset = read_dataset(folder / DATASET)
         queries, database = names_in_pairs(dataset)
-        below = folder / "features"
+        settings = load(Settings, folder / "settings.toml")
         return [
-            FeatureFolder(below / "database", dataset.database, database),
-            FeatureFolder(below / "queries", dataset.queries, queries),
+            FeatureFolder(folder / "features" / role, each, names, settings)
+            for role, each, names in (("database", dataset.database, database), ("queries", dataset.queries, queries))
         ]
     here = folder / FEATURES if (folder / PAIR_TABLE).exists() else folder
     store = next((each for each in (here / LOCAL, here / GLOBAL) if (each / "origin.json").exists()), None)
@@ -129,23 +132,33 @@ def _local(source: FeatureFolder) -> Iterator[tuple[str, HlocFeatures]]:
             yield name, _hloc(store[row], upright_size(source.images.path(row)))
 
 
-def _global(source: FeatureFolder, store: GlobalStore) -> Iterator[tuple[str, Floats]]:
-    _require_count(source, len(store))
-    failed = store.failed()
-    vectors = (vector for block in store.blocks() for vector in block)
-    for row, (name, vector) in enumerate(zip(source.names, vectors, strict=True)):
+def _global(source: FeatureFolder) -> Iterator[tuple[str, Floats]]:
+    vectors = _vectors(source)
+    _require_count(source, len(vectors))
+    kinds = vectors.stores if isinstance(vectors, JoinedStores) else [vectors]
+    failed = {row for store in kinds for row in store.failed()}
+    rows = (vector for block in vectors.blocks() for vector in block)
+    for row, (name, vector) in enumerate(zip(source.names, rows, strict=True)):
         if row not in failed:
             yield name, vector
 
 
-def _global_folder(folder: Path) -> Path:
-    """Where the global descriptors are: those of images, or those made of local features."""
-    if (folder / GLOBAL / "origin.json").exists():
-        return folder / GLOBAL
+def _vectors(source: FeatureFolder) -> Vectors:
+    """Descriptors of images, those made of local features, or both joined, as the run's settings say."""
+    settings, whole = source.settings, source.folder / GLOBAL
+    if settings is not None and settings.joined is not None:
+        weights = (1 - settings.joined.weight, settings.joined.weight)
+        return JoinedStores([GlobalStore(whole), _aggregated(source.folder)], weights)
+    if (whole / "origin.json").exists() and (settings is None or describes_images(settings)):
+        return PatchStore(whole) if read_origin(whole).get("kind") == PatchStore.kind else GlobalStore(whole)
+    return _aggregated(source.folder)
+
+
+def _aggregated(folder: Path) -> GlobalStore:
     found = sorted(each.parent for each in folder.glob("aggregated-*/origin.json"))
     if len(found) != 1:
-        raise DataError(f"{folder}: {len(found)} sets of global descriptors here; expected one")
-    return found[0]
+        raise DataError(f"{folder}: {len(found)} sets of descriptors made of local features; expected one")
+    return GlobalStore(found[0])
 
 
 def _require_count(source: FeatureFolder, count: int) -> None:

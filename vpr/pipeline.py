@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.build import Engine, build
+from vpr.build import Engine, build, compares_patches
 from vpr.config import digest_of_names, dump, fingerprint, plain
 from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, Origin, Ranking, Rows
 from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
+from vpr.features.imported import HlocPaths
 from vpr.features.masks import read_masks
 from vpr.images import read_image, resize
+from vpr.imports import require_comparable, with_imported
 from vpr.index import (
     FaissIndex,
     Vectors,
@@ -59,21 +61,30 @@ def run(
     features_folder: Path | None = None,
     verify: bool = False,
     shortlist: Ranking | None = None,
+    hloc: HlocPaths | None = None,
 ) -> RunResult:
     """Runs both stages, from images to report, in one folder; returns what was found and written.
 
     Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
-    its size and times are those of the last run. With a ``shortlist`` there is no first stage.
+    its size and times are those of the last run. With a ``shortlist`` there is no first stage. Features that ``hloc``
+    has are copied instead of extracted.
     """
+    hloc = hloc or HlocPaths()
+    if hloc and compares_patches(settings):
+        raise ConfigError("hloc's files hold no patches, which rerank.method = 'patch_netvlad' compares")
     if shortlist is None:
         require_enough_rows(settings.index.factory, len(dataset.database))  # before hours of extraction
-    engine, clock = build(settings, retrieves=shortlist is None), Clock()
+    engine = build(settings, retrieves=shortlist is None and not hloc.descriptors, detects=not hloc.local)
+    clock = Clock()
 
     def own(role: str) -> FeatureFolders:
         return FeatureFolders.under(out / "features" / role)
 
     folders = own if features_folder is None else engine.extractor.shared_folders(features_folder)
     features = extract(dataset, engine, folders, clock, verify)
+    if hloc:
+        features = with_imported(features, hloc, out / "features")
+        require_comparable(features, engine)
     matched = match(dataset, features, engine, work=out / "work", clock=clock, shortlist=shortlist)
     return report(dataset, matched, out, about=about, clock=clock)
 
@@ -83,6 +94,8 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
 
     Raises DataError if not one query, or not one database image, can be read.
     """
+    if not engine.extractor.passes():  # everything is given
+        return Features(*(FeatureSet(images, (), None, None) for images in (dataset.database, dataset.queries)))
     masks = read_masks(engine.settings.images.masks, dataset.database)
     found = []
     for role, images in (("database", dataset.database), ("queries", dataset.queries)):

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vpr.cli.common import ConfigOption, SetOption, call_with, command_line, say, settings_of
+from vpr.cli.common import (
+    BadImageOption,
+    ConfigOption,
+    SetOption,
+    call_with,
+    command_line,
+    say,
+    settings_of,
+    with_bad_images,
+)
 from vpr.core import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +59,14 @@ def run(
             "a csv with query, candidate and, if known, score. A higher score is better.",
         ),
     ] = None,
+    hloc_features: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.h5", help="Local features that hloc extracted, instead of ours; may be repeated."),
+    ] = None,
+    hloc_descriptors: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.h5", help="Global descriptors that hloc extracted; may be repeated."),
+    ] = None,
     ground_truth: Annotated[bool, typer.Option(help="Use positions or a ground_truth.csv where there are any.")] = True,
     features: Annotated[
         Path | None, typer.Option(help="Folder for features that several runs share; by default they lie in OUT.")
@@ -64,6 +81,7 @@ def run(
             "image, or 'auto' for what stands at the same pixels in all database images, as a bonnet or a frame."
         ),
     ] = None,
+    on_bad_image: BadImageOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
@@ -73,6 +91,7 @@ def run(
     names give predictions alone. An interrupted run continues where it stopped when it is started again.
     """
     from vpr import datasets, pipeline
+    from vpr.features.imported import HlocPaths
     from vpr.runtime import device as machine
 
     record = None if protocol is None else datasets.protocol(protocol)
@@ -80,7 +99,7 @@ def run(
         overrides = ["shortlist.one_per_group=true", *(overrides or [])]
     if masks is not None:
         overrides = [*(overrides or []), f"images.masks={masks}"]
-    settings = settings_of(config, overrides)
+    settings = settings_of(config, with_bad_images(overrides, on_bad_image))
     dataset = _dataset(database, queries, reader, source=source or [], settings=settings, ground_truth=ground_truth)
     if record is not None:
         dataset = datasets.judge(dataset, record)
@@ -89,7 +108,16 @@ def run(
     ranking, more = (None, []) if shortlist is None else read_given(shortlist, dataset)
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
     about = datasets.with_warnings(about, [*datasets.warn(dataset), *more])
-    result = pipeline.run(dataset, settings, out, about, features_folder=features, verify=verify, shortlist=ranking)
+    result = pipeline.run(
+        dataset,
+        settings,
+        out,
+        about,
+        features_folder=features,
+        verify=verify,
+        shortlist=ranking,
+        hloc=HlocPaths(tuple(hloc_features or ()), tuple(hloc_descriptors or ())),
+    )
     say_results(out, result)
 
 
