@@ -41,6 +41,7 @@ ORDER = (
     "pair_drawing",
     "exporting",
     "benchmark",
+    "geometry_examples",
     "geometry_benchmark",
     "training",
     "cli",

@@ -21,7 +21,8 @@ from vpr.demo_city import write_demo_city
 from vpr.geometry import homography_benchmark, pose_benchmark, rows
 from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
 from vpr.geometry.rows import Estimator
-from vpr.geometry.views import Resize, Views, turn_back
+from vpr.geometry.views import Resize, Views
+from vpr.images import turned_back
 from vpr.local_features import rootsift
 
 CPU = torch.device("cpu")
@@ -381,9 +382,9 @@ def test_a_image_stored_on_its_side_is_seen_upright(tmp_path: Path, turns: int) 
     assert seen.size == (stored.shape[1], stored.shape[0])
     grey, turned = upright[..., 0], stored[..., 0]
     for x, y in expected.points[:40].round().astype(int):
-        ((x2, y2),) = turn_back(np.array([[x, y]], dtype=float), turns, seen.size).astype(int)
+        ((x2, y2),) = turned_back(np.array([[x, y]], dtype=float), turns, seen.size).astype(int)
         assert turned[y2, x2] == grey[y, x]
-    np.testing.assert_allclose(seen.points, turn_back(expected.points, turns, seen.size))
+    np.testing.assert_allclose(seen.points, turned_back(expected.points, turns, seen.size))
 
 
 @pytest.mark.parametrize(

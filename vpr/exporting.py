@@ -86,7 +86,7 @@ def export_colmap(folder: Path, out: Path, *, shared_cameras: bool = False) -> i
         ):
             if name not in images:
                 stored = size if turn % 2 == 0 else size[::-1]
-                images[name] = ColmapImage(name, stored, turned_back(points, turn, size))
+                images[name] = ColmapImage(name, stored, turned_back(points, turn, stored))
     write_colmap(out, list(images.values()), _colmap_pairs(folder, rows), shared_cameras=shared_cameras)
     return len(images)
 
@@ -178,8 +178,8 @@ def _turned(features: PairFeatures, view: MatchedImage) -> HlocFeatures:
     """Features of an image that was turned, with keypoints in the image before."""
     found, size = features.of(view), features.size(view)
     upright = _hloc(found, size)
-    points = turned_back(upright.keypoints, view.turns, size)
     stored = size if view.turns % 2 == 0 else size[::-1]
+    points = turned_back(upright.keypoints, view.turns, stored)
     return HlocFeatures(points, upright.scores, upright.descriptors, stored)
 
 

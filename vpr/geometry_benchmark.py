@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from vpr.core import ConfigError, ImageError, Matcher, Verifier
+from vpr.geometry_examples import Examples, draw_examples
 
 if TYPE_CHECKING:
     from vpr.datasets.homography_pairs import HomographyPair
     from vpr.datasets.pose_pairs import PosePair
     from vpr.geometry.rows import Estimator, Row
-    from vpr.geometry.views import Resize, Views
+    from vpr.geometry.views import MatchedViews, Resize, Views
     from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Options:
     command: str  # that was given, for the record
     estimators: Sequence[str] | None = None
     longest_side: int | None = None  # in pixels, instead of the protocol's size
+    examples: Examples = field(default_factory=Examples)
 
 
 class Bench(Protocol):
@@ -56,6 +58,8 @@ class Bench(Protocol):
     def row(self, pair: Any) -> Row: ...
 
     def failed(self) -> Row: ...
+
+    def matched(self, pair: Any) -> MatchedViews: ...
 
 
 def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: str, options: Options) -> str:
@@ -202,7 +206,8 @@ def _run(
         f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
     )
     about_all = {**about, "weights": used, "settings": dump(settings), MEASURED_WITH: measured_with}
-    return _write(options, title, rows, summarise(rows), about_all, device=settings.machine.device)
+    drawn = draw_examples(options.out, pairs, rows, bench.matched, options.examples)
+    return _write(options, title, rows, summarise(rows), about_all, drawn=drawn, device=settings.machine.device)
 
 
 def _require_same(path: Path, wanted: Mapping[str, Any]) -> None:
@@ -244,6 +249,7 @@ def _write(
     tables: dict[str, list[Row]],
     about: Mapping[str, object],
     *,
+    drawn: Sequence[Path],
     device: str,
 ) -> str:
     from vpr.geometry.rows import csv_table, markdown, plain_numbers
@@ -256,8 +262,10 @@ def _write(
     summary = {**about, "pairs": len(rows), **facts, "estimator_versions": libraries, "tables": plain_numbers(tables)}
     write_atomically(options.out / "rows.csv", csv_table(rows))
     write_json(options.out / SUMMARY, summary)
-    write_atomically(options.out / "summary.md", text)
-    return f"{text}\nRows: {options.out / 'rows.csv'}"
+    shown = "".join(f"\n![{each.stem}]({each.relative_to(options.out).as_posix()})\n" for each in drawn)
+    write_atomically(options.out / "summary.md", text + shown)
+    where = [f"Rows: {options.out / 'rows.csv'}", *([f"Examples: {drawn[0].parent}"] if drawn else [])]
+    return "\n".join([text, *where])
 
 
 def _version(library: str) -> str:

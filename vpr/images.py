@@ -58,6 +58,7 @@ _ENORMOUS = (1 << 20, 1 << 20)  # stands for a size that Pillow refuses
 _FLAGS = {"grey": cv2.IMREAD_GRAYSCALE, "rgb": cv2.IMREAD_COLOR_RGB}
 
 T = TypeVar("T")
+F = TypeVar("F", np.float32, np.float64)
 ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | PilImage"
 
 
@@ -272,15 +273,16 @@ def moved(points: NDArray[Any], from_size: tuple[int, int], to_size: tuple[int, 
     return ((points + np.float32(0.5)) * scale - np.float32(0.5)).astype(np.float32)
 
 
-def turned_back(points: NDArray[np.float32], turns: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Points (N, 2) of an image that was turned by quarter turns counter-clockwise, in pixels of the image before.
+def turned_back(points: NDArray[F], turns: int, size: tuple[int, int]) -> NDArray[F]:
+    """Points (N, 2) of an image that was turned by quarter turns counter-clockwise, in the image before that.
 
-    ``size`` is width and height of the turned image.
+    ``size`` is width and height of the image before.
     """
     width, height = size
-    for _ in range(turns % 4):
-        points = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1).astype(np.float32)
-        width, height = height, width
+    for turn in range(turns % 4, 0, -1):
+        # The image that this turn began with; it turned x, y into y, width - 1 - x.
+        before = width if turn % 2 else height
+        points = np.stack([before - 1 - points[:, 1], points[:, 0]], axis=1)
     return points
 
 

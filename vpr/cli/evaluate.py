@@ -63,6 +63,11 @@ def evaluate(
     longest_side: Annotated[
         int | None, typer.Option(help="Measure at this longest side in pixels, not at the protocol's size.", min=16)
     ] = None,
+    examples: Annotated[
+        int, typer.Option(help="Draw this many pairs, from the most correct matches to the fewest.", min=0)
+    ] = 6,
+    viz_extension: Annotated[str, typer.Option(metavar="jpg|png|pdf|svg", help="Format of the drawings.")] = "jpg",
+    show_keypoints: Annotated[bool, typer.Option("--show-keypoints", help="Draw all keypoints, too.")] = False,
     first: Annotated[int | None, typer.Option(help="Only the first pairs, this many.", min=1)] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -73,6 +78,8 @@ def evaluate(
     error, and precision of the matches. An interrupted benchmark continues.
     """
     from vpr.geometry_benchmark import Options, run_homographies, run_poses
+    from vpr.geometry_examples import Examples
+    from vpr.report.match_images import require_suffix
 
     name, path = _source(source, dataset)
     options = Options(
@@ -81,7 +88,9 @@ def evaluate(
         command_line(),
         estimators,
         longest_side,
+        Examples(examples, viz_extension, show_keypoints),
     )
+    require_suffix(Path(f"example.{viz_extension.removeprefix('.')}"))
     homographies = name in ("hpatches", "homography-folder")
     _refuse(name, {"--protocol": protocol} if not homographies else {"--images": images})
     _refuse(name, {"--large": large} if name != "hpatches" else {})

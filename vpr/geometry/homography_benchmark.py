@@ -22,7 +22,7 @@ from vpr.geometry.homography import (
 )
 from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS, opencv_ransac
 from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, median_of, parts_of
-from vpr.geometry.views import Resize, View, Views
+from vpr.geometry.views import MatchedViews, Resize, View, Views
 
 BOUNDS = (1.0, 3.0, 5.0)  # pixels
 SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
@@ -129,13 +129,9 @@ class HomographyBench:
 
     def row(self, pair: HomographyPair) -> Row:
         """Returns all measures of one pair; see docs/geometry.md for the columns. Raises ImageError."""
-        first, second = self.views.view(pair.first), self.views.view(pair.second)
-        truth = scale_homography(pair.homography, first.factors, second.factors)
-        matches = self.matcher.match(first.features, [second.features])[0]
-        rows = matches.pairs.numpy()
-        matched = _matched(first, second, rows)
-        scores = np.asarray(matches.scores.numpy(), dtype=np.float64)
-        right = transfer_errors(*matched, truth) <= descriptors.RIGHT
+        found, truth = self._matched(pair)
+        first, second, rows, scores, right = found.first, found.second, found.pairs, found.scores, found.correct
+        matched = found.points
         symmetric = symmetric_transfer_errors(*matched, truth)
         row: Row = {
             "points_first": len(first.points),
@@ -155,6 +151,19 @@ class HomographyBench:
                     0 if model is None else int((transfer_errors(*matched, model) <= estimator.threshold).sum())
                 )
         return row
+
+    def matched(self, pair: HomographyPair) -> MatchedViews:
+        """Views and matches of one pair, correct within descriptors.RIGHT pixels. Raises ImageError."""
+        return self._matched(pair)[0]
+
+    def _matched(self, pair: HomographyPair) -> tuple[MatchedViews, Doubles]:
+        """Also the homography between both views."""
+        first, second = self.views.view(pair.first), self.views.view(pair.second)
+        truth = scale_homography(pair.homography, first.factors, second.factors)
+        matches = self.matcher.match(first.features, [second.features])[0]
+        rows, scores = matches.pairs.numpy(), np.asarray(matches.scores.numpy(), dtype=np.float64)
+        correct = transfer_errors(first.points[rows[:, 0]], second.points[rows[:, 1]], truth) <= descriptors.RIGHT
+        return MatchedViews(first, second, rows, scores, correct), truth
 
     def failed(self) -> Row:
         """The row of a pair of which an image cannot be read: a failure of everything."""

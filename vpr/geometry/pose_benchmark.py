@@ -15,7 +15,7 @@ from vpr.geometry.auc import area_under_curve
 from vpr.geometry.homography import resizing
 from vpr.geometry.pose_estimators import POSE_ESTIMATORS, pose_of_fundamental
 from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
-from vpr.geometry.views import Resize, Views
+from vpr.geometry.views import MatchedViews, Resize, Views
 
 BOUNDS_DEG = (5.0, 10.0, 20.0, 50.0)  # 50 is only IMP's
 
@@ -118,27 +118,39 @@ class PoseBench:
 
     def row(self, pair: PosePair) -> Row:
         """Returns all measures of one pair; see docs/geometry.md for the columns. Raises ImageError."""
+        found, K0, K1 = self._matched(pair)
+        truth = geometry.Pose(pair.rotation, pair.translation)
+        right = precisions(*found.points, K0, K1, truth=truth)
+        row: Row = {
+            "points_first": len(found.first.points),
+            "points_second": len(found.second.points),
+            "matches": len(found.pairs),
+            "correct_matches": int(found.correct.sum()),
+            "matching_score": float(found.correct.sum() / max(len(found.first.points), 1)),
+        }
+        for name, correct in right.items():
+            row[f"precision_{name}"] = float(correct.mean()) if len(found.pairs) else 0.0
+        for estimator in self.estimators:
+            estimate = self._estimate(estimator, found.points, K0, K1)
+            row[f"error_deg {estimator}"] = geometry.pose_error_deg(estimate, truth)
+        return row
+
+    def matched(self, pair: PosePair) -> MatchedViews:
+        """Views and matches of one pair, those correct by CORRECT. Raises ImageError."""
+        return self._matched(pair)[0]
+
+    def _matched(self, pair: PosePair) -> tuple[MatchedViews, Doubles, Doubles]:
+        """Also the intrinsics of both views."""
         first = self.views.view(pair.first, pair.turns[0])
         second = self.views.view(pair.second, pair.turns[1])
         K0 = resizing(first.factors) @ pair.first_intrinsics
         K1 = resizing(second.factors) @ pair.second_intrinsics
         truth = geometry.Pose(pair.rotation, pair.translation)
-        matches = self.matcher.match(first.features, [second.features])[0].pairs.numpy()
-        matched = first.points[matches[:, 0]], second.points[matches[:, 1]]
-        right = precisions(*matched, K0, K1, truth=truth)
-        row: Row = {
-            "points_first": len(first.points),
-            "points_second": len(second.points),
-            "matches": len(matches),
-            "correct_matches": int(right[CORRECT.name].sum()),
-            "matching_score": float(right[CORRECT.name].sum() / max(len(first.points), 1)),
-        }
-        for name, correct in right.items():
-            row[f"precision_{name}"] = float(correct.mean()) if len(matches) else 0.0
-        for estimator in self.estimators:
-            estimate = self._estimate(estimator, matched, K0, K1)
-            row[f"error_deg {estimator}"] = geometry.pose_error_deg(estimate, truth)
-        return row
+        matches = self.matcher.match(first.features, [second.features])[0]
+        rows, scores = matches.pairs.numpy(), np.asarray(matches.scores.numpy(), dtype=np.float64)
+        points = first.points[rows[:, 0]], second.points[rows[:, 1]]
+        correct = precisions(*points, K0, K1, truth=truth)[CORRECT.name]
+        return MatchedViews(first, second, rows, scores, correct), K0, K1
 
     def failed(self) -> Row:
         """The row of a pair of which an image cannot be read: a failure of everything."""

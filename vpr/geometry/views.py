@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vpr.core import Doubles, Image, LocalExtractor, LocalFeatures
-from vpr.images import MAX_MEGAPIXELS, fitted_size, read_image, resize
+from vpr.core import Doubles, Image, LocalExtractor, LocalFeatures, Rows
+from vpr.images import MAX_MEGAPIXELS, fitted_size, read_image, resize, turned_back
 
 KEPT = 64  # views in memory: an image of a sequence returns soon
 
@@ -54,6 +55,22 @@ class View:
         return np.asarray(self.features.descriptors.numpy(), dtype=np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class MatchedViews:
+    """Two views and their matches."""
+
+    first: View
+    second: View
+    pairs: Rows  # (M, 2) rows of the points of both
+    scores: Doubles  # (M,) confidence in [0, 1]
+    correct: NDArray[np.bool_]  # (M,) by the known geometry
+
+    @property
+    def points(self) -> tuple[Doubles, Doubles]:
+        """(M, 2) matched points in pixels of each view."""
+        return self.first.points[self.pairs[:, 0]], self.second.points[self.pairs[:, 1]]
+
+
 class Views:
     """Extracts views, and keeps the last ones."""
 
@@ -88,18 +105,8 @@ class Views:
             points = (points + 0.5) * (np.array(upright) / features.image_size) - 0.5
         return View(
             features,
-            turn_back(points, turns, size),
+            turned_back(points, turns, size),
             np.asarray(features.scores.numpy(), dtype=np.float64),
             size,
             (size[0] / width, size[1] / height),
         )
-
-
-def turn_back(points: Doubles, turns: int, size: tuple[int, int]) -> Doubles:
-    """Points (N, 2) of an image of (width, height) that was turned counter-clockwise, in the image before that."""
-    width, height = size
-    for turn in range(turns % 4, 0, -1):
-        # The image that this turn began with; it turned x, y into y, width - 1 - x.
-        before = width if turn % 2 else height
-        points = np.stack([before - 1 - points[:, 1], points[:, 0]], axis=1)
-    return points
