@@ -28,11 +28,13 @@ from vpr.report.drawing import (
     thumbnail,
 )
 from vpr.report.figures import MAX_MARKS, position_map, recall_curves
+from vpr.report.first_candidates import draw_first_candidates
 from vpr.report.gallery import MAX_LINES, SIDE, Gallery
 from vpr.report.headline import headline
 from vpr.report.match_images import MatchImage, write_match_image
 from vpr.report.outcomes import Outcome, outcomes, shares, spread
 from vpr.report.page import render, timing_rows, write_report
+from vpr.report.shown import read_shown, write_shown
 from vpr.report.tables import length_text
 from vpr.results import RunResult
 from vpr.runtime.timing import Clock, Timing
@@ -169,8 +171,8 @@ def test_page_says_everything_once(tmp_path):
         "350.0",  # milliseconds per query of SuperGlue, mean and median
     ):
         assert expected in page.text
-    assert {"q1", "q2", "q3", "q4"} <= set(page.ids)
-    assert not {"q0", "q5"} & set(page.ids)
+    assert {"q0", "q1", "q2", "q3", "q4"} <= set(page.ids)
+    assert "q5" not in page.ids
     assert page.links.count("#q2") == 2  # from the map and from the list of harmed queries
 
 
@@ -426,11 +428,11 @@ def test_match_lines_join_the_pixels_they_belong_to():
     scale = SIDE / 40
     assert pair.query.height == 30 * scale
     start, end = np.array([0.5, 0.5]) * scale, np.array([10.5, 10.5]) * scale + [SIDE + GAP, 0]
-    first = re.match(r"M(\S+) (\S+)l(\S+) (\S+?)(M|$)", pair.inliers).groups()[:4]
+    first = re.match(r"M(\S+) (\S+)l(\S+) (\S+?)(M|$)", pair.inliers[0][1]).groups()[:4]
     numbers = np.array(first, dtype=float)
     assert numbers[:2] == pytest.approx(start, abs=0.5)
     assert numbers[:2] + numbers[2:] == pytest.approx(end, abs=1.0)
-    assert pair.inliers.count("M") == 2
+    assert pair.inliers[0][1].count("M") == 2
     assert pair.rejected.count("M") == 1
 
 
@@ -439,7 +441,7 @@ def test_a_thousand_matches_are_thinned():
         return Correspondences(np.zeros((1000, 2)), np.ones((1000, 2)), np.arange(1000) < 300)
 
     pair = gallery(drawn=crowd).card(2, Outcome.LOST).pairs[0]
-    assert pair.inliers.count("M") == pair.rejected.count("M") == MAX_LINES
+    assert pair.inliers[0][1].count("M") == pair.rejected.count("M") == MAX_LINES
 
 
 @pytest.mark.parametrize(
@@ -574,3 +576,48 @@ def test_a_suffix_that_is_no_format_is_refused(tmp_path):
         assert (tmp_path / "new" / f"m.{suffix}").stat().st_size > 200
     with pytest.raises(ValueError, match="confidences of 2 matches"):
         match_image(confidences=np.zeros(1, np.float32))
+
+
+def known(query, row):
+    """Matches of three confidences, and keypoints to be shown."""
+    found = matches(query, row)
+    more = {"confidences": np.array([0.05, 0.5, 0.95], np.float32), "query_keypoints": np.array([[3.0, 4.0]])}
+    return dataclasses.replace(found, inliers=np.array([True, False, True]), **more)
+
+
+def test_a_run_in_which_all_is_right_shows_its_answers(tmp_path):
+    """The right candidate with its matches by confidence and the keypoints, the next ones beside it."""
+    everything = tuple(np.array([0]) for _ in range(6))
+    rows = [[0, 1, 2, 3]] * 6
+    one = report(town(positives=everything), {"a": ranking(rows), "b": ranking(rows)}, failures=8)
+    page = check(render(one, picture, known))
+    assert "Right from the start" in page.text and "2 of 6 are shown" in page.text and "#right" in page.links
+    html = render(one, picture, known)
+    assert html.count('class="inliers level0" d="M') == html.count('class="inliers level4" d="M') - 1 == 2
+    assert html.count('<path class="keypoints"') == 2 and html.count('id="show-inliers"') == 1
+    assert 'level2" d="M' not in html.split("</p>", 1)[1].split("<article", 1)[1]
+    none = check(render(dataclasses.replace(one, failures=0), picture, known))
+    assert "Right from the start" not in none.text
+
+
+def test_shown_matches_keep_confidences_and_keypoints(tmp_path):
+    pairs = {(0, 1): known(0, 1), (2, 3): matches(2, 3)}
+    write_shown(tmp_path / "shown.npz", {}, pairs)
+    found = read_shown(tmp_path / "shown.npz")[1]
+    np.testing.assert_array_equal(found[0, 1].confidences, np.float32([0.05, 0.5, 0.95]))
+    assert found[0, 1].query_keypoints.tolist() == [[3, 4]] and found[2, 3].confidences is None
+    assert found[2, 3].query_keypoints is None and found[2, 3].inliers.tolist() == [True, False, True]
+    with np.load(tmp_path / "shown.npz") as file:  # as earlier versions wrote it
+        old = {name: file[name] for name in file.files if name not in ("confidences", "keypoints", "keypoint_offsets")}
+    np.savez(tmp_path / "old.npz", **old)
+    assert read_shown(tmp_path / "old.npz")[1][0, 1].confidences is None
+
+
+def test_first_candidates_are_drawn_where_they_are_asked_for(tmp_path):
+    one = report(match_images=3, match_image_format="png")
+    drawn = draw_first_candidates(tmp_path / "m", one, picture, known)
+    assert [path.name for path in drawn] == ["000001_q1.png", "000003_q3.png", "000005_q5.png"]
+    assert cv2.imread(str(drawn[0])).shape[1] == 40 + GAP + 40
+    assert draw_first_candidates(tmp_path / "n", report(), picture, known) == []
+    assert draw_first_candidates(tmp_path / "n", one, nothing, known) == []
+    assert draw_first_candidates(tmp_path / "n", one, picture, nothing) == []

@@ -63,4 +63,4 @@ def _drawing(pair: Any, found: MatchedViews, keypoints: bool) -> MatchImage:
     shown = (found.first.points, found.second.points) if keypoints else (None, None)
     matches = Correspondences(*found.points, found.correct, found.scores.astype(np.float32), *shown)
     counts = f"{len(found.pairs)} matches, {int(found.correct.sum())} correct by the known geometry"
-    return MatchImage(images[0], images[1], matches, (pair.name, counts))
+    return MatchImage(images[0], images[1], matches, (pair.name, counts), "correct matches by confidence")

@@ -188,6 +188,8 @@ def report(
         facts=about,
         timings=clock.timings,
         failures=settings.output.failures,
+        match_images=settings.output.match_images,
+        match_image_format=settings.output.match_image_format,
         bytes_per_image=_bytes_per_image(features),
         samples=settings.evaluation.bootstrap,
         seed=settings.evaluation.seed,
@@ -312,9 +314,11 @@ def _correspondences(matched: Matched, query: int, candidate: int) -> Correspond
     of_query, of_candidate = queries[query], database[candidate]
     pair = matched.engine.reranker.pair(of_query, of_candidate)
     rows = pair.matches.pairs.numpy()
+    points = of_query.keypoints.numpy(), of_candidate.keypoints.numpy()
     return Correspondences(
-        of_query.keypoints.numpy()[rows[:, 0]],
-        of_candidate.keypoints.numpy()[rows[:, 1]],
+        points[0][rows[:, 0]],
+        points[1][rows[:, 1]],
         pair.verified.inliers,
         pair.matches.scores.numpy(),
+        *(points if matched.engine.settings.output.keypoints else (None, None)),
     )

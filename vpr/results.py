@@ -24,6 +24,8 @@ class RunResult:
     facts: Mapping[str, str]  # command, versions, machine, date
     timings: Sequence[Timing] = ()
     failures: int = 24  # shown with images
+    match_images: int = 0  # queries whose first candidate is drawn in a file of its own
+    match_image_format: str = "jpg"
     bytes_per_image: Mapping[str, float] = field(default_factory=dict)  # on disk, by kind of feature
     calibration: Sequence[CalibrationTrial] = ()  # fitted on another run
     samples: int = SAMPLES  # bootstrap samples behind the intervals; 0 for none

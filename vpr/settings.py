@@ -98,7 +98,10 @@ class Output(Section):
 
     shortlist_name: str = Field("shortlist", pattern=r"^[\w+.-]+$")  # <name>_predictions.txt and recalls.txt
     predictions_name: str = Field("reranked", pattern=r"^[\w+.-]+$")
-    failures: int = Field(24, ge=0)  # shown with images in the report
+    failures: int = Field(24, ge=0)  # shown with images in the report, and a quarter as many rescued and right answers
+    keypoints: bool = False  # whether images of matches show all keypoints
+    match_images: int = Field(0, ge=0)  # queries whose first candidate is drawn with its matches, in match_images/
+    match_image_format: Literal["jpg", "png", "pdf", "svg"] = "jpg"
 
     @model_validator(mode="after")
     def _differ(self) -> Output:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from vpr.core import NO_ROW, Dataset, Doubles, Image, Ranking, Rows
+from vpr.core import NO_ROW, Dataset, Doubles, Floats, Image, Ranking, Rows
 from vpr.evaluation.distance import distances_m
 from vpr.evaluation.recall import NEVER, first_hits
 from vpr.report.drawing import GAP, Correspondences, Points, jpeg_uri, thumbnail
@@ -24,7 +24,8 @@ MAX_LINES = 100  # drawn per pair and kind: more hide the image
 QUALITY, QUALITY_OF_MANY = 80, 60  # of the JPEG files
 MANY = ((100, SIDE, MAX_LINES), (250, 224, 50))  # up to this many cards: pixels of a thumbnail, lines
 VERY_MANY = (160, 25)  # so that 500 failures stay below 15 MB
-OTHERS = 2  # further candidates beside the first, where there is no ground truth to choose by
+LEVELS = 5  # of confidence, each with a colour
+OTHERS = 2  # further candidates beside a first one that is right, or whose truth is not known
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class ShownPair:
     candidate: ShownCandidate
     query: Picture
     picture: Picture
-    inliers: str  # path of match lines
+    inliers: tuple[tuple[str, str], ...]  # level of confidence, "" where it is not known, and path of match lines
     rejected: str
+    keypoints: str  # path of dots, where they are to be shown
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Gallery:
     lines: int = MAX_LINES  # drawn per pair and kind
 
     def card(self, query: int, outcome: Outcome) -> Card:
-        """A wrong first candidate beside the best positive; without ground truth, the first candidates."""
-        if outcome is Outcome.UNKNOWN:
+        """A wrong first candidate beside the best positive; a right one, or one of unknown truth, beside the next."""
+        if outcome in (Outcome.UNKNOWN, Outcome.KEPT):
             rows, others = self.predictions.rows[query, :1].tolist(), self.predictions.rows[query, 1 : 1 + OTHERS]
         else:
             accused = self.shortlist if outcome is Outcome.RESCUED else self.predictions
@@ -102,13 +104,21 @@ class Gallery:
         picture, matches = self._picture("database", row), self.correspondences(query, row)
         candidate = self._candidate(query, row, matches)
         if matches is None or query_picture.uri is None or picture.uri is None:
-            return ShownPair(candidate, query_picture, picture, "", "")
-        starts = _placed(matches.query_points, query_picture, left=SIDE - query_picture.width)
-        ends = _placed(matches.candidate_points, picture, left=SIDE + GAP)
-        inliers, rejected = (
-            _lines(starts[kind], ends[kind], self.lines) for kind in (matches.inliers, ~matches.inliers)
+            return ShownPair(candidate, query_picture, picture, (), "", "")
+        sides = ((query_picture, SIDE - query_picture.width), (picture, SIDE + GAP))
+        starts, ends = (
+            _placed(points, *side)
+            for points, side in zip((matches.query_points, matches.candidate_points), sides, strict=True)
         )
-        return ShownPair(candidate, query_picture, picture, inliers, rejected)
+        rejected = _lines(starts, ends, spread(np.flatnonzero(~matches.inliers).tolist(), self.lines))
+        shown = spread(np.flatnonzero(matches.inliers).tolist(), self.lines)
+        inliers = tuple((level, _lines(starts, ends, rows)) for level, rows in _by_level(shown, matches.confidences))
+        dots = "".join(
+            _dots(_placed(points, *side))
+            for points, side in zip((matches.query_keypoints, matches.candidate_keypoints), sides, strict=True)
+            if points is not None
+        )
+        return ShownPair(candidate, query_picture, picture, inliers, rejected, dots)
 
     def _picture(self, role: str, row: int) -> Picture:
         image = self.pictures(role, row)
@@ -157,6 +167,8 @@ class Gallery:
         if self.dataset.positives is None or query in self.dataset.unknown:
             return ""
         before, after = int(self._hits[0][query]), int(self._hits[1][query])
+        if before == after == 1:
+            return ""
         if after == NEVER:
             return f"no positive among the {self._count(query)} candidates"
         if self.shortlist is self.predictions or before == NEVER:
@@ -197,10 +209,24 @@ def _placed(points: Points, picture: Picture, left: float) -> Doubles:
     return placed
 
 
-def _lines(starts: Doubles, ends: Doubles, most: int) -> str:
-    """A path of separate lines, thinned."""
-    rows = spread(range(len(starts)), most)
+def _by_level(rows: Sequence[int], confidences: Floats | None) -> list[tuple[str, list[int]]]:
+    """Rows of matches by level of confidence, from low to high; all together where it is not known."""
+    if confidences is None or not rows:
+        return [("", list(rows))] if rows else []
+    levels = np.clip(confidences[list(rows)] * LEVELS, 0, LEVELS - 1).astype(int).tolist()
+    return [
+        (str(level), [row for row, own in zip(rows, levels, strict=True) if own == level])
+        for level in sorted(set(levels))
+    ]
+
+
+def _lines(starts: Doubles, ends: Doubles, rows: Sequence[int]) -> str:
+    """A path of separate lines."""
     ends = ends - starts  # relative coordinates are shorter
     return "".join(
         f"M{x:.0f} {y:.0f}l{dx:.0f} {dy:.0f}" for (x, y), (dx, dy) in zip(starts[rows], ends[rows], strict=True)
     )
+
+
+def _dots(points: Doubles) -> str:
+    return "".join(f"M{x:.0f} {y:.0f}h0" for x, y in points)

@@ -41,6 +41,7 @@ class MatchImage:
     image_b: Image
     matches: Correspondences
     caption: tuple[str, ...] = ()  # lines
+    legend: str = "inliers by confidence"
 
     def drawn(self) -> Image:
         """All of it as pixels, (H, W, 3) RGB."""
@@ -58,8 +59,8 @@ class MatchImage:
             pen.text((6, 3 + LINE * number), text, "black", font)
         if legend:
             top = 3 + LINE * len(self.caption)
-            pen.text((6, top), LEGEND_TEXT, "black", font)
-            left = 12 + int(pen.textlength(LEGEND_TEXT, font))
+            pen.text((6, top), f"{self.legend}: 0", "black", font)
+            left = 12 + int(pen.textlength(f"{self.legend}: 0", font))
             bar = np.tile(confidence_colours(np.linspace(0, 1, LEGEND, dtype=np.float32), LEGEND), (SIZE - 2, 1, 1))
             strip.paste(Pil.fromarray(bar), (left, top + 3))
             pen.text((left + LEGEND + 6, top), "1", "black", font)
@@ -99,19 +100,16 @@ class MatchImage:
             for number, text in enumerate(self.caption)
         ]
         if lines and self.matches.confidences is not None:
-            y = top + LINE * (len(lines) + 1) - 4
+            y, left = top + LINE * (len(lines) + 1) - 4, 40 + 8 * len(self.legend)
             stops = confidence_colours(np.linspace(0, 1, 9, dtype=np.float32), 9)
             gradient = "".join(f'<stop offset="{i / 8}" stop-color="{_hex(each)}"/>' for i, each in enumerate(stops))
             lines += [
-                f'<text {style} y="{y}">{LEGEND_TEXT}</text>',
+                f'<text {style} y="{y}">{html.escape(self.legend)}: 0</text>',
                 f'<linearGradient id="confidence">{gradient}</linearGradient>',
-                f'<rect x="190" y="{y - SIZE + 3}" width="{LEGEND}" height="{SIZE - 2}" fill="url(#confidence)"/>',
-                f'<text {style.replace("6", str(196 + LEGEND), 1)} y="{y}">1</text>',
+                f'<rect x="{left}" y="{y - SIZE + 3}" width="{LEGEND}" height="{SIZE - 2}" fill="url(#confidence)"/>',
+                f'<text {style.replace("6", str(left + 6 + LEGEND), 1)} y="{y}">1</text>',
             ]
         return lines
-
-
-LEGEND_TEXT = "inliers by confidence: 0"
 
 
 def require_suffix(path: Path) -> None:

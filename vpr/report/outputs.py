@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ from vpr.evaluation.comparison import Summary
 from vpr.report.dataset_file import FILE_NAME as DATASET
 from vpr.report.dataset_file import write_dataset
 from vpr.report.finished import ROWS, RUN, SHORTLIST_ROWS, run_record
+from vpr.report.first_candidates import FOLDER as MATCH_IMAGES
+from vpr.report.first_candidates import draw_first_candidates
 from vpr.report.gallery import Drawn, Pictures
 from vpr.report.page import write_report
 from vpr.report.pairs import write_hloc, write_kapture, write_patchnetvlad
@@ -57,6 +60,7 @@ def write_outputs(
     recorder = Recorder(pictures, correspondences)
     write_tables(out, report, recorder.picture, recorder.correspondences)
     write_shown(out / SHOWN, recorder.sizes, recorder.found)
+    draw_first_candidates(out / MATCH_IMAGES, report, pictures, correspondences)
     return report.summary
 
 
@@ -84,6 +88,7 @@ def remove_outputs(out: Path) -> None:
         stages = [str(stage["label"]) for stage in read_json(out / RUN)["stages"]]
     except (OSError, ValueError, KeyError, TypeError):
         stages = []
+    shutil.rmtree(out / MATCH_IMAGES, ignore_errors=True)
     for name in (*names, *(f"{stage}_predictions.txt" for stage in stages)):
         (out / name).unlink(missing_ok=True)
 

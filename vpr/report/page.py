@@ -68,9 +68,10 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
     gallery = Gallery(dataset, rankings[0], rankings[-1], pictures, correspondences, pixels, lines)
     summary = report.summary
     failures = _failures(gallery, fates, report.failures)
-    rescued = _section(gallery, fates, Outcome.RESCUED, -(-report.failures // 4))
+    rescued = _section(gallery, fates, Outcome.RESCUED, _examples(report.failures))
+    right = _section(gallery, fates, Outcome.KEPT, _examples(report.failures))
     unknown = _section(gallery, fates, Outcome.UNKNOWN, report.failures)
-    cards = [card for section in (*failures, rescued, unknown) for card in section.cards]
+    cards = [card for section in (*failures, rescued, right, unknown) for card in section.cards]
     linked = frozenset(card.query for card in cards)
     return {
         "dataset": dataset,
@@ -80,6 +81,7 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
         "changed": _changed(summary, dataset),
         "failures": failures,
         "rescued": rescued,
+        "right": right,
         "unknown": unknown,
         "linked": linked,
         "map": position_map(dataset, fates, linked, rankings[-1]),
@@ -115,7 +117,13 @@ def _confidence(report: RunResult) -> dict[str, Any]:
 def _card_count(fates: Sequence[Outcome], failures: int) -> int:
     """Returns the number of cards of the page."""
     failed = sum(fate in FAILURES for fate in fates)
-    return min(failed, failures) + min(fates.count(Outcome.RESCUED), -(-failures // 4))
+    others = (fates.count(outcome) for outcome in (Outcome.RESCUED, Outcome.KEPT))
+    return min(failed, failures) + sum(min(count, _examples(failures)) for count in others)
+
+
+def _examples(failures: int) -> int:
+    """How many cards of right answers a page with this many failures has."""
+    return -(-failures // 4)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vpr.core import DataError, Dataset, Image, ImageError, ImageSet
+from vpr.core import DataError, Dataset, Floats, Image, ImageError, ImageSet
 from vpr.images import read_image, resize
 from vpr.report.drawing import Correspondences, Points
 from vpr.report.gallery import Drawn, Pictures
@@ -48,6 +50,11 @@ class Recorder:
 
 def write_shown(path: Path, sizes: Sizes, found: Found) -> None:
     matches = list(found.values())
+    keypoints = [
+        np.zeros((0, 2), np.float32) if points is None else points
+        for each in matches
+        for points in (each.query_keypoints, each.candidate_keypoints)
+    ]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -57,6 +64,9 @@ def write_shown(path: Path, sizes: Sizes, found: Found) -> None:
         query_points=_points([each.query_points for each in matches]),
         candidate_points=_points([each.candidate_points for each in matches]),
         inliers=np.concatenate([np.zeros(0, dtype=np.bool_), *(each.inliers for each in matches)]),
+        confidences=np.concatenate([np.zeros(0, dtype=np.float32), *map(_confidences, matches)]),
+        keypoint_offsets=np.cumsum([0, *(len(points) for points in keypoints)]),
+        keypoints=_points(keypoints),
     )
     write_atomically(path, buffer.getvalue())
 
@@ -74,12 +84,33 @@ def read_shown(path: Path) -> tuple[Sizes, Found]:
             for role, row, width, height in arrays["pictures"].reshape(-1, 4).tolist()
         }
         found: Found = {}
-        for (query, candidate), start, end in zip(arrays["pairs"].reshape(-1, 2), bounds[:-1], bounds[1:], strict=True):
-            points = arrays["query_points"][start:end], arrays["candidate_points"][start:end]
-            found[int(query), int(candidate)] = Correspondences(*points, arrays["inliers"][start:end])
+        pairs = arrays["pairs"].reshape(-1, 2).tolist()
+        for place, (query, candidate) in enumerate(pairs):
+            own = slice(bounds[place], bounds[place + 1])
+            points = arrays["query_points"][own], arrays["candidate_points"][own]
+            more = _shown_more(arrays, place, own) if "confidences" in arrays else ()  # not in earlier versions' files
+            found[query, candidate] = Correspondences(*points, arrays["inliers"][own], *more)
     except (BadZipFile, OSError, KeyError, ValueError, IndexError) as error:
         raise DataError(f"{path}: damaged: {error}; delete it and make the report again without match lines") from None
     return sizes, found
+
+
+def _confidences(matches: Correspondences) -> Floats:
+    """NaN where they are not known."""
+    if matches.confidences is None:
+        return np.full(len(matches.inliers), np.nan, np.float32)
+    return matches.confidences.astype(np.float32)
+
+
+def _shown_more(
+    arrays: Mapping[str, NDArray[Any]], place: int, own: slice
+) -> tuple[Floats | None, Floats | None, Floats | None]:
+    """Confidences of a pair's matches and keypoints of both images; None where they are not known or not shown."""
+    confidences, bounds = arrays["confidences"][own], arrays["keypoint_offsets"]
+    both = [arrays["keypoints"][bounds[i] : bounds[i + 1]] for i in (2 * place, 2 * place + 1)]
+    shown = any(map(len, both))
+    known = None if np.isnan(confidences).any() else confidences
+    return known, both[0] if shown else None, both[1] if shown else None
 
 
 def pictures_of(dataset: Dataset, sizes: Mapping[tuple[str, int], tuple[int, int]]) -> Pictures:
