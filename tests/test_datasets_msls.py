@@ -3,7 +3,7 @@
 import pytest
 
 from vpr.core import ConfigError, DataError
-from vpr.datasets import msls
+from vpr.datasets import msls, msls_test
 
 
 def as_lists(positives):
@@ -103,4 +103,32 @@ def test_what_makes_no_sense_is_refused(root):
         msls.read_msls(root)
     (root / "train_val/sf/query/postprocessed.csv").unlink()
     with pytest.raises(DataError, match=r"no postprocessed.csv; the positions of MSLS's test cities are not published"):
+        msls.read_msls(root)
+
+
+def test_the_test_cities_have_images_and_no_truth(tmp_path):
+    for city in ("miami", "athens"):
+        for side, keys in (("database", "ab"), ("query", "qr")):
+            folder = tmp_path / "test" / city / side
+            folder.mkdir(parents=True)
+            rows = [f"{i},{city}{key},{key in 'abq'},False" for i, key in enumerate(keys)]
+            (folder / "subtask_index.csv").write_text("\n".join([",key,all,n2d", *rows]) + "\n")
+    dataset = msls_test.read_msls_test(tmp_path, ("miami", "athens"))
+    assert dataset.queries.names == ("test/miami/query/images/miamiq.jpg", "test/athens/query/images/athensq.jpg")
+    assert dataset.database.names[2] == "test/athens/database/images/athensa.jpg"
+    assert dataset.positives is None and dataset.database.positions is None
+    assert dataset.database.regions.tolist() == [0, 0, 1, 1] and dataset.queries.regions.tolist() == [0, 1]
+    assert msls_test.read_msls_test(tmp_path, ("miami", "athens"), joined=True).database.regions is None
+    assert len(msls_test.TEST_CITIES) == 6
+
+
+def test_test_cities_that_are_not_there_are_named(root, tmp_path):
+    with pytest.raises(DataError, match="no folder test/miami; give the folder that holds test"):
+        msls_test.read_msls_test(tmp_path)
+    with pytest.raises(ConfigError, match="unknown MSLS subtask 'x'"):
+        msls_test.read_msls_test(tmp_path, subtask="x")
+    with pytest.raises(ConfigError, match="name at least one"):
+        msls_test.read_msls_test(tmp_path, ())
+    (root / "train_val" / "cph" / "database" / "postprocessed.csv").unlink()
+    with pytest.raises(DataError, match="with the reader msls_test"):
         msls.read_msls(root)

@@ -78,12 +78,29 @@ def test_a_folder_of_homographies(folder: Path, tmp_path: Path, capsys: pytest.C
     assert found["mean_inliers"] <= matches and 0.5 < found["inlier_ratio"] <= 1
     assert of(summary, "homographies", estimator="dlt")["mean_inliers"] is None  # it has no threshold
     assert of(summary, "homographies", estimator="verification")["correct_3px"] == 1
-    assert said.startswith((tmp_path / "out" / "summary.md").read_text())
     assert "protocol plain" in said and "| all | opencv 3px |" in said
     measured = table(tmp_path / "out" / "rows.csv")
     assert [row["pair"] for row in measured] == ["set/0a 0b", "set/1a 1b", "set/2a 2b"]
     mean = np.mean([float(row["repeatability"]) for row in measured])
     assert features["repeatability"] == pytest.approx(mean)
+    text, *examples = (tmp_path / "out" / "summary.md").read_text().split("\n![")
+    assert said.startswith(text.rstrip()) and len(examples) == 3
+
+
+def test_examples_go_from_the_most_correct_matches_to_the_fewest(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate("homography-folder", folder, out)
+    counts = {row["pair"]: int(row["correct_matches"]) for row in table(out / "rows.csv")}
+    names = [re.split("[/ ]", name)[1:] for name in sorted(counts, key=lambda name: -counts[name])]
+    drawn = sorted((out / "examples").iterdir())
+    assert [path.name for path in drawn] == [f"{i:02d}_{a}_{b}.jpg" for i, (a, b) in enumerate(names, 1)]
+    evaluate("homography-folder", folder, out, "--examples", "2", "--viz-extension", "svg")  # measured before
+    drawn = sorted((out / "examples").iterdir())
+    assert [path.suffix for path in drawn] == [".svg", ".svg"] and "keypoints" not in drawn[0].read_text()
+    evaluate("homography-folder", folder, out, "--examples", "1", "--viz-extension", "svg", "--show-keypoints")
+    assert [path.read_text().count('class="keypoints"') for path in (out / "examples").iterdir()] == [2]
+    evaluate("homography-folder", folder, out, "--examples", "0")
+    assert not (out / "examples").exists()
 
 
 def test_the_summary_says_how_it_was_made(folder: Path, tmp_path: Path) -> None:

@@ -256,3 +256,16 @@ def test_the_working_folder_is_where_names_begin_without_images(
     monkeypatch.chdir(tmp_path)
     call(["match-pairs", os.path.join("i", "list.txt"), "--out", "out", *SIFT])
     assert (tmp_path / "out" / "a_c_matches.npz").exists()
+
+
+def test_masked_pixels_have_no_keypoints(pictures: Path, tmp_path: Path) -> None:
+    mask = np.full((200, 300), 255, np.uint8)
+    mask[:, :150] = 0
+    write_picture(tmp_path / "mask.png", mask)
+    chosen = [*SIFT, "--set", f"images.masks={tmp_path / 'mask.png'}"]
+    pairs, out = listed(tmp_path, "a.png sub/b.png\n"), tmp_path / "out"
+    call(["match-pairs", str(pairs), "--images", str(pictures), "--out", str(out), *chosen])
+    assert read_pair(out / "a_b_matches.npz").keypoints0[:, 0].min() > 148
+    turned = listed(tmp_path, "lying.png a.png 1 0\n")
+    with pytest.raises(SystemExit):
+        call(["match-pairs", str(turned), "--images", str(pictures), "--out", str(out), *chosen])

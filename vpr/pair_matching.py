@@ -17,13 +17,14 @@ import numpy as np
 
 from vpr.build import PairMethods, build_pair_methods
 from vpr.config import digest_of_names, dump, fingerprint
-from vpr.core import DataError, Doubles, ImageError, ImageSet
+from vpr.core import ConfigError, DataError, Doubles, ImageError, ImageSet
 from vpr.datasets.image_pairs import ImagePairs
 from vpr.exchange.match_npz import PairFile, dense, read_pair, write_pair
 from vpr.exchange.models import in_other_pixels, scaling
 from vpr.exchange.pair_table import PairRow, write_pair_table
 from vpr.features.contents import digest_of_file
 from vpr.features.feature_set import FeatureFolders, FeatureSet
+from vpr.features.masks import Masks, read_masks
 from vpr.images import moved, read_image, upright_size
 from vpr.rerank import Pair
 from vpr.runtime.files import write_atomically
@@ -49,12 +50,12 @@ class MatchedImage:
 class PairFeatures:
     """Features of the images of a list: those that are not turned from a store, the others as they are needed."""
 
-    def __init__(self, listed: ImagePairs, methods: PairMethods, folder: Path) -> None:
+    def __init__(self, listed: ImagePairs, methods: PairMethods, folder: Path, masks: Masks | None = None) -> None:
         self.images = listed.images
         self.extractor = methods.extractor
         upright = np.unique(listed.pairs[listed.turns == 0])
         chosen = ImageSet(listed.images.root, tuple(listed.images.names[row] for row in upright.tolist()))
-        self.stored: FeatureSet = self.extractor.extract(chosen, FeatureFolders.under(folder))
+        self.stored: FeatureSet = self.extractor.extract(chosen, FeatureFolders.under(folder), masks=masks)
         assert self.stored.work is not None and self.stored.rerank_store is not None
         self.store = self.stored.rerank_store
         self._places = {row: place for place, row in enumerate(upright.tolist())}
@@ -108,8 +109,11 @@ def match_pairs(listed: ImagePairs, settings: Settings, out: Path, folder: Path)
     if images.on_bad_image is "fail", DataError if no pair can be matched.
     """
     methods = build_pair_methods(settings)
+    masks = read_masks(settings.images.masks, listed.images)
+    if masks is not None and listed.turns.any():
+        raise ConfigError("images.masks: images that are turned have no masks here; leave out masks or turns")
     out.mkdir(parents=True, exist_ok=True)
-    features = PairFeatures(listed, methods, out / FEATURES)
+    features = PairFeatures(listed, methods, out / FEATURES, masks)
     made_by = fingerprint(
         {
             "features": features.store.fingerprint,

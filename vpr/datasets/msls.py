@@ -90,7 +90,10 @@ def _read_city(root: Path, city: str, radius_m: float, panoramas: bool, subtask:
 
 def _read_side(root: Path, folder: Path, panoramas: bool, subtask: str | None) -> ImageSet:
     if not (folder / "postprocessed.csv").is_file():
-        raise DataError(f"{folder}: no postprocessed.csv; the positions of MSLS's test cities are not published")
+        raise DataError(
+            f"{folder}: no postprocessed.csv; the positions of MSLS's test cities are not published: read these with "
+            "the reader msls_test"
+        )
     table = read_table(folder / "postprocessed.csv")
     keys = table.column("key")
     keep = np.ones(len(keys), dtype=np.bool_)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpr.core import ConfigError, Dataset
-from vpr.datasets import dbstruct, folders, ground_truth_csv, image_lists, kapture_tree, msls
+from vpr.datasets import dbstruct, folders, ground_truth_csv, image_lists, kapture_tree, msls, msls_test
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ READERS: Mapping[str, Reader] = {
     "msls": Reader(
         msls.read_msls,
         "train_val/<city>/{database,query}/ with images/, postprocessed.csv, raw.csv and subtask_index.csv",
+    ),
+    "msls_test": Reader(
+        msls_test.read_msls_test,
+        "test/<city>/{database,query}/ with images/ and subtask_index.csv; without positions, for the MSLS challenge",
     ),
     "kapture": Reader(
         kapture_tree.read_kapture_pair,
