@@ -37,8 +37,10 @@ ORDER = (
     "imports",
     "pipeline",
     "maps",  # built on build, features, index and rerank
+    "pair_files",
     "pair_matching",
     "pair_drawing",
+    "ranking",
     "exporting",
     "benchmark",
     "geometry_examples",

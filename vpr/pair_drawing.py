@@ -34,7 +34,8 @@ def draw_pairs(root: Path, out: Path, rows: Sequence[PairRow], extension: str, *
             continue
         path = (out / row.file).with_suffix(f".{extension.removeprefix('.')}")
         try:
-            image = drawing(root, row, read_pair(out / row.file), keypoints=keypoints)
+            paths = root / row.image0, root / row.image1
+            image = drawing(paths, row, read_pair(out / row.file), keypoints=keypoints)
         except ImageError:  # readable when its features were made
             continue
         write_match_image(path, image)
@@ -42,13 +43,12 @@ def draw_pairs(root: Path, out: Path, rows: Sequence[PairRow], extension: str, *
     return drawn
 
 
-def drawing(root: Path, row: PairRow, pair: PairFile, *, keypoints: bool = False) -> MatchImage:
+def drawing(paths: tuple[Path, Path], row: PairRow, pair: PairFile, *, keypoints: bool = False) -> MatchImage:
     """Both images as they were matched, at most LONGEST_SIDE pixels each, with their matches. Raises ImageError."""
     images, points = [], []
-    names, turns, found = (row.image0, row.image1), pair.turns, (pair.keypoints0, pair.keypoints1)
-    for name, turn, size, each in zip(names, turns, pair.sizes, found, strict=True):
+    for path, turn, size, each in zip(paths, pair.turns, pair.sizes, (pair.keypoints0, pair.keypoints1), strict=True):
         shown = fitted_size(*size, longest=LONGEST_SIDE)
-        images.append(resize(np.ascontiguousarray(np.rot90(read_image(root / name, "rgb"), turn)), shown))
+        images.append(resize(np.ascontiguousarray(np.rot90(read_image(path, "rgb"), turn)), shown))
         points.append(moved(each, size, shown))
     rows = pair.pairs()
     matches = Correspondences(

@@ -17,15 +17,16 @@ import numpy as np
 
 from vpr.build import PairMethods, build_pair_methods
 from vpr.config import digest_of_names, dump, fingerprint
-from vpr.core import ConfigError, DataError, Doubles, ImageError, ImageSet
+from vpr.core import ConfigError, DataError, ImageError, ImageSet
 from vpr.datasets.image_pairs import ImagePairs
-from vpr.exchange.match_npz import PairFile, dense, read_pair, write_pair
-from vpr.exchange.models import in_other_pixels, scaling
-from vpr.exchange.pair_table import PairRow, write_pair_table
+from vpr.exchange.match_npz import PairFile, read_pair, write_pair
+from vpr.exchange.pair_table import PairRow, row_of, write_pair_table
 from vpr.features.contents import digest_of_file
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.masks import Masks, read_masks
-from vpr.images import moved, read_image, upright_size
+from vpr.images import read_image, upright_size
+from vpr.pair_files import pair_file
+from vpr.report.match_images import forget_drawings
 from vpr.rerank import Pair
 from vpr.runtime.files import write_atomically
 from vpr.runtime.progress import Progress
@@ -34,7 +35,6 @@ from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Sizes = tuple[tuple[int, int], tuple[int, int]]  # width, height of both images
 KEPT = 32  # features of turned images in memory: an image of a list often comes again soon
 FEATURES, WORK = "features", "work"  # in the output folder
 
@@ -210,13 +210,15 @@ class _Job:
             except ImageError as error:
                 if self.settings.images.on_bad_image == "fail":
                     raise
-                self.paths[pair].unlink(missing_ok=True)  # of an earlier run
+                forget_drawings(self.paths[pair])  # of an earlier run, as the file itself
+                self.paths[pair].unlink(missing_ok=True)
                 rows[pair] = self._row(pair, None, str(error))
         step = self.methods.reranker.together
         parts = [ready[first : first + step] for first in range(0, len(ready), step)]
         for part, found in zip(parts, pool.map(self._compare, parts), strict=True):
             for (pair, query, candidate), matched in zip(part, found, strict=True):
                 file = self._file(pair, query, candidate, matched)
+                forget_drawings(self.paths[pair])
                 write_pair(self.paths[pair], file)
                 rows[pair] = self._row(pair, file)
         return rows
@@ -225,49 +227,20 @@ class _Job:
         return self.methods.reranker.compare(part[0][1], [candidate for _, _, candidate in part])
 
     def _file(self, pair: int, query: Any, candidate: Any, matched: Pair) -> PairFile:
-        """Keypoints and geometry in pixels of the images before the method resized them."""
-        views = self._views(pair)
-        sizes = tuple(map(self.features.size, views))
-        seen = query.image_size, candidate.image_size
-        keypoints = [
-            moved(each.keypoints.numpy(), each.image_size, size)
-            for each, size in zip((query, candidate), sizes, strict=True)
-        ]
-        rows = matched.matches.pairs.numpy()
-        best = np.argsort(matched.matches.scores.numpy(), kind="stable")  # the last of one keypoint's is kept
-        count = len(keypoints[0])
-        return PairFile(
-            keypoints0=keypoints[0],
-            keypoints1=keypoints[1],
-            matches=dense(rows[best], rows[best, 1], count, -1),
-            match_confidence=dense(rows[best], matched.matches.scores.numpy()[best], count, 0),
-            inliers=dense(rows[best], matched.verified.inliers[best], count, False),
-            model=self._model(matched, seen, (sizes[0], sizes[1])),
+        first, second = self._views(pair)
+        return pair_file(
+            query,
+            candidate,
+            matched,
+            sizes=(self.features.size(first), self.features.size(second)),
             geometry=self.settings.verification.model,
             score=self.methods.reranker.score(matched),
-            turns=(views[0].turns, views[1].turns),
-            sizes=(sizes[0], sizes[1]),
+            turns=(first.turns, second.turns),
             origin=self._origin(pair),
         )
-
-    def _model(self, matched: Pair, seen: Sizes, sizes: Sizes) -> Doubles:
-        if matched.verified.model is None:
-            return np.zeros((0, 0))
-        back = (scaling(old, new) for old, new in zip(seen, sizes, strict=True))
-        return in_other_pixels(matched.verified.model, self.settings.verification.model, *back)
 
     def _row(self, pair: int, file: PairFile | None, problem: str = "") -> PairRow:
         names = self.listed.names(pair)
         if file is None:
             return PairRow(*names, problem=problem)
-        return PairRow(
-            *names,
-            turns0=file.turns[0],
-            turns1=file.turns[1],
-            keypoints0=len(file.keypoints0),
-            keypoints1=len(file.keypoints1),
-            matches=int((file.matches >= 0).sum()),
-            inliers=int(file.inliers.sum()),
-            score=file.score,
-            file=self.paths[pair].relative_to(self.out).as_posix(),
-        )
+        return row_of(*names, file, self.paths[pair].relative_to(self.out).as_posix())

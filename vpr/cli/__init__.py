@@ -17,6 +17,7 @@ from vpr.cli.evaluate import evaluate
 from vpr.cli.fit import fit
 from vpr.cli.match_pairs import match_pairs
 from vpr.cli.match_two import match_two
+from vpr.cli.rank import rank
 from vpr.cli.report import report
 from vpr.cli.run import run
 from vpr.cli.train import label
@@ -45,6 +46,7 @@ app.command()(compare)
 app.command(cls=SeveralValues)(benchmark)
 app.command("match-two")(match_two)
 app.command("match-pairs", no_args_is_help=True)(match_pairs)
+app.command("rank", no_args_is_help=True)(rank)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
 app.command("fit")(fit)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vpr.core import DataError
 from vpr.datasets.tables import read_table
+from vpr.exchange.match_npz import PairFile
 from vpr.runtime.files import write_atomically
 
 FILE_NAME = "pairs.csv"
@@ -30,6 +31,22 @@ class PairRow:
     score: float = 0.0
     file: str = ""  # relative to the folder of the table
     problem: str = ""
+
+
+def row_of(image0: str, image1: str, pair: PairFile, file: str) -> PairRow:
+    """The row of a pair that was matched."""
+    return PairRow(
+        image0,
+        image1,
+        turns0=pair.turns[0],
+        turns1=pair.turns[1],
+        keypoints0=len(pair.keypoints0),
+        keypoints1=len(pair.keypoints1),
+        matches=int((pair.matches >= 0).sum()),
+        inliers=int(pair.inliers.sum()),
+        score=pair.score,
+        file=file,
+    )
 
 
 _TYPES = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(PairRow)}

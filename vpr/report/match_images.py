@@ -136,6 +136,12 @@ def write_match_image(path: Path, image: MatchImage) -> None:
         write_atomically(path, data.tobytes())
 
 
+def forget_drawings(path: Path) -> None:
+    """Delete the drawings beside a file of matches, in every format: they are of what it held before."""
+    for suffix in SUFFIXES:
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
 def _lines(matches: Correspondences, offset: int, stroke: int) -> list[str]:
     """Rejected matches as one path, and a line for each inlier; pixel centres lie at (0.5, 0.5) in svg."""
     starts = np.asarray(matches.query_points, np.float64) + 0.5

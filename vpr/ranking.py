@@ -1,0 +1,204 @@
+"""One photograph against every image of a folder: matched with all of them, ranked by the score of the second stage."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpr.build import PairMethods, build_pair_methods, compares_patches
+from vpr.config import dump
+from vpr.core import ConfigError, DataError, ImageError, ImageSet
+from vpr.datasets.folders import list_images
+from vpr.exchange.hloc import KEYPOINTS, HlocFile
+from vpr.exchange.match_npz import write_pair
+from vpr.exchange.pair_table import PairRow, row_of
+from vpr.features.feature_set import CONTENTS, LOCAL, FeatureFolders, FeatureSet
+from vpr.features.imported import import_local
+from vpr.features.store import LocalStore
+from vpr.images import upright_size
+from vpr.pair_drawing import drawing
+from vpr.pair_files import pair_file
+from vpr.report.match_images import write_match_image
+from vpr.rerank import Pair
+from vpr.runtime.files import read_json, write_atomically
+from vpr.runtime.progress import Progress
+from vpr.runtime.threads import one_thread_each
+from vpr.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "ranking_score.csv"
+COLUMNS = ("rank", "image", "score", "matches", "inliers", "keypoints")
+HDF5 = (".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class FirstPairs:
+    """What is written of the first candidates: files of matches, and drawings."""
+
+    count: int = 10
+    drawn: bool = False
+    extension: str = "png"
+    keypoints: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Images to compare a query with, and their features."""
+
+    images: ImageSet
+    features: Sequence[Any]
+    failed: dict[int, str]
+    stored_size: bool  # whether the features are in pixels of the stored images already
+
+
+def rank_among(
+    query: Path, among: Path, settings: Settings, out: Path, *, first: FirstPairs, images: Path | None = None
+) -> list[PairRow]:
+    """Match a query with every image of ``among`` and write ranking_score.csv; rows of pairs, best first.
+
+    ``among`` is a folder of images, a folder of features that vpr left, or hloc's HDF5 file of local features;
+    ``images`` is the folder of the images behind features. Images that cannot be read are left out. Raises ImageError
+    if the query cannot be read, DataError if there is nothing to compare it with.
+    """
+    if settings.images.masks:
+        raise ConfigError("images.masks: a ranking takes no masks; vpr run and vpr match-pairs do")
+    methods = build_pair_methods(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    for earlier in out.glob("[0-9][0-9][0-9][0-9]_*_matches.*"):  # of another query
+        earlier.unlink()
+    candidates = _candidates(among, images, settings, methods, out)
+    asked = methods.extractor.single(query).rerank_features
+    rows = [row for row in range(len(candidates.images)) if row not in candidates.failed]
+    if not rows:
+        raise DataError(f"{among}: not one image can be compared: {next(iter(candidates.failed.values()))}")
+    found = _match_all(asked, candidates, rows, methods)
+    order = sorted(rows, key=lambda row: -found[row][0])  # stable: equal scores keep the order of the folder
+    best = [_row(query, candidates, row, asked, found[row]) for row in order]
+    _write_table(out / FILE_NAME, best)
+    write_atomically(out / "settings.toml", dump(settings))
+    for rank, row in enumerate(order[: first.count if first.drawn else 0], 1):
+        pair = methods.reranker.pair(asked, candidates.features[row])
+        _write_first(_First(query, asked, candidates, row, rank, pair), methods, settings, out, first)
+    return best
+
+
+Scored = tuple[float, int, int]  # score, matches, inliers
+
+
+def _match_all(asked: Any, candidates: Candidates, rows: Sequence[int], methods: PairMethods) -> dict[int, Scored]:
+    reranker = methods.reranker
+
+    def compare(part: Sequence[int]) -> list[Scored]:
+        pairs = reranker.compare(asked, [candidates.features[row] for row in part])
+        return [(reranker.score(pair), pair.evidence.matches, pair.evidence.inliers) for pair in pairs]
+
+    step = reranker.together
+    parts = [rows[at : at + step] for at in range(0, len(rows), step)]
+    found: dict[int, Scored] = {}
+    with one_thread_each(reranker.threads) as pool, Progress("match", len(rows), "image") as progress:
+        for part, scored in zip(parts, pool.map(compare, parts), strict=True):
+            found |= dict(zip(part, scored, strict=True))
+            progress.update(len(part))
+    return found
+
+
+def _candidates(among: Path, images: Path | None, settings: Settings, methods: PairMethods, out: Path) -> Candidates:
+    if among.suffix.lower() in HDF5:
+        return _of_hloc(among, images, settings, out)
+    if (among / LOCAL / "origin.json").exists():
+        return _of_folder(among, images, methods)
+    listed = ImageSet(among, list_images(among))
+    found = methods.extractor.extract(listed, FeatureFolders.under(out / "features"))
+    assert found.work is not None
+    return _of_set(found, found.work.failed)
+
+
+def _of_hloc(path: Path, images: Path | None, settings: Settings, out: Path) -> Candidates:
+    if compares_patches(settings):
+        raise ConfigError("hloc's files hold no patches, which rerank.method = 'patch_netvlad' compares")
+    with HlocFile(path) as file:
+        names = tuple(file.names(KEYPOINTS))
+    listed = ImageSet(images or path.parent, names)
+    return Candidates(listed, import_local(listed, [path], out / "features" / "hloc-local"), {}, stored_size=True)
+
+
+def _of_folder(folder: Path, images: Path | None, methods: PairMethods) -> Candidates:
+    names = LocalStore(folder / LOCAL).names
+    if names is None:
+        raise DataError(f"{folder}: of a format without names; extract the features again")
+    try:
+        root = images or Path(read_json(folder / CONTENTS)["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{folder / CONTENTS}: does not say where the images are; give --images") from None
+    found = methods.extractor.open(ImageSet(root, names), FeatureFolders.under(folder))
+    assert found.rerank_store is not None
+    return _of_set(found, found.rerank_store.failed())
+
+
+def _of_set(found: FeatureSet, failed: dict[int, str]) -> Candidates:
+    assert found.rerank_store is not None
+    return Candidates(found.images, found.rerank_store, failed, stored_size=False)
+
+
+def _row(query: Path, candidates: Candidates, row: int, asked: Any, scored: Scored) -> PairRow:
+    score, matches, inliers = scored
+    return PairRow(
+        str(query),
+        candidates.images.names[row],
+        keypoints0=len(asked),
+        keypoints1=len(candidates.features[row]),
+        matches=matches,
+        inliers=inliers,
+        score=score,
+    )
+
+
+def _write_table(path: Path, rows: Sequence[PairRow]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for rank, row in enumerate(rows, 1):
+        writer.writerow((rank, row.image1, row.score, row.matches, row.inliers, row.keypoints1))
+    write_atomically(path, text.getvalue())
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """One of the first candidates."""
+
+    query: Path
+    asked: Any
+    candidates: Candidates
+    row: int
+    rank: int
+    pair: Pair
+
+
+def _write_first(one: _First, methods: PairMethods, settings: Settings, out: Path, how: FirstPairs) -> None:
+    """The file of matches and the drawing of a candidate; neither where its image is not there."""
+    features, name = one.candidates.features[one.row], one.candidates.images.names[one.row]
+    path = one.candidates.images.path(one.row)
+    try:
+        size = features.image_size if one.candidates.stored_size else upright_size(path)
+        file = pair_file(
+            one.asked,
+            features,
+            one.pair,
+            sizes=(upright_size(one.query), size),
+            geometry=settings.verification.model,
+            score=methods.reranker.score(one.pair),
+        )
+        stem = f"{one.rank:04d}_{one.query.stem}_{Path(name).stem}_matches"
+        write_pair(out / f"{stem}.npz", file)
+        row = row_of(one.query.name, name, file, f"{stem}.npz")
+        image = drawing((one.query, path), row, file, keypoints=how.keypoints)
+    except ImageError as error:
+        logger.warning("%s: rank %d is not drawn: %s", name, one.rank, error)
+        return
+    write_match_image(out / f"{stem}.{how.extension.removeprefix('.')}", image)
