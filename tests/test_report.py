@@ -397,6 +397,23 @@ def test_map_of_one_place_and_of_many_queries():
     assert np.isfinite([drawn.bar, drawn.height]).all()
 
 
+def test_queries_without_positions_stand_where_their_first_candidates_are():
+    """The first query at the second image of the database; the second query has no candidate, so no mark."""
+    placed = town(positives=None, count=2)
+    lost = dataclasses.replace(placed, queries=dataclasses.replace(placed.queries, positions=None))
+    fates = (Outcome.UNKNOWN,) * 2
+    found = ranking([[1, 0, 2, 3], [-1] * 4])
+    drawn = position_map(lost, fates, frozenset({0, 1}), found)
+    here = dataclasses.replace(placed.queries, positions=placed.database.positions[[1, 1]])
+    same = position_map(dataclasses.replace(placed, queries=here), fates, frozenset(), found)
+    assert [(mark.query, mark.x, mark.y) for mark in drawn.marks] == [(0, same.marks[0].x, same.marks[0].y)]
+    assert not drawn.placed and drawn.omitted == 0 and "first candidate d1.jpg" in drawn.marks[0].title
+    assert position_map(lost, fates, frozenset()) is None
+    page = check(render(report(lost, {"a": found}), picture, nothing))
+    assert "marks stand where their first candidates are" in page.text
+    assert "#m0" in page.links and "#m1" not in page.links
+
+
 def test_no_map_across_zones_or_without_positions():
     fates = (Outcome.UNKNOWN,) * 6
     assert position_map(town(placed=False), fates, frozenset()) is None

@@ -86,6 +86,7 @@ class MapFigure:
     bar: float  # length of the scale bar
     bar_label: str
     omitted: int  # queries without a mark, see MAX_MARKS
+    placed: bool = True  # whether marks stand at the queries' positions; else at those of their first candidates
 
 
 def recall_curves(dataset: Dataset, stages: Mapping[str, Ranking], ks: Sequence[int], ceiling: float) -> Curves | None:
@@ -161,16 +162,24 @@ def position_map(
 ) -> MapFigure | None:
     """Where the queries are and what became of them; None if the two sides cannot be drawn on one map.
 
-    Queries in ``linked`` always have a mark. With predictions a mark also knows its first candidate.
+    Queries in ``linked`` always have a mark. With predictions a mark also knows its first candidate, and queries
+    without positions stand there.
     """
     database, queries = dataset.database, dataset.queries
-    if database.positions is None or queries.positions is None or database.zone != queries.zone or not len(queries):
+    there, placed = database.positions, queries.positions is not None
+    if there is None or not len(queries) or (placed and database.zone != queries.zone):
         return None
-    everything = np.concatenate([database.positions, queries.positions])
-    scale, size, place = _projection(everything)
-    chosen = sorted({*spread(range(len(queries)), MAX_MARKS), *linked})
-    at = place(queries.positions).round(1)
-    here, there = queries.positions, database.positions
+    marked: Sequence[int] = range(len(queries))
+    if queries.positions is not None:
+        here = queries.positions
+    elif predictions is not None and predictions.width:
+        here = there[predictions.rows[:, 0]]  # of a query without a candidate, which has no mark, the last row's
+        marked = np.flatnonzero(predictions.rows[:, 0] != NO_ROW).tolist()
+    else:
+        return None
+    scale, size, place = _projection(np.concatenate([there, here]))
+    chosen = sorted({*spread(marked, MAX_MARKS), *(linked & set(marked))})
+    at = place(here).round(1)
     found = place(there).round(1)
 
     def mark(row: int) -> Mark:
@@ -179,6 +188,8 @@ def position_map(
         first = NO_ROW if predictions is None or not predictions.width else int(predictions.rows[row, 0])
         if first == NO_ROW:
             return Mark(row, fates[row], x, y, title)
+        if not placed:
+            return Mark(row, fates[row], x, y, f"{title}\nfirst candidate {database.names[first]}")
         away = length_text(float(np.linalg.norm(there[first] - here[row])))
         way = found[first] - at[row]
         title += f"\nfirst candidate {database.names[first]}, {away} away"
@@ -186,7 +197,7 @@ def position_map(
 
     marks = [mark(row) for row in chosen]
     marks.sort(key=lambda mark: _DRAWN_LAST.index(mark.outcome))
-    dots = np.unique(place(database.positions).round().astype(np.int64), axis=0).tolist()
+    dots = np.unique(place(there).round().astype(np.int64), axis=0).tolist()
     length = _round_length(0.25 * size[0] / scale)
     return MapFigure(
         *size,
@@ -194,7 +205,8 @@ def position_map(
         tuple(marks),
         length * scale,
         f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m",
-        len(queries) - len(chosen),
+        len(marked) - len(chosen),
+        placed,
     )
 
 

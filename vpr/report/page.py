@@ -73,6 +73,7 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
     unknown = _section(gallery, fates, Outcome.UNKNOWN, report.failures)
     cards = [card for section in (*failures, rescued, right, unknown) for card in section.cards]
     linked = frozenset(card.query for card in cards)
+    drawn = position_map(dataset, fates, linked, rankings[-1])
     return {
         "dataset": dataset,
         "summary": summary,
@@ -84,7 +85,8 @@ def _content(report: RunResult, pictures: Pictures, correspondences: Drawn) -> d
         "right": right,
         "unknown": unknown,
         "linked": linked,
-        "map": position_map(dataset, fates, linked, rankings[-1]),
+        "map": drawn,
+        "mapped": frozenset() if drawn is None else frozenset(mark.query for mark in drawn.marks),
         "counts": {outcome: fates.count(outcome) for outcome in TITLES if outcome in fates},
         "timings": timing_rows(report.timings, report.stages),
         "memory_columns": {
