@@ -64,7 +64,7 @@ def build(settings: Settings, *, retrieves: bool = True, extracts: bool = True, 
     """All methods that the settings name.
 
     Without ``retrieves`` no global descriptor, where descriptors or the shortlist are given; without ``detects`` no
-    local features, where these are given. Without ``extracts`` no features can be made, so their weights are not needed.
+    local features, where these are given; without ``extracts`` no features at all, so their weights are not needed.
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)

@@ -136,7 +136,7 @@ def _global(source: FeatureFolder) -> Iterator[tuple[str, Floats]]:
     vectors = _vectors(source)
     _require_count(source, len(vectors))
     kinds = vectors.stores if isinstance(vectors, JoinedStores) else [vectors]
-    failed = {row for store in kinds for row in store.failed()}
+    failed = {row for store in kinds if isinstance(store, GlobalStore) for row in store.failed()}
     rows = (vector for block in vectors.blocks() for vector in block)
     for row, (name, vector) in enumerate(zip(source.names, rows, strict=True)):
         if row not in failed:

@@ -129,7 +129,8 @@ def _of_hloc(path: Path, images: Path | None, settings: Settings, out: Path) -> 
 
 
 def _of_folder(folder: Path, images: Path | None, methods: PairMethods) -> Candidates:
-    names = LocalStore(folder / LOCAL).names
+    store = LocalStore(folder / LOCAL)
+    names = store.names
     if names is None:
         raise DataError(f"{folder}: of a format without names; extract the features again")
     try:
@@ -137,8 +138,7 @@ def _of_folder(folder: Path, images: Path | None, methods: PairMethods) -> Candi
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{folder / CONTENTS}: does not say where the images are; give --images") from None
     found = methods.extractor.open(ImageSet(root, names), FeatureFolders.under(folder))
-    assert found.rerank_store is not None
-    return _of_set(found, found.rerank_store.failed())
+    return _of_set(found, store.failed())
 
 
 def _of_set(found: FeatureSet, failed: dict[int, str]) -> Candidates:

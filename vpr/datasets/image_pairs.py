@@ -15,6 +15,7 @@ import numpy as np
 from vpr.core import DataError, ImageSet, Rows
 from vpr.datasets.pose_pairs import turn
 from vpr.datasets.tables import name_at
+from vpr.runtime.files import require_file
 
 FIELDS = {2: 0, 4: 2, 32: 0, 36: 0, 38: 2}  # fields of a line, and how many of them are turns
 
@@ -51,7 +52,7 @@ def read_image_pairs(path: Path, root: Path) -> ImagePairs:
     listed twice.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        lines = require_file(path).read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such list of pairs") from None
     except (OSError, UnicodeDecodeError) as error:
