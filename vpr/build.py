@@ -13,13 +13,22 @@ from typing import Any
 import torch
 
 from vpr.config import MethodSettings, lookup
-from vpr.core import GlobalDescriptor, LocalAggregator, LocalExtractor, LocalFeatures, Matcher, Verifier
+from vpr.core import (
+    GlobalDescriptor,
+    ImageMatcher,
+    LocalAggregator,
+    LocalExtractor,
+    LocalFeatures,
+    Matcher,
+    Verifier,
+)
 from vpr.features.extraction import Extraction
 from vpr.features.feature_set import FeatureExtractor
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
+from vpr.images import ImageLike
 from vpr.index import require_factory
 from vpr.local_features import LOCAL_EXTRACTORS
-from vpr.matchers import MATCHERS
+from vpr.matchers import IMAGE_MATCHERS, MATCHERS
 from vpr.rerank import RERANKERS, VERIFIERS, PairReranker
 from vpr.runtime.device import device_of, threads_of
 from vpr.settings import Settings
@@ -83,6 +92,11 @@ class PairMethods:
 
     extractor: FeatureExtractor
     reranker: PairReranker[Any]
+
+    def compared(self, image: ImageLike) -> Any:
+        """What the re-ranker compares of one image. Raises ImageError."""
+        prepare = self.reranker.prepare
+        return self.extractor.single(image).rerank_features if prepare is None else prepare(image)
 
 
 def build_pair_methods(settings: Settings) -> PairMethods:
@@ -157,6 +171,12 @@ def build_matcher(settings: Settings) -> Matcher:
     return lookup(MATCHERS, settings.matcher.method, "matcher").build(settings.matcher, _device(settings))
 
 
+def build_image_matcher(settings: Settings) -> ImageMatcher:
+    """The matcher of images, without local features."""
+    chosen = settings.image_matcher
+    return lookup(IMAGE_MATCHERS, chosen.method, "image matcher").build(chosen, _device(settings))
+
+
 def build_verifier(settings: Settings) -> Verifier:
     """The geometric verification."""
     chosen = settings.verification
@@ -170,6 +190,7 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
         settings.rerank,
         device,
         matcher=lambda: build_matcher(settings),
+        image_matcher=lambda: build_image_matcher(settings),
         verifier=lambda: build_verifier(settings),
         geometry=settings.verification,
         control=settings.cost,
@@ -194,7 +215,7 @@ def compares_patches(settings: Settings) -> bool:
 
 def compares_local(settings: Settings) -> bool:
     """Whether the second stage compares local features."""
-    return settings.rerank.k > 0 and not compares_patches(settings)
+    return settings.rerank.k > 0 and RERANKERS[settings.rerank.method].compares == "local"
 
 
 def needs_local(settings: Settings) -> bool:

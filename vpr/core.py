@@ -214,6 +214,31 @@ class Matches:
 
 
 @dataclass(frozen=True, eq=False)
+class ImageMatches:
+    """Correspondences between two images, with keypoints of their own."""
+
+    keypoints0: Tensor  # (M, 2) float32 x, y in pixels of the first image as the method saw it
+    keypoints1: Tensor  # (M, 2) of the second
+    scores: Tensor  # (M,) float32 confidence in [0, 1]
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        if self.keypoints0.shape != (count, 2) or self.keypoints1.shape != (count, 2):
+            raise ValueError(
+                f"keypoints {tuple(self.keypoints0.shape)} and {tuple(self.keypoints1.shape)} are not of {count} matches"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @staticmethod
+    def empty() -> ImageMatches:
+        import torch
+
+        return ImageMatches(torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0))
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """Why a ranking is as it is; every (Q, K) array lies parallel to the ranking's rows."""
 
@@ -333,6 +358,19 @@ class Verified:
 
     inliers: NDArray[np.bool_]  # (M,) which matches agree with one geometry
     model: Doubles | None = None  # (3, 3) fundamental matrix or homography, query to candidate; None if none was found
+
+
+class ImageMatcher(Protocol):
+    """Matches two images directly, without keypoints of each: dense methods."""
+
+    channels: Channels
+    weights: str  # sha256 of the weights in use
+
+    def preprocess(self, image: Image) -> Tensor:
+        """One decoded image as ``match`` takes it, (C, H, W)."""
+
+    def match(self, query: Tensor, candidates: Sequence[Tensor]) -> list[ImageMatches]:
+        """Correspondences of the query with each candidate; each pair as if it were the only one."""
 
 
 class Verifier(Protocol):

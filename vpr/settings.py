@@ -15,7 +15,7 @@ from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
 from vpr.images import MAX_MEGAPIXELS
 from vpr.local_features import LOCAL_EXTRACTORS
-from vpr.matchers import MATCHERS
+from vpr.matchers import IMAGE_MATCHERS, MATCHERS
 from vpr.rerank import RERANKERS, patch_netvlad, reranker
 from vpr.rerank.cost import Settings as Cost
 from vpr.rerank.reranker import RerankSettings
@@ -30,10 +30,13 @@ GLOBAL = Chooser(GLOBAL_METHODS, "global descriptor", default="place", recipe=re
 AGGREGATOR = Chooser(LOCAL_AGGREGATORS, "descriptor of local features", default="vlad", recipe=recipe_of)
 MATCHER = Chooser(MATCHERS, "matcher", default="nearest", recipe=recipe_of)
 
+IMAGE_MATCHER = Chooser(IMAGE_MATCHERS, "image matcher", default="loftr", recipe=recipe_of)
+
 LocalSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(LOCAL)]
 GlobalSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(GLOBAL)]
 AggregatorSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(AGGREGATOR)]
 MatcherSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(MATCHER)]
+ImageMatcherSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(IMAGE_MATCHER)]
 Rerank = Annotated[
     SerializeAsAny[RerankSettings], BeforeValidator(Chooser(RERANKERS, "re-ranker", default="local_features"))
 ]
@@ -122,6 +125,7 @@ class Settings(Section):
     index: Index = Index()
     shortlist: Shortlist = Shortlist()
     matcher: MatcherSettings = Field(default_factory=MATCHER.defaults)
+    image_matcher: ImageMatcherSettings = Field(default_factory=IMAGE_MATCHER.defaults)  # of rerank.method = "images"
     verification: Verification = Verification()
     rerank: Rerank = reranker.Settings()
     cost: Cost = Cost()

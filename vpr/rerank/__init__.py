@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 
 from vpr.config import Method
-from vpr.core import Matcher, Verifier
+from vpr.core import ImageMatcher, Matcher, Verifier
 from vpr.matchers import nearest
-from vpr.rerank import cost, patch_netvlad, reranker, verification
+from vpr.rerank import cost, images, patch_netvlad, reranker, verification
+from vpr.rerank.images import ImageReranker
 from vpr.rerank.patch_netvlad import PatchReranker
 from vpr.rerank.reranker import LocalReranker, Pair, PairReranker
 from vpr.rerank.resumable import rerank_into
@@ -22,6 +23,7 @@ __all__ = [
     "RERANKERS",
     "SCORES",
     "VERIFIERS",
+    "ImageReranker",
     "LocalReranker",
     "Pair",
     "PairReranker",
@@ -36,7 +38,7 @@ __all__ = [
 class RerankMethod(Method[PairReranker[Any]]):
     """One row of the table of re-rankers; ``compares`` is the kind of features that it compares."""
 
-    compares: Literal["local", "patches"]
+    compares: Literal["local", "patches", "images"]
 
 
 def build_local_reranker(
@@ -48,6 +50,7 @@ def build_local_reranker(
     geometry: verification.Settings,
     control: cost.Settings,
     threads: int,
+    **_: object,
 ) -> LocalReranker:
     """Re-ranking by local features."""
     on_cpu = device.type == "cpu"
@@ -71,7 +74,22 @@ def build_patch_reranker(
     return PatchReranker(settings, device, control=control, threads=threads, reads_ahead=device.type != "cpu")
 
 
+def build_image_reranker(
+    settings: images.Settings,
+    device: torch.device,
+    *,
+    image_matcher: Callable[[], ImageMatcher],
+    verifier: Callable[[], Verifier],
+    geometry: verification.Settings,
+    control: cost.Settings,
+    **_: object,
+) -> ImageReranker:
+    """Re-ranking by an image matcher."""
+    return ImageReranker(image_matcher(), verifier(), settings, geometry, control=control)
+
+
 RERANKERS: dict[str, RerankMethod] = {
+    "images": RerankMethod(images.Settings, build_image_reranker, compares="images"),
     "local_features": RerankMethod(reranker.Settings, build_local_reranker, compares="local"),
     "patch_netvlad": RerankMethod(patch_netvlad.Settings, build_patch_reranker, compares="patches"),
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -29,6 +29,7 @@ from vpr.core import (
     Verified,
     Verifier,
 )
+from vpr.images import ImageLike
 from vpr.rerank import cost, verification
 from vpr.rerank.ahead import read_ahead
 from vpr.rerank.scores import SCORES, PairEvidence, fuse
@@ -45,18 +46,20 @@ class RerankSettings(MethodSettings):
     retrieval_weight: float = Field(0.5, ge=0)  # of the global similarity beside the local scores
 
 
+def known_score(name: str) -> str:
+    """The name of a score. Raises ConfigError for another one."""
+    if name not in SCORES:
+        raise ConfigError(f"unknown score {name!r}; known: {', '.join(sorted(SCORES))}")
+    return name
+
+
 class Settings(RerankSettings):
     """Settings of re-ranking by local features."""
 
     method: Literal["local_features"] = "local_features"
     score: str = "confidence_sum"
 
-    @field_validator("score")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SCORES:
-            raise ConfigError(f"unknown score {name!r}; known: {', '.join(sorted(SCORES))}")
-        return name
+    known = field_validator("score")(known_score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,14 @@ class Pair:
     verified: Verified
     evidence: PairEvidence
 
+    def keypoints(self, query: Any, candidate: Any) -> tuple[Doubles, Doubles]:
+        """Matched pixels (M, 2) of the query and of the candidate, whose features are given."""
+        rows = self.matches.pairs.numpy()
+        return (
+            query.keypoints.numpy()[rows[:, 0]].astype(np.float64),
+            candidate.keypoints.numpy()[rows[:, 1]].astype(np.float64),
+        )
+
 
 class PairReranker(ABC, Generic[F]):
     """Compares a query with the first k candidates, pair by pair; those without evidence keep the shortlist's order.
@@ -75,6 +86,7 @@ class PairReranker(ABC, Generic[F]):
     """
 
     weights = ""  # sha256 of the weights in use
+    prepare: Callable[[ImageLike], F] | None = None  # from an image what is compared; None where it is extracted ahead
     score_name = ""  # what ``score`` measures
 
     def __init__(
