@@ -225,7 +225,8 @@ class ImageMatches:
         count = len(self.scores)
         if self.keypoints0.shape != (count, 2) or self.keypoints1.shape != (count, 2):
             raise ValueError(
-                f"keypoints {tuple(self.keypoints0.shape)} and {tuple(self.keypoints1.shape)} are not of {count} matches"
+                f"keypoints {tuple(self.keypoints0.shape)} and {tuple(self.keypoints1.shape)} are not of {count} "
+                "matches"
             )
 
     def __len__(self) -> int:

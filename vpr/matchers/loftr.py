@@ -1,7 +1,7 @@
 """LoFTR: dense matching without a detector. Sun, Shen, Wang, Bao and Zhou, CVPR 2021, arXiv:2104.00680.
 
-The network is kornia's. It looks at both images at once, so nothing is computed ahead for an image: for single pairs and
-short lists.
+The network is kornia's. It looks at both images at once, so nothing is computed ahead for an image: for single pairs
+and short lists.
 """
 
 from __future__ import annotations

