@@ -89,7 +89,7 @@ def test_two_images_are_matched(phase: None, tmp_path: Path, capsys: pytest.Capt
     found = vpr.match(
         tmp_path / "a.png", tmp_path / "b.png", rerank={"method": "images"}, image_matcher={"method": "phase"}
     )
-    moved = found.keypoints1[found.matches[:, 1]] - found.keypoints0[found.matches[:, 0]]
+    moved = found.keypoints_b[found.pairs[:, 1]] - found.keypoints_a[found.pairs[:, 0]]
     assert np.allclose(np.median(moved, axis=0), (-12, -10), atol=0.5)
 
 
@@ -140,6 +140,7 @@ def test_keypoints_of_a_pair_are_its_own() -> None:
     found = ImageMatches(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), torch.ones(1))
     pair = ImagePair.__new__(ImagePair)
     object.__setattr__(pair, "found", found)
-    assert [each.tolist() for each in pair.keypoints(None, None)] == [[[1.0, 2.0]], [[3.0, 4.0]]]
+    seen = PreparedImage(torch.zeros(1, 5, 6))
+    assert [each.keypoints.tolist() for each in pair.matched(seen, seen)] == [[[1.0, 2.0]], [[3.0, 4.0]]]
     with pytest.raises(ValueError, match="are not of 2 matches"):
         ImageMatches(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(2))

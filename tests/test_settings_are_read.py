@@ -24,7 +24,13 @@ from vpr.training.tasks import Settings as TrainingSettings
 ROOT = Path(vpr.__file__).parent
 
 # Fields that no watched run reads, and why.
-NOT_READ: dict[tuple[str, str], str] = {}
+NOT_READ: dict[tuple[str, str], str] = {
+    (f"vpr.{where}", name): "read where rerank.method = 'images'"
+    for where, name in (
+        ("settings.Settings", "image_matcher"),
+        *(("matchers.loftr.Settings", key) for key in ("weights", "longest_side", "match_threshold")),
+    )
+}
 
 
 def all_sections() -> list[type[Section]]:

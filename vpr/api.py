@@ -145,8 +145,9 @@ def match(a: ImageLike, b: ImageLike, config: PathLike | None = None, **settings
     chosen = configured(config, settings)
     methods = _pair_methods(chosen)
     images = [as_image(image, "rgb") for image in (a, b)]
-    found = [methods.extractor.single(image).rerank_features for image in (a, b)]
-    pair = methods.reranker.pair(*found)
+    compared = [methods.compared(image) for image in (a, b)]
+    pair = methods.reranker.pair(*compared)
+    found = pair.matched(*compared)
     keypoints = [
         moved(each.keypoints.numpy(), each.image_size, (image.shape[1], image.shape[0]))
         for each, image in zip(found, images, strict=True)
@@ -274,7 +275,7 @@ def _pair_methods(settings: Settings) -> PairMethods:
     """Returns the matcher of pairs; that of the last call is used again if the settings are equal."""
     key = settings.model_dump_json()
     if key not in _PAIR_METHODS:
-        made = build_pair_methods(settings)
+        made = build_pair_methods(settings, dense=True)
         _PAIR_METHODS.clear()
         _PAIR_METHODS[key] = made
     return _PAIR_METHODS[key]

@@ -14,6 +14,7 @@ import torch
 
 from vpr.config import MethodSettings, lookup
 from vpr.core import (
+    ConfigError,
     GlobalDescriptor,
     ImageMatcher,
     LocalAggregator,
@@ -99,8 +100,16 @@ class PairMethods:
         return self.extractor.single(image).rerank_features if prepare is None else prepare(image)
 
 
-def build_pair_methods(settings: Settings) -> PairMethods:
-    """The features that the second stage compares, and the second stage, also where ``rerank.k`` is 0."""
+def build_pair_methods(settings: Settings, *, dense: bool = False) -> PairMethods:
+    """The features that the second stage compares, and the second stage, also where ``rerank.k`` is 0.
+
+    Raises ConfigError for a method that compares the images themselves, unless ``dense``.
+    """
+    if compares_images(settings) and not dense:
+        raise ConfigError(
+            f"rerank.method = {settings.rerank.method!r} compares images, which have no keypoints to keep; it is for "
+            "vpr run, vpr benchmark and vpr match-two"
+        )
     settings = settings.model_copy(update={"rerank": settings.rerank.model_copy(update={"k": 1})})
     return PairMethods(build_extractor(settings, retrieves=False), build_reranker(settings))
 
@@ -216,6 +225,11 @@ def compares_patches(settings: Settings) -> bool:
 def compares_local(settings: Settings) -> bool:
     """Whether the second stage compares local features."""
     return settings.rerank.k > 0 and RERANKERS[settings.rerank.method].compares == "local"
+
+
+def compares_images(settings: Settings) -> bool:
+    """Whether the second stage compares the images themselves."""
+    return RERANKERS[settings.rerank.method].compares == "images"
 
 
 def needs_local(settings: Settings) -> bool:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.imported import HlocPaths
 from vpr.features.masks import read_masks
+from vpr.features.prepared import PreparedImages
 from vpr.images import read_image, resize
 from vpr.imports import require_comparable, with_imported
 from vpr.index import (
@@ -201,7 +203,7 @@ def report(
     )
 
     def picture(role: str, row: int) -> Image | None:
-        return _image(features.queries if role == "query" else features.database, row)
+        return _image(features.queries if role == "query" else features.database, row, matched.engine)
 
     def correspondences(query: int, candidate: int) -> Correspondences | None:
         return _correspondences(matched, query, candidate)
@@ -213,15 +215,16 @@ def report(
 def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path) -> tuple[Ranking, int]:
     """The predictions, and for how many queries they were there already."""
     settings, reranker = engine.settings, engine.reranker
-    database, queries = features.database.rerank_store, features.queries.rerank_store
-    assert reranker is not None and database is not None and queries is not None
+    assert reranker is not None
+    database, queries = (_compared(each, engine) for each in (features.database, features.queries))
+    assert database is not None and queries is not None
     if database.fingerprint != queries.fingerprint:
         raise DataError(
             f"{database.folder} and {queries.folder} were made with different settings; "
             "extract both with the same configuration"
         )
     parts = {
-        "matcher": settings.matcher,
+        "matcher": settings.image_matcher if reranker.prepare is not None else settings.matcher,
         "weights": reranker.weights,
         "verification": settings.verification,
         "rerank": settings.rerank,
@@ -296,23 +299,33 @@ def _bytes_per_image(features: Features) -> dict[str, float]:
     return {kind: round(held / images, 1) for kind, (held, images) in sizes.items() if images}
 
 
-def _image(features: FeatureSet, row: int) -> Image | None:
+def _compared(features: FeatureSet, engine: Engine) -> Any:
+    """What the second stage compares, by row; None where there is no second stage."""
+    reranker = engine.reranker
+    if reranker is None or reranker.prepare is None:
+        return features.rerank_store
+    return PreparedImages(features.images, reranker.prepare, reranker.nothing)
+
+
+def _image(features: FeatureSet, row: int, engine: Engine) -> Image | None:
     """The image at the size that its compared features refer to; None if it cannot be read."""
     try:
         image = read_image(features.images.path(row), "rgb")
     except ImageError:
         return None
-    store = features.rerank_store
+    store = _compared(features, engine)
     size = store[row].image_size if store is not None else (0, 0)
     return resize(image, size) if all(size) else image
 
 
 def _correspondences(matched: Matched, query: int, candidate: int) -> Correspondences | None:
-    queries, database = matched.features.queries.rerank_store, matched.features.database.rerank_store
-    if queries is None or database is None or matched.engine.reranker is None:
+    reranker = matched.engine.reranker
+    features = matched.features
+    queries, database = (_compared(each, matched.engine) for each in (features.queries, features.database))
+    if queries is None or database is None or reranker is None:
         return None
-    of_query, of_candidate = queries[query], database[candidate]
-    pair = matched.engine.reranker.pair(of_query, of_candidate)
+    pair = reranker.pair(queries[query], database[candidate])
+    of_query, of_candidate = pair.matched(queries[query], database[candidate])
     rows = pair.matches.pairs.numpy()
     points = of_query.keypoints.numpy(), of_candidate.keypoints.numpy()
     return Correspondences(

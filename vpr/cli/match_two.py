@@ -66,10 +66,11 @@ def match_two(
     settings = settings_in(config, overrides, nocuda, default=DEFAULT_CONFIG if published else None)
     if published:
         fetch_absent_weights(settings)
-    methods = build_pair_methods(settings)
+    methods = build_pair_methods(settings, dense=True)
     reranker = methods.reranker
-    query, candidate = (methods.extractor.single(path).rerank_features for path in (first, second))
+    query, candidate = (methods.compared(path) for path in (first, second))
     pair = reranker.pair(query, candidate)
+    query, candidate = pair.matched(query, candidate)
     evidence = pair.evidence
     said = f"{evidence.inliers}; unrelated images give up to about {evidence.by_chance:.0f}"
     say(f"score     {reranker.score(pair):.3f} ({reranker.score_name})")

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vpr.core import Doubles, ImageMatcher, ImageMatches, Matches, Verifier
+from vpr.core import Doubles, ImageMatcher, ImageMatches, LocalFeatures, Matches, Verifier
 from vpr.images import as_image
 from vpr.rerank import cost, verification
 from vpr.rerank.reranker import Pair, PairReranker, RerankSettings, known_score
@@ -50,13 +50,19 @@ class ImagePair(Pair):
 
     found: ImageMatches
 
-    def keypoints(self, query: object, candidate: object) -> tuple[Doubles, Doubles]:
-        first, second = (each.numpy().astype(np.float64) for each in (self.found.keypoints0, self.found.keypoints1))
-        return first, second
+    def matched(self, query: PreparedImage, candidate: PreparedImage) -> tuple[LocalFeatures, LocalFeatures]:
+        """Keypoints of the matches, without descriptors."""
+        nothing, found = torch.zeros(len(self.found), 0), self.found
+        return (
+            LocalFeatures(found.keypoints0, found.scores, nothing, query.image_size),
+            LocalFeatures(found.keypoints1, found.scores, nothing, candidate.image_size),
+        )
 
 
 class ImageReranker(PairReranker[PreparedImage]):
     """Matches images densely and verifies the matches."""
+
+    nothing = PreparedImage(torch.zeros(1, 0, 0))
 
     def __init__(
         self,

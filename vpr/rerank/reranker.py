@@ -70,13 +70,9 @@ class Pair:
     verified: Verified
     evidence: PairEvidence
 
-    def keypoints(self, query: Any, candidate: Any) -> tuple[Doubles, Doubles]:
-        """Matched pixels (M, 2) of the query and of the candidate, whose features are given."""
-        rows = self.matches.pairs.numpy()
-        return (
-            query.keypoints.numpy()[rows[:, 0]].astype(np.float64),
-            candidate.keypoints.numpy()[rows[:, 1]].astype(np.float64),
-        )
+    def matched(self, query: Any, candidate: Any) -> tuple[Any, Any]:
+        """What the rows of the matches belong to, given what was compared: two objects with keypoints, image_size."""
+        return query, candidate
 
 
 class PairReranker(ABC, Generic[F]):
@@ -87,6 +83,7 @@ class PairReranker(ABC, Generic[F]):
 
     weights = ""  # sha256 of the weights in use
     prepare: Callable[[ImageLike], F] | None = None  # from an image what is compared; None where it is extracted ahead
+    nothing: F  # what an image that cannot be read is prepared to; of methods with ``prepare``
     score_name = ""  # what ``score`` measures
 
     def __init__(
