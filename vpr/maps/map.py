@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from vpr.maps.filters import parse_filter
 from vpr.maps.info import MapInfo, describe, problems
 from vpr.maps.local_codec import PROFILES, LocalCodec
 from vpr.maps.locating import StoredFeatures, as_found, reranked
-from vpr.maps.manifest import StoredImage
+from vpr.maps.manifest import Manifest, StoredImage
 from vpr.maps.prior import Prior
 from vpr.maps.probability import Probability
 from vpr.maps.reader import MapReader
@@ -178,6 +179,10 @@ class Map:
             images=snapshot.count,
             elapsed_ms={name: 1000 * (at - before) for (_, before), (name, at) in pairwise(moments)},
         )
+
+    def reading(self) -> AbstractContextManager[tuple[Manifest, Snapshot]]:
+        """The latest committed state; both see it, whatever is committed meanwhile."""
+        return self._reader.reading()
 
     def images(self, where: str = "") -> Iterator[StoredImage]:
         """The images that meet a filter, by id, all of one state."""

@@ -1,0 +1,210 @@
+"""What the server does with a map: it answers, adds and removes, and names no path of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpr.core import ConfigError, DataError, Image, ImageError, ImageSet, VprError, usable_name
+from vpr.datasets.placed import PlacedImage, Position, parse_time
+from vpr.images import fitted_size, kind_and_size, kind_of, read_image, resize
+from vpr.maps import Map, StoredImage
+from vpr.maps.prior import Prior
+from vpr.runtime.files import write_atomically
+from vpr.serve.forms import Form
+from vpr.serve.limits import Limits
+from vpr.serve.overview import overview, parse_box
+from vpr.serve.problems import Paths, RequestProblem
+from vpr.serve.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+MOST_CANDIDATES = 100
+CANDIDATES = 10  # where a question does not say how many
+QUESTION = ("lat", "lon", "radius_m", "since", "until", "k")
+RECORD = ("name", "lat", "lon", "heading", "time", "group")
+_FOLDER = "vpr-serve-"  # begins the names of temporary folders
+_THUMBNAIL = 320  # pixels of the longer side
+_NAME_BYTES, _PART_BYTES = 1000, 200  # of an image's name, and of each of its folders
+
+
+@dataclass(eq=False)
+class Service:
+    """A map with its limits."""
+
+    map: Map
+    limits: Limits
+    token: str | None = None  # of who may add and remove; None: nobody
+    images: Path | None = None  # the folder of the map's images, for thumbnails
+
+    def __post_init__(self) -> None:
+        self.paths = Paths({self.map.folder: "map", **({} if self.images is None else {self.images: "images"})})
+        self.worker = Worker(self.limits.waiting, "locate")
+        self.reader = Worker(self.limits.waiting, "read")  # what needs no methods
+
+    def answer(self, form: Form) -> dict[str, Any]:
+        """The answer to a question, as ``Answer.to_json`` gives it. Raises a problem."""
+        near, radius_m = form.degrees(), form.number("radius_m")
+        since, until = form.fields.get("since"), form.fields.get("until")
+        k = form.whole("k", CANDIDATES, MOST_CANDIDATES)
+        try:
+            Prior.of(near, radius_m, since, until, "")
+        except VprError as error:
+            raise self.refused(error, 422) from None
+        self.require_image(form.image)
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+            photo = Path(folder) / "image"  # a file, which is decoded as those of the map were
+            photo.write_bytes(form.image)
+            try:
+                answer = self.map.locate(photo, near=near, radius_m=radius_m, since=since, until=until, k=k)
+            except ImageError as error:
+                raise self.refused(error, 422) from None
+        return finite_table(answer.to_json())
+
+    def require_image(self, data: bytes) -> None:
+        """Raise a problem for an upload that is no image, or has too many pixels by its header; decodes nothing."""
+        try:
+            kind_and_size(data, self.limits.megapixels)
+        except ImageError as error:
+            foreign = bool(data) and kind_of(data) is None
+            status = 415 if foreign else 413 if "more than" in str(error) else 422
+            sentence = str(error).replace(" or raise images.max_megapixels", "")
+            raise RequestProblem(status, sentence, "ImageError") from None
+
+    def record(self, number: int) -> StoredImage:
+        """The image of an id; raises a problem (404) if there is none."""
+        found = self.map.image(number)
+        if found is None:
+            raise RequestProblem(404, f"no image {number}; it was removed, or there never was one")
+        return found
+
+    def thumbnail(self, number: int) -> bytes:
+        """A small JPEG of an image; raises a problem (404) without its file."""
+        name = self.record(number).name
+        if self.images is None:
+            raise RequestProblem(404, "this server has no image files; start it with --images DIR")
+        path = ImageSet(self.images, (name,)).path(0)
+        try:
+            image = read_image(path, "rgb", self.limits.megapixels)
+        except ImageError as error:
+            raise self.refused(error, 404) from None
+        height, width = image.shape[:2]
+        small = resize(image, fitted_size(width, height, longest=_THUMBNAIL))
+        return jpeg_bytes(small)
+
+    def overview(self, bbox: str, limit: int) -> dict[str, Any]:
+        """The images within a box as GeoJSON. Raises a problem for a box that is none."""
+        try:
+            box = parse_box(bbox)
+        except ConfigError as error:
+            raise self.refused(error, 422) from None
+        return finite_table(overview(self.map, box, limit))
+
+    def add(self, form: Form) -> tuple[StoredImage, bool]:
+        """The image as the map now holds it, and whether it was new. Raises a problem."""
+        try:
+            image = _placed(form)
+        except VprError as error:
+            raise self.refused(error, 422) from None
+        self.require_image(form.image)
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+            path = Path(folder) / image.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, form.image)
+            try:
+                added = self.map.add_placed([image], folder)
+            except ImageError as error:
+                raise self.refused(error, 422) from None
+            except DataError as error:
+                raise self.refused(error, 409) from None
+        for reason in added.failed.values():
+            raise self.refused(ImageError(reason), 422)
+        return self._named(image.name), added.added > 0
+
+    def remove(self, name: str) -> None:
+        """Remove an image by name; raises a problem (404) if there is none of that name."""
+        self._named(name)
+        try:
+            self.map.remove([name])
+        except DataError as error:
+            raise self.refused(error, 409) from None
+
+    def _named(self, name: str) -> StoredImage:
+        quoted = name.replace("'", "''")
+        found = next(self.map.images(f"name = '{quoted}'"), None)
+        if found is None:
+            raise RequestProblem(404, f"no image {name[:200]!r}; GET /v1/map gives the names")
+        return found
+
+    def refused(self, error: VprError, status: int) -> RequestProblem:
+        """An error as the answer to a request."""
+        kind = next(each.__name__ for each in (ImageError, ConfigError, DataError, VprError) if isinstance(error, each))
+        return RequestProblem(status, self.paths.removed(str(error)), kind)
+
+    def failed(self, error: Exception) -> RequestProblem:
+        """An error that the sender cannot mend: of the map's files, or of the server."""
+        logger.error("%s", error)
+        if isinstance(error, VprError):
+            return self.refused(error, 500)
+        return RequestProblem(500, "this is a defect of the server, not of the request", "VprError")
+
+    def close(self) -> None:
+        self.worker.close()
+        self.reader.close()
+
+
+def record_json(image: StoredImage, *, thumbnail: bool) -> dict[str, Any]:
+    """What a map knows of an image, as JSON types."""
+    about = {
+        "id": image.id,
+        "name": image.name,
+        "position": None if image.position is None else dict(vars(image.position)),
+        "heading": image.heading,
+        "time": image.time,
+        "group": image.group,
+        "columns": dict(image.columns),
+        "thumbnail": f"/v1/images/{image.id}/thumbnail" if thumbnail else None,
+    }
+    return finite_table(about)
+
+
+def finite_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of JSON types in which numbers that are not finite are null."""
+    return {key: finite(value) for key, value in table.items()}
+
+
+def finite(value: Any) -> Any:
+    """A value of JSON, in which numbers that are not finite are null."""
+    if isinstance(value, Mapping):
+        return finite_table(value)
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def jpeg_bytes(image: Image) -> bytes:
+    """An image (H, W, 3) as a JPEG file."""
+    import cv2
+
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+
+
+def _placed(form: Form) -> PlacedImage:
+    """The image that is to be added; raises ConfigError or DataError for values that make no sense."""
+    name = usable_name(form.fields.get("name") or form.filename)
+    parts = name.replace("\\", "/").split("/")
+    if len(name.encode()) > _NAME_BYTES or any(len(part.encode()) > _PART_BYTES or part == ".." for part in parts):
+        raise DataError(f"image name {name[:80]!r}...: at most {_NAME_BYTES} bytes, {_PART_BYTES} for each folder")
+    degrees, heading, time = form.degrees(), form.number("heading"), form.fields.get("time")
+    return PlacedImage(
+        name,
+        None if degrees is None else Position.of_degrees(*degrees),
+        None if heading is None else heading % 360,
+        None if time is None else parse_time(time),
+        form.fields.get("group", ""),
+    )
