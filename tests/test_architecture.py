@@ -34,15 +34,11 @@ ORDER = (
     "settings",
     "build",
     "descriptors",
-    "imports",
+    "given_features",  # in the place of those that a run would extract
     "pipeline",
     "maps",  # built on build, features, index and rerank
     "serve",  # a map over HTTP
-    "pair_files",
-    "pair_matching",
-    "pair_drawing",
-    "ranking",
-    "exporting",
+    "pairs",  # built on build, features, rerank and report
     "benchmark",
     "geometry_examples",
     "geometry_benchmark",

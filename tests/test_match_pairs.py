@@ -19,8 +19,8 @@ from vpr.exchange import match_npz
 from vpr.exchange.match_npz import PairFile, read_pair, write_pair
 from vpr.exchange.pair_table import read_pair_table
 from vpr.images import moved, turned_back, upright_size
-from vpr.pair_matching import file_names
-from vpr.pair_matching import match_pairs as match_all
+from vpr.pairs.matching import file_names
+from vpr.pairs.matching import match_pairs as match_all
 from vpr.settings import Settings
 
 SIFT = ["--set", "local_features.method=rootsift"]
@@ -157,6 +157,19 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     assert upright_size(tmp_path / "a.jpg") == (60, 90) and upright_size(tmp_path / "b.png") == (90, 60)
 
 
+def test_images_without_keypoints_have_no_matches(pictures: Path, tmp_path: Path) -> None:
+    write_picture(pictures / "blank.png", np.zeros((50, 70, 3), np.uint8))
+    pairs, out = listed(tmp_path, "blank.png a.png\na.png blank.png\nblank.png blank.png\n"), tmp_path / "out"
+    call(["match-pairs", str(pairs), "--images", str(pictures), "--out", str(out), *SIFT, "--viz", "--format", "h5"])
+    assert [(row.keypoints0 > 0, row.matches, row.problem) for row in read_pair_table(out)] == [
+        (False, 0, ""),
+        (True, 0, ""),
+        (False, 0, ""),
+    ]
+    call(["export", "colmap", str(out), "--out", str(tmp_path / "c.db")])
+    assert (out / "work" / "blank_blank_matches.png").exists() and (out / "matches.h5").exists()
+
+
 def test_points_move_with_the_corners_of_the_image() -> None:
     assert moved(np.array([[-0.5, -0.5], [9.5, 4.5]], np.float32), (10, 5), (20, 15)).tolist() == [
         [-0.5, -0.5],
@@ -210,6 +223,11 @@ def test_a_file_of_matches_is_read_back(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_matches_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="not a file of matches, or damaged: a pipe"):
+        read_pair(tmp_path / "pipe")
+    with pytest.raises(DataError, match="not a readable list of pairs: a pipe"):
+        read_image_pairs(tmp_path / "pipe", tmp_path)
     with pytest.raises(DataError, match="no such file of matches"):
         read_pair(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
@@ -242,7 +260,7 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
 
 
 def test_an_image_in_two_ways_cannot_be_written_to_h5(pictures: Path, tmp_path: Path) -> None:
-    from vpr.exporting import require_exportable
+    from vpr.pairs.exporting import require_exportable
 
     pairs = read_image_pairs(listed(tmp_path, "a.png c.png 0 0\na.png c.png 1 0\n"), pictures)
     with pytest.raises(ConfigError, match=r"'a\.png' is listed with 0 and with 1 quarter turns"):

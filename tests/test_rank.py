@@ -11,6 +11,8 @@ import pytest
 from conftest import textured, write_picture
 from test_hostile import call
 
+from vpr.exchange.hloc import HlocFeatures, write_features
+
 pytest.importorskip("h5py")
 SIFT = ["--set", "local_features.method=rootsift"]
 
@@ -81,6 +83,9 @@ def test_what_cannot_be_ranked_is_refused(folder: Path, capsys: pytest.CaptureFi
     refused("no such folder", among="none")
     refused("takes no masks", "--set", "images.masks=auto")
     refused("not an image format", "--viz-extension", "doc")
+    one = HlocFeatures(np.ones((3, 2), np.float32), np.ones(3, np.float32), np.ones((3, 4)), (9, 9))
+    write_features(folder / "short.h5", [("a.png", one)])
+    refused("descriptors of 4 dimensions, those of the query have 128", among="short.h5")
     (folder / "empty").mkdir()
     refused("holds no images", among="empty")
     write_picture(folder / "bad" / "bad.png", textured(1))

@@ -21,8 +21,8 @@ from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.imported import HlocPaths
 from vpr.features.masks import read_masks
 from vpr.features.prepared import PreparedImages
+from vpr.given_features import require_comparable, with_imported
 from vpr.images import read_image, resize
-from vpr.imports import require_comparable, with_imported
 from vpr.index import (
     FaissIndex,
     Vectors,

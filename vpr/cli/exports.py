@@ -28,7 +28,7 @@ def features(
 
     Of a run, images have the names of its pairs_hloc.txt.
     """
-    from vpr.exporting import export_descriptors, export_features
+    from vpr.pairs.exporting import export_descriptors, export_features
 
     count = export_features(folder, out, images) if kind == "local" else export_descriptors(folder, out, images)
     say(f"Features of {count} images: {out}")
@@ -42,7 +42,7 @@ def matches(
     form: Hloc = "hloc",
 ) -> None:
     """Matches and their confidences, one group for each pair."""
-    from vpr.exporting import export_matches
+    from vpr.pairs.exporting import export_matches
 
     say(f"Matches of {export_matches(folder, out)} pairs: {out}")
 
@@ -57,7 +57,7 @@ def colmap(
     ] = False,
 ) -> None:
     """A COLMAP database: cameras, images, keypoints, matches and two-view geometries."""
-    from vpr.exporting import export_colmap
+    from vpr.pairs.exporting import export_colmap
 
     say(f"Database of {export_colmap(folder, out, shared_cameras=shared_cameras)} images: {out}")
 

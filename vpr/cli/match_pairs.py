@@ -42,10 +42,10 @@ def match_pairs(
     Keypoints are in pixels of the stored images. Started again, it makes only what is new or was made otherwise.
     """
     from vpr.datasets.image_pairs import read_image_pairs
-    from vpr.exporting import export_pairs, require_exportable
-    from vpr.pair_drawing import draw_pairs, require_extension
-    from vpr.pair_matching import WORK
-    from vpr.pair_matching import match_pairs as match_all
+    from vpr.pairs.drawing import draw_pairs, require_extension
+    from vpr.pairs.exporting import export_pairs, require_exportable
+    from vpr.pairs.matching import WORK
+    from vpr.pairs.matching import match_pairs as match_all
 
     settings = settings_of(config, with_bad_images(overrides, on_bad_image))
     require_extension(viz_extension)

@@ -37,8 +37,8 @@ def rank(
 
     The score is that of the config (`rerank.score`); a higher one is better. Features are kept in OUT and reused.
     """
-    from vpr.pair_drawing import require_extension
-    from vpr.ranking import FILE_NAME, FirstPairs, rank_among
+    from vpr.pairs.drawing import require_extension
+    from vpr.pairs.ranking import FILE_NAME, FirstPairs, rank_among
 
     settings = settings_of(config, with_bad_images(overrides, on_bad_image))
     require_extension(viz_extension)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import DataError, Doubles, Floats, Rows
-from vpr.runtime.files import write_atomically
+from vpr.runtime.files import require_file, write_atomically
 
 T = TypeVar("T", bound=np.generic)
 MAX_BYTES = 1 << 30  # that a file may unpack to
@@ -85,7 +85,7 @@ def write_pair(path: Path, pair: PairFile) -> None:
 def read_pair(path: Path) -> PairFile:
     """Read a file. Raises DataError if it is missing, damaged, or lacks a key."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(require_file(path)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise ValueError("it unpacks to more than 1 GiB")
         with np.load(path) as file:

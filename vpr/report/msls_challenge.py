@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from vpr.core import NO_ROW, DataError, Dataset, ImageSet, Ranking
-from vpr.runtime.files import write_atomically
+from vpr.runtime.files import require_file, write_atomically
 
 HEADER = "# query key and keys of the predicted images, best first\n"
 
@@ -33,7 +33,7 @@ def write_msls_challenge(path: Path, dataset: Dataset, ranking: Ranking, k: int 
 def read_msls_challenge(path: Path) -> dict[str, list[str]]:
     """Keys of the candidates of each query. Raises DataError, with the line, for what the challenge does not take."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = require_file(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a predictions file of MSLS: {error}") from None
     found: dict[str, list[str]] = {}

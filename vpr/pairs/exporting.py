@@ -22,7 +22,7 @@ from vpr.features.feature_set import CONTENTS, GLOBAL, LOCAL
 from vpr.features.shards import read_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.images import moved, turned_back, upright_size
-from vpr.pair_matching import FEATURES, MatchedImage, PairFeatures
+from vpr.pairs.matching import FEATURES, MatchedImage, PairFeatures
 from vpr.report.dataset_file import FILE_NAME as DATASET
 from vpr.report.dataset_file import read_dataset
 from vpr.report.pairs import names_in_pairs

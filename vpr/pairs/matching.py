@@ -25,7 +25,7 @@ from vpr.features.contents import digest_of_file
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.masks import Masks, read_masks
 from vpr.images import read_image, upright_size
-from vpr.pair_files import pair_file
+from vpr.pairs.files import pair_file
 from vpr.report.match_images import forget_drawings
 from vpr.rerank import Pair
 from vpr.runtime.files import write_atomically

@@ -12,7 +12,7 @@ from typing import Any
 
 from vpr.build import PairMethods, build_pair_methods, compares_patches
 from vpr.config import dump
-from vpr.core import ConfigError, DataError, ImageError, ImageSet
+from vpr.core import ConfigError, DataError, ImageError, ImageSet, LocalFeatures
 from vpr.datasets.folders import list_images
 from vpr.exchange.hloc import KEYPOINTS, HlocFile
 from vpr.exchange.match_npz import write_pair
@@ -21,8 +21,8 @@ from vpr.features.feature_set import CONTENTS, LOCAL, FeatureFolders, FeatureSet
 from vpr.features.imported import import_local
 from vpr.features.store import LocalStore
 from vpr.images import upright_size
-from vpr.pair_drawing import drawing
-from vpr.pair_files import pair_file
+from vpr.pairs.drawing import drawing
+from vpr.pairs.files import pair_file
 from vpr.report.match_images import write_match_image
 from vpr.rerank import Pair
 from vpr.runtime.files import read_json, write_atomically
@@ -77,6 +77,7 @@ def rank_among(
     rows = [row for row in range(len(candidates.images)) if row not in candidates.failed]
     if not rows:
         raise DataError(f"{among}: not one image can be compared: {next(iter(candidates.failed.values()))}")
+    _require_one_length(among, asked, [candidates.features[row] for row in rows[:1]])
     found = _match_all(asked, candidates, rows, methods)
     order = sorted(rows, key=lambda row: -found[row][0])  # stable: equal scores keep the order of the folder
     best = [_row(query, candidates, row, asked, found[row]) for row in order]
@@ -86,6 +87,16 @@ def rank_among(
         pair = methods.reranker.pair(asked, candidates.features[row])
         _write_first(_First(query, asked, candidates, row, rank, pair), methods, settings, out, first)
     return best
+
+
+def _require_one_length(among: Path, asked: Any, others: Sequence[Any]) -> None:
+    """Raise ConfigError if the query's local features have other lengths than those of the images."""
+    lengths = [each.descriptors.shape[1] for each in (asked, *others) if isinstance(each, LocalFeatures) and len(each)]
+    if len(set(lengths)) > 1:
+        raise ConfigError(
+            f"{among}: descriptors of {lengths[1]} dimensions, those of the query have {lengths[0]}; choose the config "
+            "whose local features made them"
+        )
 
 
 Scored = tuple[float, int, int]  # score, matches, inliers

@@ -1,0 +1,1 @@
+"""Pairs of images: matched by a list, one image against a folder, drawn, and written for other programs."""
