@@ -85,9 +85,8 @@ def match_two(
     found = Correspondences(
         of_query[rows[:, 0]], of_candidate[rows[:, 1]], pair.verified.inliers, pair.matches.scores.numpy(), *shown
     )
-    caption = (f"{first.name} and {second.name}", f"{evidence.matches} matches, inliers {said}")
     images = _image(first, query.image_size), _image(second, candidate.image_size)
-    write_match_image(out, MatchImage(*images, found, caption))
+    write_match_image(out, MatchImage(*images, found))
     say(f"matches drawn in {out}")
 
 
