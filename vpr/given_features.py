@@ -39,7 +39,7 @@ def require_comparable(features: Features, engine: Engine) -> None:
     if found is None:
         return
     reranker, aggregator = engine.reranker, engine.aggregator
-    if reranker is not None:
+    if reranker is not None and reranker.prepare is None:  # else it compares images, not these features
         _try(lambda: reranker.pair(found, found), f"matcher.method = {engine.settings.matcher.method!r}", found)
     if aggregator is not None:
         _try(lambda: aggregator.aggregate(found), "the descriptor of local features", found)
