@@ -471,3 +471,12 @@ def test_the_origin_says_what_made_the_store(image_set: ImageSet, tmp_path: Path
 
 def test_features_helper_gives_unit_rows() -> None:
     assert torch.allclose(features(0, 5).descriptors.norm(dim=1), torch.ones(5))
+
+
+def test_an_unreadable_image_is_named_once_by_several_passes(image_set: ImageSet, tmp_path: Path, caplog) -> None:
+    """Local features and a descriptor of images each read all images."""
+    overrides = ["local_features.method=rootsift", "global_descriptor.method=thumbnail", "rerank.k=1"]
+    extractor = build_extractor(load(Settings, None, overrides))
+    found = extractor.extract(image_set, FeatureFolders.under(tmp_path / "features"))
+    assert len(extractor.passes()) == 2 and list(found.work.failed) == [9]
+    assert sum(record.message.startswith("skipped: ") for record in caplog.records) == 1

@@ -217,18 +217,21 @@ def extract(
     *,
     how: Extraction,
     masks: Masks | None = None,
+    said: set[str] | None = None,
 ) -> Work:
     """Features of every image into the folders, in the order of the images; what they hold already is not computed.
 
     An image that cannot be read has empty features, and is tried again by the next call. Raises ImageError at the first
     such image if ``how.on_bad_image`` is "fail", and DataError if a folder was made with other settings or weights.
-    With ``masks`` the keys of the contents are those of Masks.keyed.
+    With ``masks`` the keys of the contents are those of Masks.keyed. ``said`` collects the warnings about such images, so
+    that another pass over them does not repeat any.
     """
 
     def load(row: int) -> Prepared:
         mask = None if masks is None else masks.of(images, row)
         return Prepared(way.prepare(images.path(row), how.max_megapixels, mask), mask)
 
+    said = set() if said is None else said
     keys = contents.keys
     shard_size = min(shard_size_of(output.kind, how) for output in outputs)
     folders = [ShardFolder(output.folder, output.origin, keys, shard_size) for output in outputs]
@@ -253,7 +256,7 @@ def extract(
                 computed: dict[int, tuple[Any, ...]] = {}
                 failed: dict[int, str] = {}
                 for batch in _batches(loaded, sum(row in waiting for row in items), how.batch_size):
-                    computed |= _process(batch, way, failed, how)
+                    computed |= _process(batch, way, failed, how, said)
                     progress.update(len(batch))
                 work.failed |= failed
                 work.computed += len(computed)
@@ -349,7 +352,11 @@ def _batches(loaded: Iterator[T], count: int, batch_size: int) -> Iterator[list[
 
 
 def _process(
-    batch: Sequence[tuple[int, Prepared | ImageError]], way: Pass, failed: dict[int, str], how: Extraction
+    batch: Sequence[tuple[int, Prepared | ImageError]],
+    way: Pass,
+    failed: dict[int, str],
+    how: Extraction,
+    said: set[str],
 ) -> dict[int, tuple[Any, ...]]:
     """Features by row; the reasons of images that could not be read go to ``failed``."""
     readable: list[tuple[int, Prepared]] = []
@@ -357,8 +364,10 @@ def _process(
         if isinstance(image, ImageError):
             if how.on_bad_image == "fail":
                 raise image
-            logger.warning("skipped: %s", image)
             failed[row] = str(image)
+            if failed[row] not in said:
+                logger.warning("skipped: %s", image)
+            said.add(failed[row])
         else:
             readable.append((row, image))
     if not readable:

@@ -129,10 +129,10 @@ class FeatureExtractor:
         contents = read_contents(images, folders.contents, threads=self.how.threads, verify=verify)
         if masks is not None:
             contents = masks.keyed(images, contents)
-        work = Work(reused=len(images))
+        work, said = Work(reused=len(images)), set[str]()
         for way, kinds in self.passes():
             outputs = [self._output(kind, folders) for kind in kinds]
-            done = extract(images, contents, way, outputs, how=self.how, masks=masks)
+            done = extract(images, contents, way, outputs, how=self.how, masks=masks, said=said)
             work = Work(
                 max(work.computed, done.computed), min(work.reused, done.reused), {**work.failed, **done.failed}
             )
