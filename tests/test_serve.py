@@ -23,7 +23,7 @@ import pytest
 from maps import LATITUDE, LONGITUDE, empty_map, small_map, view, write_images
 
 import vpr
-from vpr.cli.serve import TOKEN_VARIABLE, read_token
+from vpr.cli.serve import TOKEN_VARIABLE, read_token, serve
 from vpr.core import ConfigError, DataError, ImageError
 from vpr.maps import Answer, Map
 from vpr.serve.limits import Limits
@@ -273,7 +273,8 @@ def test_images_are_added_and_removed(writer: Any) -> None:
     assert again.status_code == 200 and again.json()["id"] == added.json()["id"]
     address = "/v1/images/drive%207/%3Cb%3E%C3%BC'.png"
     assert writer.delete(address, headers=BEARER).status_code == 204
-    assert "no image" in problem(writer.delete(address, headers=BEARER), 404)
+    for other in (address, "/v1/images/" + "a" * 12_000, "/v1/images/", "/v1/images/%00'--", "/v1/images/%FF"):
+        assert "no image" in problem(writer.delete(other, headers=BEARER), 404)
     assert not ask(writer, png(view(9, shift=6))).json()["here"]
     assert writer.service.map.verify() == []
 
@@ -286,6 +287,8 @@ def test_images_are_added_and_removed(writer: Any) -> None:
         (png(view(9)), {"name": "a\0b.png"}, 422),
         (png(view(9)), {"name": "a" * 300}, 422),
         (png(view(9)), {"name": "."}, 422),
+        (png(view(9)), {"name": "C:\\windows\\a.png"}, 422),
+        (png(view(9)), {"name": "a\\..\\..\\a.png"}, 422),
         (png(view(9)), {"lat": "100", "lon": "0"}, 422),
         (png(view(9)), {"time": "soon"}, 422),
         (png(view(9)), {"heading": "north"}, 422),
@@ -522,19 +525,26 @@ def test_tokens_that_could_be_guessed_are_refused(tmp_path: Path, monkeypatch: p
             read_token(path)
 
 
-def vpr_serve(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "vpr", "serve", *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 1
-    return done.stderr
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"megapixels": float("nan")}, {"waiting": -1}])
+def test_limits_that_refuse_everything_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        Limits(**wrong)  # type: ignore[arg-type]
 
 
-def test_mistakes_at_the_start_are_sentences(city: Map, tmp_path: Path) -> None:
-    assert "no map lies here" in vpr_serve(str(tmp_path))
+def test_mistakes_at_the_start_are_sentences(city: Map, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no map lies here"):
+        serve(tmp_path)
+    with pytest.raises(ConfigError, match="limit upload_bytes"):
+        serve(city.folder, upload_mb=float("nan"))
+    with pytest.raises(DataError, match="--images"):
+        serve(city.folder, images=tmp_path / "absent")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert f"--port {port}" in vpr_serve(str(city.folder), "--port", port)
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}"):
+            serve(city.folder, port=port)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"fastapi, uvicorn.*pip install 'vpr\[serve\]'"):
+        serve(city.folder)
 
 
 def test_the_command_serves_until_it_is_ended_and_the_example_asks_it(city: Map, tmp_path: Path) -> None:

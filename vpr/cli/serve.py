@@ -45,7 +45,7 @@ def serve(
     from vpr.serve.limits import Limits
     from vpr.serve.service import Service
 
-    limits = Limits(int(upload_mb * 1e6), megapixels, seconds, waiting)
+    limits = Limits(upload_mb * 1e6, megapixels, seconds, waiting)
     token = read_token(token_file)
     if images is not None and not images.is_dir():
         raise DataError(f"{images}: no such folder; give --images the folder of the map's images")

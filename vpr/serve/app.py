@@ -45,6 +45,7 @@ def create_app(service: Service) -> FastAPI:
         description="Where was this photograph taken?",
         docs_url=None,  # that page asks another host for its scripts
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.service, app.state.metrics = service, Metrics(service)

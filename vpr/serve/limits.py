@@ -11,7 +11,7 @@ from vpr.core import ConfigError
 class Limits:
     """Raises ConfigError for limits that would refuse every request."""
 
-    upload_bytes: int = 20_000_000  # of a whole request
+    upload_bytes: float = 20e6  # of a whole request
     megapixels: float = 50.0  # of an image
     seconds: float = 30.0  # to send a request, and again to answer it
     waiting: int = 32  # requests that wait for the methods, the running one included

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -37,7 +38,7 @@ class Paths:
             Path(tempfile.gettempdir()): "",
             Path(sys.prefix): "",
             Path(__file__).parents[1]: "vpr",
-            Path.home(): "~",
+            Path(os.path.expanduser("~")): "~",
         }
         texts = {text: name for path, name in {**everywhere, **named}.items() for text in {str(path), _resolved(path)}}
         self._names = sorted(

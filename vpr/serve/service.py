@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from vpr.core import ConfigError, DataError, Image, ImageError, ImageSet, VprError, usable_name
@@ -136,7 +136,8 @@ class Service:
 
     def _named(self, name: str) -> StoredImage:
         quoted = name.replace("'", "''")
-        found = next(self.map.images(f"name = '{quoted}'"), None)
+        known = len(name.encode()) <= _NAME_BYTES
+        found = next(self.map.images(f"name = '{quoted}'"), None) if known else None
         if found is None:
             raise RequestProblem(404, f"no image {name[:200]!r}; GET /v1/map gives the names")
         return found
@@ -151,6 +152,8 @@ class Service:
         logger.error("%s", error)
         if isinstance(error, VprError):
             return self.refused(error, 500)
+        if isinstance(error, OSError):
+            return RequestProblem(500, f"the server cannot use a file: {error.strerror or 'unknown reason'}")
         return RequestProblem(500, "this is a defect of the server, not of the request", "VprError")
 
     def close(self) -> None:
@@ -197,8 +200,9 @@ def jpeg_bytes(image: Image) -> bytes:
 def _placed(form: Form) -> PlacedImage:
     """The image that is to be added; raises ConfigError or DataError for values that make no sense."""
     name = usable_name(form.fields.get("name") or form.filename)
-    parts = name.replace("\\", "/").split("/")
-    if len(name.encode()) > _NAME_BYTES or any(len(part.encode()) > _PART_BYTES or part == ".." for part in parts):
+    if PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
+        raise DataError(f"image name {name!r} is not inside its folder; give a path relative to the folder of images")
+    if len(name.encode()) > _NAME_BYTES or any(len(part.encode()) > _PART_BYTES for part in name.split("/")):
         raise DataError(f"image name {name[:80]!r}...: at most {_NAME_BYTES} bytes, {_PART_BYTES} for each folder")
     degrees, heading, time = form.degrees(), form.number("heading"), form.fields.get("time")
     return PlacedImage(
