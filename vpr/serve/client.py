@@ -51,7 +51,7 @@ class Client:
     ) -> Answer:
         """Where a photograph was taken, as ``Map.locate`` answers it."""
         fields = {**_degrees(near, "near"), "radius_m": radius_m, "since": since, "until": until, "k": k}
-        return answer_of(self._send("POST", "/v1/locate", *_form(photo, fields)))
+        return answer_of(self._send("POST", "/v1/locate", *form_of(photo, fields)))
 
     def add(
         self,
@@ -65,7 +65,7 @@ class Client:
     ) -> dict[str, Any]:
         """Add an image at a latitude and longitude; returns what the map then knows of it. Needs the token."""
         fields = {**_degrees(position, "position"), "name": name, "heading": heading, "time": time, "group": group}
-        added: dict[str, Any] = self._send("POST", "/v1/images", *_form(photo, fields))
+        added: dict[str, Any] = self._send("POST", "/v1/images", *form_of(photo, fields))
         return added
 
     def remove(self, name: str) -> None:
@@ -134,7 +134,7 @@ def _degrees(place: tuple[float, float] | None, name: str) -> dict[str, float]:
     return {"lat": place[0], "lon": place[1]}
 
 
-def _form(photo: ImageLike, fields: Mapping[str, Any]) -> tuple[bytes, str]:
+def form_of(photo: ImageLike, fields: Mapping[str, Any]) -> tuple[bytes, str]:
     """A multipart form with an image, and its content type."""
     boundary = uuid.uuid4().hex
     lines = []
