@@ -223,8 +223,8 @@ def extract(
 
     An image that cannot be read has empty features, and is tried again by the next call. Raises ImageError at the first
     such image if ``how.on_bad_image`` is "fail", and DataError if a folder was made with other settings or weights.
-    With ``masks`` the keys of the contents are those of Masks.keyed. ``said`` collects the warnings about such images, so
-    that another pass over them does not repeat any.
+    With ``masks`` the keys of the contents are those of Masks.keyed. ``said`` collects the warnings about such images,
+    so that another pass over them does not repeat any.
     """
 
     def load(row: int) -> Prepared:
