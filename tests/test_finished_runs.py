@@ -287,4 +287,5 @@ def test_report_and_compare_as_commands(small_city, tmp_path, capsys):
     assert "Calibration of inliers, fitted on 5 queries of set" in capsys.readouterr().out
     found = json.loads((tmp_path / "a" / "statistics.json").read_text())
     assert found["calibration"][0]["fitted_on"] == "set"
-    assert list(found["bytes_per_image"]) == ["local features"] and found["bytes_per_image"]["local features"] > 1000
+    sizes = found["bytes_per_image"]
+    assert list(sizes) == ["local features", "global descriptors"] and sizes["local features"] > 1000
