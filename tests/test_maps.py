@@ -269,6 +269,14 @@ def test_a_map_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
     assert len(held) == 3
 
 
+def test_a_map_goes_on_when_vpr_has_got_more_settings(tmp_path: Path) -> None:
+    """A key that a former version did not know has its default."""
+    held = small_map(tmp_path, 2)
+    path = held.folder / "map.toml"
+    path.write_text("\n".join(line for line in path.read_text().split("\n") if not line.startswith("max_iterations")))
+    assert len(small_map(tmp_path, 3)) == 3
+
+
 def test_settings_that_a_map_cannot_use_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"global_descriptor\.weights"):
         small_map(tmp_path, 2, global_descriptor={"method": "vlad"})

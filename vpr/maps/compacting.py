@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 QUANTISER = "quantiser.npy"  # (L, dim) centroids, shared by the segments that are written next
 MOST_ROWS = 262_144  # of a merged segment
+SMALL_ROWS = 8192  # a segment with so many is merged with any other
 REMOVED_SHARE = 0.1  # a segment with more removed images is rewritten
 GROWN = 4.0  # the quantiser is trained again when the map has so many times the images,
 DRIFT = 0.05  # or when its centroids are nearer to the images of its training than to those of now by this share
@@ -112,24 +113,29 @@ def _save(path: Path, array: Floats) -> None:
 
 
 def _groups(manifest: Manifest) -> list[list[SegmentRecord]]:
-    """Segments that become one, in order; one alone only if many of its images are removed."""
-    groups: list[list[SegmentRecord]] = []
+    """Segments that become one, in order; one alone only if many of its images are removed.
+
+    A segment takes part if it is small beside the smaller ones together, so that an image is copied a number of times
+    that grows with the logarithm of the map.
+    """
+    records = {record.id: record for record in manifest.segments()}
+    removed = {number: len(manifest.removed_rows(number)) for number in records}
+    live = {number: record.count - removed[number] for number, record in records.items()}
+    many = {number for number, record in records.items() if removed[number] > REMOVED_SHARE * record.count}
+    chosen, total = [], 0
+    for number in sorted(records, key=lambda each: (live[each], each)):
+        if number in many or live[number] <= max(total, SMALL_ROWS):
+            chosen.append(number)
+            total += live[number]
+    groups: list[list[int]] = []
     room = 0
-    for record in manifest.segments():
-        removed = len(manifest.removed_rows(record.id))
-        live = record.count - removed
-        if record.count > MOST_ROWS // 2 and removed <= REMOVED_SHARE * record.count:
-            continue
-        if not groups or live > room:
+    for number in sorted(chosen):
+        if not groups or live[number] > room:
             groups.append([])
             room = MOST_ROWS
-        groups[-1].append(record)
-        room -= live
-    return [
-        group
-        for group in groups
-        if len(group) > 1 or len(manifest.removed_rows(group[0].id)) > REMOVED_SHARE * group[0].count
-    ]
+        groups[-1].append(number)
+        room -= live[number]
+    return [[records[each] for each in group] for group in groups if len(group) > 1 or group[0] in many]
 
 
 def _merge(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from vpr.config import dump, fingerprint
+from vpr.config import dump, fingerprint, parse
 from vpr.core import ConfigError, DataError
 from vpr.maps import shipped
 from vpr.maps.about import FILE, About
@@ -16,7 +19,11 @@ from vpr.maps.writing import CODEC, LOCK, writing
 from vpr.runtime.files import TEMPORARY
 from vpr.settings import Settings
 
-OF_THE_MACHINE = ("machine", "store")  # sections that change nothing that is stored or answered
+# Sections that say what is stored and how it is compared.
+SECTIONS = (
+    *("images", "local_features", "global_descriptor", "joined"),
+    *("matcher", "verification", "rerank", "cost"),
+)
 
 
 def begin(folder: Path, settings: Settings, engine: MapEngine, profile: str) -> None:
@@ -30,7 +37,7 @@ def begin(folder: Path, settings: Settings, engine: MapEngine, profile: str) -> 
     probability = shipped.probability(settings, profile) if engine.reranker is not None else None
     about = About(
         profile,
-        {key: value for key, value in tomllib.loads(dump(settings)).items() if key not in OF_THE_MACHINE},
+        _stored(settings),
         engine.weights(),
         {} if probability is None else probability.to_table(),
     )
@@ -45,8 +52,9 @@ def begin(folder: Path, settings: Settings, engine: MapEngine, profile: str) -> 
 def _claim(folder: Path, about: About) -> None:
     if (folder / FILE).exists():
         found = About.read(folder)
+        theirs = replace(found, settings=_stored(parse(Settings, found.settings, str(folder / FILE))))
         for name in ("profile", "settings", "weights"):
-            if fingerprint({name: getattr(found, name)}) != fingerprint({name: getattr(about, name)}):
+            if fingerprint({name: getattr(theirs, name)}) != fingerprint({name: getattr(about, name)}):
                 raise DataError(
                     f"{folder}: holds a map made with other {name}; choose another folder, or use the same config "
                     f"(its settings are in {folder / FILE})"
@@ -59,3 +67,9 @@ def _claim(folder: Path, about: About) -> None:
         raise DataError(f"{folder}: holds something that is no map; choose a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     about.write(folder)
+
+
+def _stored(settings: Settings) -> Mapping[str, Any]:
+    """The sections that a map keeps, as TOML has them."""
+    table = tomllib.loads(dump(settings))
+    return {name: table[name] for name in SECTIONS if name in table}

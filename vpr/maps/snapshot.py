@@ -17,7 +17,7 @@ from vpr.maps.vectors import search_vectors
 
 Flags = NDArray[np.bool_]
 
-PROBED = 1 / 24  # share of the inverted lists that a query looks into
+PROBED = 1 / 12  # share of the inverted lists that a query looks into
 EXACT_SHARE = 0.25  # of a segment's rows: fewer are searched one by one, in whatever list they are
 
 

@@ -153,14 +153,14 @@ def assign(codec: VectorCodec, codes: Codes, centroids: Floats, block: int = 65_
 
 
 def train_centroids(codec: VectorCodec, codes: Sequence[Codes], seed: int = 0) -> Floats:
-    """(L, dim) unit rows: spherical k-means of a sample of the rows; L is a power of two near 4 sqrt(N)."""
+    """(L, dim) unit rows: spherical k-means of a sample of the rows; L is a power of two near 2 sqrt(N)."""
     count = sum(map(len, codes))
-    lists = 2 ** round(np.log2(max(1.0, min(4 * count**0.5, count / 8))))
+    lists = 2 ** round(np.log2(max(1.0, min(2 * count**0.5, count / 8))))
     random = np.random.default_rng(seed)
-    wanted = min(count, 64 * lists)
+    wanted = min(count, 32 * lists)
     rows = [random.permutation(len(each))[: -(-wanted * len(each) // count)] for each in codes]
     sample = np.concatenate([codec.decode(each[np.sort(some)]) for each, some in zip(codes, rows, strict=True)])
-    kmeans = faiss.Kmeans(codec.dim, lists, niter=10, spherical=True, seed=seed, min_points_per_centroid=1)
+    kmeans = faiss.Kmeans(codec.dim, lists, niter=8, spherical=True, seed=seed, min_points_per_centroid=1)
     kmeans.train(sample)
     return np.ascontiguousarray(kmeans.centroids, dtype=np.float32)
 

@@ -1,0 +1,138 @@
+"""Codes of descriptors, boxes around places, probabilities."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import features
+
+from vpr.core import ConfigError, DataError, LocalFeatures
+from vpr.datasets.placed import Position, haversine_m
+from vpr.maps.answers import Candidate, fused
+from vpr.maps.local_codec import PROFILES, LocalCodec, Profile, fit_pca, share_bits
+from vpr.maps.prior import boxes
+from vpr.maps.probability import fit_probability
+from vpr.maps.vectors import VectorCodec, codes_of, read_vectors, search_vectors, train_centroids, write_vectors
+
+
+def unit_rows(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def low_rank(count: int, seed: int) -> LocalFeatures:
+    """Descriptors that lie near a few axes, as those of networks do."""
+    axes = np.random.default_rng(0).standard_normal((12, 64)).astype(np.float32)
+    made = features(seed, count, 64)
+    rows = unit_rows(count, 12, seed) @ axes + 0.1 * made.descriptors.numpy()
+    descriptors = torch.nn.functional.normalize(torch.from_numpy(rows.astype(np.float32)), dim=1)
+    return LocalFeatures(made.keypoints, made.scores, descriptors, (640, 480))
+
+
+def test_profiles_keep_their_promise() -> None:
+    sizes = {name: each.keypoints * each.bytes_per_keypoint for name, each in PROFILES.items()}
+    assert sizes["default"] <= 64 * 1024 and sizes["compact"] <= 20 * 1024
+    assert max(each.bytes_per_keypoint for each in PROFILES.values()) <= 64
+
+
+def test_local_features_survive_their_codes(tmp_path: Path) -> None:
+    codec = fit_pca([low_rank(300, seed) for seed in range(4)]).codec(Profile(200, 200))
+    codec.save(tmp_path / "codec.safetensors")
+    codec = LocalCodec.load(tmp_path / "codec.safetensors")
+    made = low_rank(300, 9)
+    codes = codec.encode(made)
+    found = codec.decode(codes, made.image_size)
+    strongest = np.sort(np.argsort(-made.scores.numpy(), kind="stable")[:200])
+    assert codes.shape == (200, 5 + 25) and codes.dtype == np.uint8
+    assert found.keypoints.numpy() == pytest.approx(made.keypoints.numpy()[strongest].clip(max=639.5), abs=0.01)
+    assert found.scores.numpy() == pytest.approx(made.scores.numpy()[strongest], abs=0.002)
+    similarity = (found.descriptors * made.descriptors[strongest]).sum(1)
+    assert similarity.min() > 0.98 and found.descriptors.norm(dim=1).numpy() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_no_keypoints_have_no_codes() -> None:
+    codec = fit_pca([low_rank(100, 1)]).codec(Profile(50, 80))
+    codes = codec.encode(LocalFeatures.empty(64, (10, 10)))
+    assert codes.shape == (0, 15) and len(codec.decode(codes, (10, 10))) == 0
+    with pytest.raises(DataError, match="no image has a single local feature"):
+        fit_pca([LocalFeatures.empty(64)])
+
+
+def test_bits_go_where_the_error_is_largest() -> None:
+    bits = share_bits(np.array([8.0, 4.0, 1.0, 0.0], np.float32), 8)
+    assert bits.sum() == 8 and bits[0] > bits[1] > bits[2] >= bits[3] == 0
+    assert share_bits(np.array([1.0, 1e-3], np.float32), 16).tolist() == [8, 8]
+
+
+@pytest.mark.parametrize(("dim", "bits", "worst"), [(64, 8, 0.999), (512, 8, 0.999), (1024, 4, 0.96)])
+def test_vectors_survive_their_codes(dim: int, bits: int, worst: float) -> None:
+    codec, rows = VectorCodec(dim), unit_rows(50, dim)
+    codes = codec.encode(rows)
+    assert codec.bits == bits and codes.shape == (50, dim * bits // 8) and codes.shape[1] <= 512
+    decoded = codec.decode(codes)
+    assert ((decoded * rows).sum(1) / np.linalg.norm(decoded, axis=1)).min() > worst
+    assert np.array_equal(codec.encode(decoded), codes)
+    with pytest.raises(ConfigError, match="at most 1024"):
+        VectorCodec(1025)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_file_of_vectors_gives_its_codes_and_rows_back(
+    tmp_path: Path, inverted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpr.maps.vectors.IVF_ROWS", 100)
+    codec, rows = VectorCodec(32), unit_rows(300, 32)
+    codes = codec.encode(rows)
+    centroids = train_centroids(codec, [codes[:100], codes[100:]]) if inverted else None
+    write_vectors(tmp_path / "v.faiss", codec, codes, centroids)
+    index = read_vectors(tmp_path / "v.faiss")
+    assert np.array_equal(codes_of(index), codes)
+    plain = np.argsort(-(codec.decode(codes) @ rows[7]), kind="stable")[:5]
+    assert search_vectors(index, rows[7], 5)[1].tolist() == plain.tolist()
+    mask = np.zeros(300, bool)
+    mask[[3, 5]] = True
+    assert set(search_vectors(index, rows[7], 5, mask)[1].tolist()) == {3, 5, -1}
+    (tmp_path / "v.faiss").write_bytes(b"IxSQ and nothing more")
+    with pytest.raises(DataError, match="damaged"):
+        read_vectors(tmp_path / "v.faiss")
+
+
+@pytest.mark.parametrize("centre", [(55.7, 13.2), (0.0, 179.9999), (0.0, -179.9999), (89.9999, 0.0), (-89.9, 120.0)])
+@pytest.mark.parametrize("radius_m", [30.0, 5000.0])
+def test_boxes_hold_every_place_within_the_radius(centre: tuple[float, float], radius_m: float) -> None:
+    random = np.random.default_rng(0)
+    spread = 2 * math.degrees(radius_m / 6.371e6)
+    wide = spread / max(math.cos(math.radians(centre[0])), 1e-3)
+    latitudes = np.clip(centre[0] + random.uniform(-spread, spread, 2000), -90, 90)
+    longitudes = (centre[1] + random.uniform(-wide, wide, 2000) + 180) % 360 - 180
+    places = np.column_stack([latitudes, longitudes])
+    within = places[haversine_m(places, centre) <= radius_m]
+    assert len(within) > 20
+    found = list(boxes(centre, radius_m))
+    for latitude, longitude in within.tolist():
+        assert any(s <= latitude <= n and w <= longitude <= e for s, n, w, e in found)
+
+
+def test_probability_rises_with_evidence() -> None:
+    random = np.random.default_rng(0)
+    right = np.arange(200) % 2 == 0
+    evidence = np.where(right, random.uniform(5, 200, 200), random.uniform(0, 8, 200))
+    fitted = fit_probability(evidence.tolist(), right, "made up")
+    assert fitted.of(0.0) < 0.2 < 0.8 < fitted.of(100.0) <= 1.0 and fitted.queries == 200
+    assert fitted.of(1e9) <= 1.0
+
+
+def candidate(east_m: float, inliers: int) -> Candidate:
+    place = Position.of_utm(386_000 + east_m, 6_170_000, "33N")
+    return Candidate(1, "a.jpg", place, 0.5, 1.0, 100, inliers, 0.0)
+
+
+def test_a_fused_position_is_the_weighted_mean_of_those_that_agree() -> None:
+    near = [candidate(0, 30), candidate(4, 10), candidate(500, 99)]
+    found = fused(near, 10.0)
+    assert found is not None and found.metres is not None and found.metres[0] == pytest.approx(386_001)
+    assert fused(near[:1], 10.0) == near[0].position and fused([], 10.0) is None
