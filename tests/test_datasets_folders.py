@@ -107,7 +107,7 @@ def test_short_and_full_names():
     assert utm_names.parse("a@9@9@b/@1@2@anything@at@all.jpg") == utm_names.Placed(1.0, 2.0, None, "")
     assert utm_names.parse("@0@00023.8@@@@@10@@@@@@@@.jpg") == utm_names.Placed(0.0, 23.8, None, "10")
     full = "@0386569.94@6173971.53@33@U@055.69824@0013.19520@pano@02@090@@@@201901@day_forward@.jpg"
-    assert utm_names.parse(full) == utm_names.Placed(386569.94, 6173971.53, "33N", "pano")
+    assert utm_names.parse(full) == utm_names.Placed(386569.94, 6173971.53, "33N", "pano", 90.0, "201901")
     assert utm_names.parse("@1@2@54@S@-10@139@None@.jpg") == utm_names.Placed(1.0, 2.0, "54S", "")
     assert utm_names.parse("@1@2@99@Z@@@@.jpg").zone is None
     assert utm_names.parse("@1@2@3@3N@@@@.jpg").zone is None
