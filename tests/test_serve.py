@@ -151,6 +151,7 @@ def test_other_forms_are_refused(client: Any) -> None:
     assert "multipart" in problem(client.post("/v1/locate"), 415)
     assert "no field 'image'" in problem(client.post("/v1/locate", data={"lat": "1"}, files={"lon": (None, "1")}), 422)
     assert "as a file" in problem(client.post("/v1/locate", files={"image": (None, "text")}), 422)
+    assert "image=@photo.jpg" in problem(client.post("/v1/locate", files={"image": (None, bytes(20_000))}), 422)
     assert "text, not a file" in problem(client.post("/v1/locate", files={"lat": ("a.png", data)}), 422)
     assert "unknown field 'photo'" in problem(client.post("/v1/locate", files={"photo": ("a.png", data)}), 422)
     two = [("image", ("a.png", data)), ("image", ("b.png", data))]
@@ -423,7 +424,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Service]]:
 
 def test_the_python_client_answers_as_the_map(server: tuple[str, Service], tmp_path: Path) -> None:
     url, service = server
-    client = vpr.Client(url + "/", TOKEN)
+    client = vpr.Client(url + "/", TOKEN + "\n")
     photo = tmp_path / "photo.png"
     photo.write_bytes(png(view(1, shift=8)))
     asked: dict[str, Any] = {"near": (LATITUDE, LONGITUDE), "radius_m": 1000, "k": 2}
@@ -450,8 +451,13 @@ def test_the_python_client_says_what_the_server_says(server: tuple[str, Service]
         client.remove("000.png")
     with pytest.raises(DataError, match="nothing lies"):
         vpr.Client(url + "/elsewhere").locate(view(1))
-    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:8000"):
-        vpr.Client("file:///etc/passwd")
+    for address in ("file:///etc/passwd", "127.0.0.1:8000", "http://[::1", ""):
+        with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:8000"):
+            vpr.Client(address)
+    with pytest.raises(ConfigError, match="token"):
+        vpr.Client(url, "two\nlines")
+    with pytest.raises(DataError, match="no answer"):
+        vpr.Client("http://127.0.0.1:port").locate(view(1))
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(DataError, match="no answer"):

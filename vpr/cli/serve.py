@@ -125,6 +125,7 @@ def _run(app: object, listener: socket.socket, connections: int) -> None:
         timeout_graceful_shutdown=10,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a form that cannot be read is the sender's matter
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:

@@ -24,20 +24,19 @@ _MOST_BYTES = 64_000_000  # of an answer
 
 
 class Client:
-    """A server's map. Raises ConfigError for an address that is none of a server.
+    """A server's map. Raises ConfigError for an address or a token that can be none.
 
     The methods raise ImageError, ConfigError or DataError with the sentence of the server, and DataError where no
     server answers.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 60.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"url {url!r}: give the address of a server, as http://127.0.0.1:8000")
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
-        self._token = token
-        self._opener = _opener(parts.hostname)
+        self._token = (token or "").strip()  # a file often ends with a newline
+        if not all("!" <= each <= "~" for each in self._token):
+            raise ConfigError("token: expected letters, digits and signs of ASCII without a space")
+        self._opener = _opener(_host(url))
 
     def locate(
         self,
@@ -85,7 +84,7 @@ class Client:
         except HTTPError as error:
             with error:
                 raise _of_problem(self.url, error.code, error.read(_MOST_BYTES)) from None
-        except (URLError, OSError, http.client.HTTPException) as error:
+        except (URLError, OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             raise DataError(f"{self.url}: no answer ({reason}); does `vpr serve` run there?") from None
         try:
@@ -166,6 +165,17 @@ class _NoRedirect(HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+def _host(url: str) -> str:
+    """The host of a server; raises ConfigError for an address that is none of a server."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts.hostname
+    except ValueError:  # of brackets that do not close
+        pass
+    raise ConfigError(f"url {url!r}: give the address of a server, as http://127.0.0.1:8000")
 
 
 def _opener(host: str) -> OpenerDirector:

@@ -74,7 +74,8 @@ async def read_form(request: Request, limits: Limits, known: Collection[str]) ->
     except TimeoutError:
         raise RequestProblem(408, f"the request was not sent within {limits.seconds:g} s") from None
     except MultiPartException as error:
-        raise RequestProblem(422, f"the form cannot be read: {error.message}") from None
+        hint = f"; send the image as a file, for instance -F {IMAGE}=@photo.jpg" if "size" in error.message else ""
+        raise RequestProblem(422, f"the form cannot be read: {error.message.rstrip('.')}{hint}") from None
     except ClientDisconnect:
         raise RequestProblem(400, "the request ended before its body") from None
 

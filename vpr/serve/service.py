@@ -208,7 +208,7 @@ def _placed(form: Form) -> PlacedImage:
     return PlacedImage(
         name,
         None if degrees is None else Position.of_degrees(*degrees),
-        None if heading is None else heading % 360,
+        None if heading is None else heading % 360 % 360,  # -1e-20 % 360 is 360
         None if time is None else parse_time(time),
         form.fields.get("group", ""),
     )
