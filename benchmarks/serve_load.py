@@ -27,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from conftest import write_picture
 from maps import LATITUDE, LONGITUDE, small_map, view
 from test_serve import bomb, png
 
@@ -103,7 +104,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         held = small_map(Path(name), PLACES)
         folder = held.folder
-        expected = [held.locate(view(place, shift=8), **ASKED).candidates[0].name for place in range(PLACES)]
+        photos = [
+            write_picture(Path(name) / "photos" / f"{place}.png", view(place, shift=8)) for place in range(PLACES)
+        ]
+        expected = [held.locate(photo, **ASKED).candidates[0].name for photo in photos]
+        assert [held.locate(photo, **ASKED).candidates[0].name for photo in photos] == expected
         command = [sys.executable, "-m", "vpr", "serve", str(folder), "--port", "0"]
         environment = {**os.environ, "VPR_TOKEN": TOKEN}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
