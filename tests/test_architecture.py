@@ -16,6 +16,7 @@ ORDER = (
     "toml_text",
     "config",
     "images",
+    "video",  # frames as images
     "positives",
     "demo_city",
     "datasets",

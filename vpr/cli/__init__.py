@@ -15,6 +15,7 @@ from vpr.cli.compare import compare
 from vpr.cli.demo import demo_city, demo_places
 from vpr.cli.evaluate import evaluate
 from vpr.cli.fit import fit
+from vpr.cli.frames import frames
 from vpr.cli.match_pairs import match_pairs
 from vpr.cli.match_two import match_two
 from vpr.cli.rank import rank
@@ -51,6 +52,7 @@ app.command("rank", no_args_is_help=True)(rank)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
 app.command("fit")(fit)
+app.command()(frames)
 app.add_typer(training.app, name="train")
 app.command("train-netvlad", hidden=True)(train_netvlad)
 app.command("pca", hidden=True)(pca)
