@@ -57,6 +57,15 @@ def test_the_life_of_a_map(city: Path, tmp_path: Path) -> None:
     assert "5 images, 3 with a position" in vpr("map", "info", city)
 
 
+def test_frames_of_a_drive_are_located_together(city: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    for place in range(4):
+        write_picture(frames / f"{place}.png", view(place, 6))
+    said = vpr("map", "locate", city, frames, "--sequence", "--step", 100, "--k", 1)
+    firsts = [line.rsplit(" ", 1)[-1] for line in said.splitlines() if line.startswith("   1")]
+    assert firsts == ["000.png", "001.png", "002.png", "003.png"]
+
+
 def test_mistakes_of_a_newcomer_are_sentences(city: Path, tmp_path: Path) -> None:
     photo = write_picture(tmp_path / "photo.png", view(3))
     for words, said in (
@@ -64,6 +73,8 @@ def test_mistakes_of_a_newcomer_are_sentences(city: Path, tmp_path: Path) -> Non
         (("locate", city, photo, "--near", "here"), "as 55.6982,13.1952"),
         (("locate", city, photo, "--radius", 5), "give near"),
         (("locate", city, tmp_path / "missing.jpg"), "no such"),
+        (("locate", city, photo, "--sequence", "--rerank", 3), "not for --sequence"),
+        (("locate", city, photo, "--sequence", "--step", 0), "more than 0"),
         (("create", tmp_path / "new"), "give --images"),
         (("create", tmp_path / "new", "--images", tmp_path / "images", "--source", "a=b"), "--source is for --reader"),
         (("add", city, "--images", tmp_path / "images", "--positions", "gps"), "give a csv file"),

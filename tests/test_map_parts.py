@@ -16,6 +16,7 @@ from vpr.maps.answers import Candidate, fused
 from vpr.maps.local_codec import PROFILES, LocalCodec, Profile, fit_pca, share_bits
 from vpr.maps.prior import boxes
 from vpr.maps.probability import fit_probability
+from vpr.maps.sequence import SequenceFilter
 from vpr.maps.vectors import VectorCodec, codes_of, read_vectors, search_vectors, train_centroids, write_vectors
 
 
@@ -126,9 +127,9 @@ def test_probability_rises_with_evidence() -> None:
     assert fitted.of(1e9) <= 1.0
 
 
-def candidate(east_m: float, inliers: int) -> Candidate:
+def candidate(east_m: float, inliers: int, similarity: float = 0.5) -> Candidate:
     place = Position.of_utm(386_000 + east_m, 6_170_000, "33N")
-    return Candidate(1, "a.jpg", place, 0.5, 1.0, 100, inliers, 0.0)
+    return Candidate(1, "a.jpg", place, similarity, 1.0, 100, inliers, 0.0)
 
 
 def test_a_fused_position_is_the_weighted_mean_of_those_that_agree() -> None:
@@ -136,3 +137,18 @@ def test_a_fused_position_is_the_weighted_mean_of_those_that_agree() -> None:
     found = fused(near, 10.0)
     assert found is not None and found.metres is not None and found.metres[0] == pytest.approx(386_001)
     assert fused(near[:1], 10.0) == near[0].position and fused([], 10.0) is None
+
+
+def test_a_drive_outvotes_one_frame_but_not_for_ever() -> None:
+    """A frame that looks like a far place is placed by those before it; when all look like it, the camera is there."""
+    drive = SequenceFilter(10.0)
+    for metres in (0, 10, 20):
+        assert (
+            drive.update([candidate(metres, 0, 0.8), candidate(5000, 0, 0.7)])[0].position
+            == candidate(metres, 0).position
+        )
+    there, far = candidate(30, 0, 0.75), candidate(5000, 0, 0.8)
+    assert drive.update([far, there])[0] is there and SequenceFilter().update([far, there])[0] is far
+    assert drive.update([]) == []
+    firsts = [drive.update([candidate(5000 + 10 * step, 0, 0.9), candidate(40, 0, 0.6)])[0] for step in range(3)]
+    assert firsts[-1].position == candidate(5020, 0).position

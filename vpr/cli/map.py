@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -121,6 +121,10 @@ def locate(
     where: Where = "",
     k: Annotated[int, typer.Option(help="Candidates in an answer.", min=1)] = 5,
     rerank: Annotated[int | None, typer.Option(help="Candidates compared by local features.", min=0)] = None,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="The photographs are frames of a drive, in order: use those before.")
+    ] = False,
+    step: Annotated[float, typer.Option(metavar="METRES", help="With --sequence: from one frame to the next.")] = 10.0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each photograph.")] = False,
 ) -> None:
@@ -128,27 +132,23 @@ def locate(
     from vpr.datasets.folders import folder_and_names
     from vpr.maps import Map
 
-    degrees = _degrees(near)
+    prior: dict[str, Any] = {"near": _degrees(near), "radius_m": radius, "since": since, "until": until, "where": where}
+    paths = [folder / name for folder, names in map(folder_and_names, photos) for name in names]
+    if sequence and rerank:
+        raise ConfigError("--rerank is not for --sequence, which compares global descriptors")
     with Map(city, device=device) as held:
-        for folder, names in map(folder_and_names, photos):
-            for name in names:
-                answer = held.locate(
-                    folder / name,
-                    near=degrees,
-                    radius_m=radius,
-                    since=since,
-                    until=until,
-                    where=where,
-                    k=k,
-                    rerank=rerank,
-                )
-                if as_json:
-                    say(json.dumps({"photo": str(folder / name), **answer.to_json()}, ensure_ascii=False))
-                    continue
-                say(f"{folder / name}: {answer}")
-                for rank, each in enumerate(answer.candidates, 1):
-                    inliers = "" if each.inliers is None else f"  {each.inliers} inliers of {each.matches} matches"
-                    say(f"  {rank:2}  similarity {each.similarity:.3f}{inliers}  {each.name}")
+        if sequence:
+            answers = held.locate_sequence(paths, step_m=step, k=k, **prior)
+        else:
+            answers = (held.locate(path, k=k, rerank=rerank, **prior) for path in paths)
+        for path, answer in zip(paths, answers, strict=True):
+            if as_json:
+                say(json.dumps({"photo": str(path), **answer.to_json()}, ensure_ascii=False))
+                continue
+            say(f"{path}: {answer}")
+            for rank, each in enumerate(answer.candidates, 1):
+                inliers = "" if each.inliers is None else f"  {each.inliers} inliers of {each.matches} matches"
+                say(f"  {rank:2}  similarity {each.similarity:.3f}{inliers}  {each.name}")
 
 
 @app.command()

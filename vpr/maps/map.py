@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,7 @@ from vpr.maps.manifest import Manifest, StoredImage
 from vpr.maps.prior import Prior
 from vpr.maps.probability import Probability
 from vpr.maps.reader import MapReader
+from vpr.maps.sequence import STEP_M, SequenceFilter
 from vpr.maps.snapshot import Snapshot, by_segment
 from vpr.maps.sources import read_images
 from vpr.maps.writing import Added
@@ -36,6 +39,7 @@ from vpr.settings import Settings, configured
 
 PathLike = str | os.PathLike[str]
 CANDIDATES = 10  # in an answer
+SEQUENCE_CANDIDATES = 50  # of each frame of a drive
 HERE = 0.5  # a probability below means "not here"
 
 
@@ -159,6 +163,23 @@ class Map:
             candidates = as_found(found, images)
         clock["rerank"] = time.perf_counter()
         return self._answer(candidates[:k], snapshot, clock)
+
+    def locate_sequence(
+        self, frames: Iterable[ImageLike | MapFeatures], *, step_m: float = STEP_M, k: int = CANDIDATES, **prior: Any
+    ) -> Iterator[Answer]:
+        """Where the frames of a drive were taken, in their order: each answer takes the frames before it into account.
+
+        ``step_m`` is about how far the camera moves from frame to frame. Candidates are not re-ranked, and there is no
+        probability. ``prior`` is near, radius_m, since, until and where, as for ``locate``, which also says the errors.
+        """
+        if not 0 < step_m < math.inf:
+            raise ConfigError(f"step_m = {step_m:g}: give metres, more than 0")
+        filtered = SequenceFilter(step_m)
+        for frame in frames:
+            answer = self.locate(frame, k=max(k, SEQUENCE_CANDIDATES), rerank=0, **prior)
+            candidates = filtered.update(answer.candidates)
+            position = candidates[0].position if candidates else None
+            yield replace(answer, position=position, candidates=tuple(candidates[:k]))
 
     def _compared(self, features: MapFeatures, rerank: int | None) -> int:
         reranker = self.engine.reranker
