@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +50,8 @@ def main() -> None:
         result["fitted"] = asdict(fit_probability(evidence, right_of(dataset, answers), arguments.fit))
     for key, value in result.items():
         print(f"{key}: {value}")
-    about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))
+    command = shlex.join(["python", "benchmarks/map_answers.py", f"DATA/{arguments.data.name}"])
+    about = machine.facts(command, machine.device_of(settings.machine.device))
     write_json(arguments.out, {**about, "dataset": dataset.name, "profile": arguments.profile, **result})
 
 

@@ -10,14 +10,17 @@ import pytest
 import torch
 from conftest import features
 
+from vpr.config import config_path, load
 from vpr.core import ConfigError, DataError, LocalFeatures
 from vpr.datasets.placed import Position, haversine_m
+from vpr.maps import shipped
 from vpr.maps.answers import Candidate, fused
 from vpr.maps.local_codec import PROFILES, LocalCodec, Profile, fit_pca, share_bits
 from vpr.maps.prior import boxes
 from vpr.maps.probability import fit_probability
 from vpr.maps.sequence import SequenceFilter
 from vpr.maps.vectors import VectorCodec, codes_of, read_vectors, search_vectors, train_centroids, write_vectors
+from vpr.settings import Settings
 
 
 def unit_rows(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -152,3 +155,13 @@ def test_a_drive_outvotes_one_frame_but_not_for_ever() -> None:
     assert drive.update([]) == []
     firsts = [drive.update([candidate(5000 + 10 * step, 0, 0.9), candidate(40, 0, 0.6)])[0] for step in range(3)]
     assert firsts[-1].position == candidate(5020, 0).position
+
+
+def test_what_is_shipped_belongs_to_the_config_of_maps() -> None:
+    settings = load(Settings, config_path("map"))
+    assert {profile for profile in PROFILES if shipped.probability(settings, profile) is None} <= {"compact"}
+    assert shipped.probability(load(Settings, config_path("map"), ["rerank.k=7"]), "default") is not None
+    assert shipped.probability(load(Settings, config_path("map"), ["matcher.ratio=0.5"]), "default") is None
+    codec = shipped.codec(settings, PROFILES["default"])
+    assert codec is not None and codec.profile == PROFILES["default"] and len(codec.projection) == 128
+    assert shipped.codec(load(Settings, None, ["local_features.method=rootsift"]), PROFILES["default"]) is None

@@ -22,11 +22,10 @@ from vpr.maps.segments import (
     StoredLocal,
     open_segment,
     rewrite_vectors,
-    segment_codes,
     write_segment,
 )
 from vpr.maps.snapshot import Snapshot, open_snapshot
-from vpr.maps.vectors import IVF_ROWS, Codes, VectorCodec, closeness, is_inverted, train_centroids
+from vpr.maps.vectors import IVF_ROWS, Codes, VectorCodec, closeness, codes_of, is_inverted, train_centroids
 from vpr.runtime.files import write_atomically
 from vpr.runtime.progress import Progress
 
@@ -69,7 +68,7 @@ def compact(manifest: Manifest, folder: Path) -> Compacted:
         dropped += _merge(manifest, folder, codec, group, centroids)
     for record in manifest.segments():
         if centroids is not None and record.count >= IVF_ROWS:
-            _into_lists(manifest, folder, codec, record, centroids, again=trained)
+            _into_lists(manifest, folder, codec, record, centroids)
     after = open_snapshot(folder, manifest)
     inverted = any(is_inverted(each.vectors) for each in after.segments.values())
     recall = None
@@ -84,7 +83,7 @@ def _quantiser(manifest: Manifest, folder: Path, codec: VectorCodec, snapshot: S
     if snapshot.count < IVF_ROWS:
         return None, False
     path = folder / QUANTISER
-    codes = [segment_codes(each) for each in snapshot.segments.values()]
+    codes = [codes_of(each.vectors) for each in snapshot.segments.values()]
     if path.exists():
         centroids = np.load(path, allow_pickle=False)
         near = _closeness(codec, codes, centroids)
@@ -148,7 +147,7 @@ def _merge(
     dropped = sum(each.count for each in group) - count
     record = None
     if count:
-        codes = np.concatenate([segment_codes(each)[rows] for each, rows in zip(segments, live, strict=True)])
+        codes = np.concatenate([codes_of(each.vectors)[rows] for each, rows in zip(segments, live, strict=True)])
         frames = np.concatenate([_frames(each, rows) for each, rows in zip(segments, live, strict=True)])
         width = max((each.local.shape[1] for each in segments if len(each.local)), default=1)
         with Progress("compact", count, "image") as progress:
@@ -185,18 +184,13 @@ def _pieces(segments: Sequence[Segment], live: Sequence[Rows], progress: Progres
                 progress.update(len(some))
 
 
-def _into_lists(
-    manifest: Manifest, folder: Path, codec: VectorCodec, record: SegmentRecord, centroids: Floats, *, again: bool
-) -> None:
+def _into_lists(manifest: Manifest, folder: Path, codec: VectorCodec, record: SegmentRecord, centroids: Floats) -> None:
     """The global descriptors of a large segment in inverted lists; nothing if they are in these already."""
-    segment = open_segment(folder, record)
-    if is_inverted(segment.vectors) and not again:
-        return
-    if is_inverted(segment.vectors) and segment.vectors.nlist == len(centroids):
-        coarse = segment.vectors.quantizer.reconstruct_n(0, len(centroids))
-        if np.array_equal(coarse, centroids):
+    vectors = open_segment(folder, record).vectors
+    if is_inverted(vectors) and vectors.nlist == len(centroids):
+        if np.array_equal(vectors.quantizer.reconstruct_n(0, len(centroids)), centroids):
             return
-    written = rewrite_vectors(folder, record, codec, segment_codes(segment), centroids)
+    written = rewrite_vectors(folder, record, codec, codes_of(vectors), centroids)
     with manifest.writing():
         manifest.put_segment(written)
     for name in record.files.keys() - written.files.keys():
@@ -211,7 +205,7 @@ def _queries(snapshot: Snapshot, codec: VectorCodec) -> Floats:
         live = np.flatnonzero(snapshot.live.get(number, np.ones(segment.record.count, bool)))
         share = -(-_COMPARED * len(live) // max(1, snapshot.count))
         chosen = live[np.linspace(0, len(live) - 1, min(share, len(live))).astype(np.int64)]
-        parts.append(codec.decode(segment_codes(segment)[chosen]))
+        parts.append(codec.decode(codes_of(segment.vectors)[chosen]))
     vectors = np.concatenate(parts)
     moved = vectors + random.normal(0, 0.3 / vectors.shape[1] ** 0.5, vectors.shape).astype(np.float32)
     unit: Floats = moved / np.linalg.norm(moved, axis=1, keepdims=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vpr.core import DataError, Floats, LocalFeatures, Rows
 from vpr.maps.local_codec import LocalCodec
 from vpr.maps.manifest import SegmentRecord
-from vpr.maps.vectors import Codes, VectorCodec, codes_of, read_vectors, write_vectors
+from vpr.maps.vectors import Codes, VectorCodec, read_vectors, write_vectors
 from vpr.runtime.files import sync_folder
 
 SEGMENTS = "segments"
@@ -156,11 +156,6 @@ def check_segment(folder: Path, record: SegmentRecord) -> list[str]:
     if (np.diff(starts) < 0).any() or starts[-1] != len(segment.local):
         wrong.append(f"{home / ROWS}: the keypoints do not follow one another")
     return wrong
-
-
-def segment_codes(segment: Segment) -> Codes:
-    """(N, bytes) codes of the global descriptors, by row."""
-    return codes_of(segment.vectors)
 
 
 def _write_pieces(path: Path, pieces: Iterable[NDArray[np.uint8]], count: int, width: int) -> None:
