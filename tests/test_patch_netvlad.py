@@ -165,7 +165,7 @@ def test_weights_without_pca_are_refused(tmp_path: Path) -> None:
         (["rerank.patch_weights=[1]"], r"patch_weights = \(1.0,\) must have one value for each of"),
         (["rerank.scoring=votes"], "scoring = 'votes'"),
         (["rerank.score=inliers"], "unknown key 'score'"),
-        (["rerank.method=patches"], "unknown re-ranker 'patches'.*known: local_features, patch_netvlad"),
+        (["rerank.method=patches"], "unknown re-ranker 'patches'.*known: images, local_features, patch_netvlad"),
     ],
 )
 def test_senseless_settings_are_refused(overrides: list[str], sentence: str) -> None:

@@ -237,19 +237,6 @@ def test_a_set_is_known_by_the_names_in_its_lists():
     assert len(record.lists) == 1
 
 
-def test_cities_searched_jointly_are_named(caplog):
-    names = [f"train_val/{city}/database/images/{city}.jpg" for city in ("cph", "sf")]
-    queries = [name.replace("database", "query") for name in names]
-    dataset = Dataset("msls", "", images(names, UTM[:2]), images(queries, UTM[:2]))
-    judge(dataset, protocol("msls-val@official"))
-    assert "searches each city by itself, but cph, sf are searched jointly" in caplog.text
-    caplog.clear()
-    judge(dataset, protocol("msls-val@11k"))
-    one = Dataset("msls", "", images(names[:1], UTM[:1]), images(queries[:1], UTM[:1]))
-    judge(one, protocol("msls-val@official"))
-    assert not caplog.records
-
-
 def test_ground_truth_made_of_degrees_in_columns_of_metres_is_remarked(tmp_path, capsys):
     rows = [f"d{row}.jpg,database,{lat},{lon}" for row, (lat, lon) in enumerate(PARIS.tolist())]
     (tmp_path / "p.csv").write_text("\n".join(["name,role,utm_east,utm_north", *rows, "q.jpg,query,48.8567,2.3523"]))

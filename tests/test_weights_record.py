@@ -17,7 +17,7 @@ from vpr.core import ConfigError
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS, vlad
 from vpr.local_features import LOCAL_EXTRACTORS, superpoint
 from vpr.local_features.superpoint_network import SuperPointNetwork
-from vpr.matchers import MATCHERS
+from vpr.matchers import IMAGE_MATCHERS, MATCHERS
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.runtime.files import shipped
 from vpr.settings import Settings
@@ -52,7 +52,7 @@ def local(**values: Any) -> Any:
 
 
 def test_every_recipe_of_the_manifest_is_one_of_its_methods_settings() -> None:
-    tables = {**LOCAL_EXTRACTORS, **MATCHERS, **GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
+    tables = {**LOCAL_EXTRACTORS, **MATCHERS, **IMAGE_MATCHERS, **GLOBAL_DESCRIPTORS, **LOCAL_AGGREGATORS}
     checked = 0
     for entry in read_manifest().values():
         for method in entry.loads if entry.recipe else ():
