@@ -119,7 +119,9 @@ def errors(dataset: Dataset, answers: list[Answer | None], here: np.ndarray[Any,
     for answer, place, said in zip(answers, truth, here, strict=True):
         if not said or answer is None or place is None or answer.position is None:
             continue
-        ways["first"].append(answer.position.distance_m(place))
+        first = answer.candidates[0].position
+        assert first is not None
+        ways["first"].append(first.distance_m(place))
         for radius in RADII_M:
             moved = fused(answer.candidates, radius)
             assert moved is not None

@@ -45,7 +45,7 @@ class Candidate:
 class Answer:
     """Where a photograph was taken, as far as the map can tell."""
 
-    position: Position | None  # of the best candidate, or of those that agree with it; None without candidates
+    position: Position | None  # see fused; None without candidates
     probability: float | None  # that the first candidate shows the place; None where it was not calibrated
     here: bool  # False: "not here", the photograph is probably of no place of the map
     candidates: tuple[Candidate, ...]  # best first
@@ -89,8 +89,16 @@ def position_text(position: Position) -> str:
     return "; ".join(parts)
 
 
-def fused(candidates: Sequence[Candidate], radius_m: float) -> Position | None:
-    """The position of the first candidate, moved to the mean of those within a radius, weighted by their evidence."""
+AGREEING = 10  # candidates whose positions may be averaged,
+AGREEING_M = 25.0  # where they are so near to the first; both measured, see docs/map.md
+
+
+def fused(candidates: Sequence[Candidate], radius_m: float = AGREEING_M) -> Position | None:
+    """The mean position of the first candidate and those near it, weighted by their evidence; None without candidates.
+
+    Only the first AGREEING candidates count, and only those with evidence: without re-ranking it is the first's.
+    """
+    candidates = candidates[:AGREEING]
     first = candidates[0].position if candidates else None
     if first is None or first.metres is None:
         return first

@@ -20,7 +20,7 @@ from vpr.datasets.placed import PlacedImage
 from vpr.images import ImageLike
 from vpr.maps import creating, writing
 from vpr.maps.about import About
-from vpr.maps.answers import Answer, Candidate
+from vpr.maps.answers import Answer, Candidate, fused
 from vpr.maps.compacting import Compacted, compact
 from vpr.maps.engine import MapEngine, MapFeatures, build_engine, require_weights
 from vpr.maps.filters import parse_filter
@@ -162,7 +162,7 @@ class Map:
         else:
             candidates = as_found(found, images)
         clock["rerank"] = time.perf_counter()
-        return self._answer(candidates[:k], snapshot, clock)
+        return self._answer(candidates, k, snapshot, clock)
 
     def locate_sequence(
         self, frames: Iterable[ImageLike | MapFeatures], *, step_m: float = STEP_M, k: int = CANDIDATES, **prior: Any
@@ -185,17 +185,19 @@ class Map:
         reranker = self.engine.reranker
         return 0 if reranker is None or not len(features.local) else reranker.k if rerank is None else rerank
 
-    def _answer(self, candidates: Sequence[Candidate], snapshot: Snapshot, clock: Mapping[str, float]) -> Answer:
+    def _answer(
+        self, candidates: Sequence[Candidate], k: int, snapshot: Snapshot, clock: Mapping[str, float]
+    ) -> Answer:
         first = candidates[0] if candidates else None
         known = first is not None and first.inliers is not None
         probability = self.probability.of(first.evidence) if first and known and self.probability else None
         here = first is not None and (not known or first.same_place if probability is None else probability >= HERE)
         moments = list(clock.items())
         return Answer(
-            position=None if first is None else first.position,
+            position=fused(candidates),
             probability=0.0 if first is None else probability,
             here=here,
-            candidates=tuple(candidates),
+            candidates=tuple(candidates[:k]),
             version=snapshot.version,
             images=snapshot.count,
             elapsed_ms={name: 1000 * (at - before) for (_, before), (name, at) in pairwise(moments)},
