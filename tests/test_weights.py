@@ -14,7 +14,7 @@ from vpr.config import shipped_configs
 from vpr.core import ConfigError
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.local_features import LOCAL_EXTRACTORS
-from vpr.matchers import MATCHERS
+from vpr.matchers import IMAGE_MATCHERS, MATCHERS
 from vpr.runtime.files import shipped
 from vpr.settings import Settings
 from vpr.weights import WeightsError, find, load_published, load_strictly, manifest, sha256_of
@@ -32,10 +32,10 @@ def test_the_manifest_is_whole() -> None:
         assert entry.name.startswith("vpr-") and sha256_of(shipped(FOLDER) / entry.file) == entry.sha256
     assert sum((shipped(FOLDER) / entry.file).stat().st_size for entry in ours) < 45e6
     entries = [entry for entry in known if entry.url]
-    assert len({entry.file for entry in entries}) == len(entries) == 56
+    assert len({entry.file for entry in entries}) == len(entries) == 58
     for entry in entries:
         assert entry.url.startswith("https://") and entry.url.endswith(f"/{entry.file}")
-        assert set(entry.loads) <= {name for layout in LAYOUTS for name in layout.loads}
+        assert set(entry.loads) <= {name for layout in LAYOUTS for name in layout.loads} | IMAGE_MATCHERS.keys()
     packaged = [entry for entry in known if entry.package]
     assert len(packaged) == 10 and all(entry.sha256 and entry.inside.endswith(f"/{entry.file}") for entry in packaged)
     assert {entry.name for entry in entries if "non-commercial" in entry.licence} == {

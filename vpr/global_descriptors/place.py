@@ -23,6 +23,7 @@ from vpr.global_descriptors.efficientnet import STAGES, EfficientNetLite0
 from vpr.global_descriptors.networks import Backbone, Levels, load_network, to_tensor
 from vpr.images import resize
 from vpr.runtime.precision import Precision
+from vpr.runtime.threads import one_thread_each
 
 CELL = 16  # pixels from one feature to the next
 GRID = (6, 8)  # rows and columns of the layout, whatever the aspect of the image
@@ -127,8 +128,15 @@ class PlaceDescriptor:
         height, width = image.shape[:2]
         return to_tensor(resize(image, seen_size(width, height, self.settings.longest_side)))
 
-    @torch.inference_mode()
     def describe(self, images: Sequence[Tensor]) -> Tensor:
+        if self.device.type != "cpu" or not images:
+            return self._describe(images)
+        # One by one, each on one thread: the bits of a descriptor do not depend on what comes with it.
+        with one_thread_each(min(torch.get_num_threads(), len(images))) as pool:
+            return torch.cat(list(pool.map(lambda image: self._describe([image]), images)))
+
+    @torch.inference_mode()
+    def _describe(self, images: Sequence[Tensor]) -> Tensor:
         vectors = torch.empty(len(images), self.dim, device=self.device)
         for places, maps in self.backbone.maps(images):
             vectors[places] = self.network.head(maps)
