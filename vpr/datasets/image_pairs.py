@@ -32,7 +32,7 @@ class ImagePairs:
         return len(self.pairs)
 
     def first(self, count: int | None) -> ImagePairs:
-        """Only so many pairs, with their images; None for all."""
+        """Returns the first ``count`` pairs, with their images; None for all."""
         if count is None or count >= len(self):
             return self
         kept = int(self.pairs[:count].max()) + 1

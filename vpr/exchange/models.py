@@ -19,7 +19,7 @@ def scaling(old: tuple[int, int], new: tuple[int, int]) -> Doubles:
 
 
 def shift(pixels: float) -> Doubles:
-    """(3, 3) that adds so many pixels to x and y."""
+    """Returns the translation (3, 3) by this number of pixels along x and along y."""
     matrix = np.eye(3)
     matrix[:2, 2] = pixels
     return matrix

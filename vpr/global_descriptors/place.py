@@ -23,7 +23,7 @@ from vpr.global_descriptors.efficientnet import STAGES, EfficientNetLite0
 from vpr.global_descriptors.networks import Backbone, Levels, load_network, to_tensor
 from vpr.images import resize
 from vpr.runtime.precision import Precision
-from vpr.runtime.threads import one_thread_each
+from vpr.runtime.threads import one_by_one
 
 CELL = 16  # pixels from one feature to the next
 GRID = (6, 8)  # rows and columns of the layout, whatever the aspect of the image
@@ -131,9 +131,7 @@ class PlaceDescriptor:
     def describe(self, images: Sequence[Tensor]) -> Tensor:
         if self.device.type != "cpu" or not images:
             return self._describe(images)
-        # One by one, each on one thread: the bits of a descriptor do not depend on what comes with it.
-        with one_thread_each(min(torch.get_num_threads(), len(images))) as pool:
-            return torch.cat(list(pool.map(lambda image: self._describe([image]), images)))
+        return torch.cat(one_by_one(lambda image: self._describe([image]), images, self.device))
 
     @torch.inference_mode()
     def _describe(self, images: Sequence[Tensor]) -> Tensor:

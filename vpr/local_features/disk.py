@@ -15,7 +15,7 @@ from torch import Tensor
 from vpr.config import MethodSettings
 from vpr.core import Channels, ConfigError, Image, LocalFeatures
 from vpr.images import fitted_size, resize
-from vpr.runtime.threads import one_thread_each
+from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
 
 STRIDE = 16  # sides are padded to multiples of this
@@ -53,10 +53,7 @@ class Disk:
         return torch.from_numpy(resize(image, size)).permute(2, 0, 1)
 
     def extract(self, images: Sequence[Tensor]) -> list[LocalFeatures]:
-        if self.device.type == "cpu" and images:  # on one thread each, a single image too: then both have equal bits
-            with one_thread_each(min(torch.get_num_threads(), len(images))) as pool:
-                return list(pool.map(self._extract, images))
-        return [self._extract(image) for image in images]
+        return one_by_one(self._extract, images, self.device)
 
     @torch.inference_mode()
     def _extract(self, image: Tensor) -> LocalFeatures:

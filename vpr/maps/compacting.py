@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 QUANTISER = "quantiser.npy"  # (L, dim) centroids, shared by the segments that are written next
 MOST_ROWS = 262_144  # of a merged segment
-SMALL_ROWS = 8192  # a segment with so many is merged with any other
+SMALL_ROWS = 8192  # of a segment that is merged with any other
 REMOVED_SHARE = 0.1  # a segment with more removed images is rewritten
-GROWN = 4.0  # the quantiser is trained again when the map has so many times the images,
+GROWN = 4.0  # the quantiser is trained again when the map has this many times the images,
 DRIFT = 0.05  # or when its centroids are nearer to the images of its training than to those of now by this share
 _COMPARED = 100  # stored images that ask before and after
 _TOP = 10

@@ -43,7 +43,7 @@ _IMAGE = 'id, name, latitude, longitude, east_m, north_m, zone, heading, time, "
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """What the manifest says of a segment."""
+    """The record of a segment in the manifest."""
 
     id: int
     folder: str  # below the folder of segments

@@ -14,8 +14,8 @@ from torch import Tensor
 from vpr.core import Doubles, ImageMatcher, ImageMatches, LocalFeatures, Matches, Verifier
 from vpr.images import as_image
 from vpr.rerank import cost, verification
-from vpr.rerank.reranker import Pair, PairReranker, RerankSettings, known_score
-from vpr.rerank.scores import SCORES, PairEvidence
+from vpr.rerank.reranker import Pair, PairReranker, RerankSettings, evidence_of, known_score
+from vpr.rerank.scores import SCORES
 
 
 class Settings(RerankSettings):
@@ -94,10 +94,9 @@ class ImageReranker(PairReranker[PreparedImage]):
         points = (found.keypoints0.numpy().astype(np.float64), found.keypoints1.numpy().astype(np.float64))
         (verified,) = self.verifier.verify([points])
         by_chance = verification.inliers_by_chance(len(found), self.geometry, candidate.image_size) if readable else 0.0
-        confidence = float(found.scores.numpy()[verified.inliers].sum(dtype=np.float64))
-        evidence = PairEvidence(len(found), int(verified.inliers.sum()), confidence, by_chance)
         rows = torch.arange(len(found))
-        return ImagePair(Matches(torch.stack([rows, rows], dim=1), found.scores), verified, evidence, found)
+        matches = Matches(torch.stack([rows, rows], dim=1), found.scores)
+        return ImagePair(matches, verified, evidence_of(found, verified, by_chance), found)
 
     def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:
         return np.array([[self.score(pair)] for pair in pairs]), [1.0]

@@ -21,6 +21,7 @@ from vpr.core import (
     Doubles,
     Evidence,
     Floats,
+    ImageMatches,
     LocalFeatures,
     Matcher,
     Matches,
@@ -73,6 +74,12 @@ class Pair:
     def matched(self, query: Any, candidate: Any) -> tuple[Any, Any]:
         """What the rows of the matches belong to, given what was compared: two objects with keypoints, image_size."""
         return query, candidate
+
+
+def evidence_of(matches: Matches | ImageMatches, verified: Verified, by_chance: float) -> PairEvidence:
+    """Counts and summed confidence of verified matches; see PairEvidence."""
+    confidence = float(matches.scores.numpy()[verified.inliers].sum(dtype=np.float64))
+    return PairEvidence(len(matches), int(verified.inliers.sum()), confidence, by_chance)
 
 
 class PairReranker(ABC, Generic[F]):
@@ -252,9 +259,7 @@ class LocalReranker(PairReranker[LocalFeatures]):
         pairs = []
         for candidate, matches, kept in zip(candidates, found, verified, strict=True):
             by_chance = verification.inliers_by_chance(len(matches), self.geometry, candidate.image_size)
-            confidence = float(matches.scores.numpy()[kept.inliers].sum(dtype=np.float64))
-            evidence = PairEvidence(len(matches), int(kept.inliers.sum()), confidence, by_chance)
-            pairs.append(Pair(matches, kept, evidence))
+            pairs.append(Pair(matches, kept, evidence_of(matches, kept, by_chance)))
         return pairs
 
     def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:

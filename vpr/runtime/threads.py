@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -35,3 +39,14 @@ def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
         ThreadPoolExecutor(workers, "vpr", initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         yield pool
+
+
+def one_by_one(work: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
+    """The result of each item by itself; on a CPU side by side, each on one thread, a single item too.
+
+    So the bits of a result depend neither on what comes with it nor on the number of threads.
+    """
+    if device.type != "cpu" or not items:
+        return [work(item) for item in items]
+    with one_thread_each(min(torch.get_num_threads(), len(items))) as pool:
+        return list(pool.map(work, items))
