@@ -43,6 +43,9 @@ def main() -> None:
         if arguments.only and root.name not in arguments.only:
             continue
         dataset = read_pair(root / "database", root / "queries", settings.evaluation.radius_m)
+        if arguments.most_queries and len(dataset.queries) > arguments.most_queries:
+            evenly = np.linspace(0, len(dataset.queries) - 1, arguments.most_queries).round().astype(np.int64)
+            dataset = subset(dataset, evenly)
         work = arguments.work / root.name
         clock = Clock()
         features = pipeline.extract(dataset, engine, lambda role, work=work: FeatureFolders.under(work / role), clock)
@@ -54,6 +57,8 @@ def main() -> None:
             print(line(results[-1]), flush=True)
         computed = [each for each in clock.timings if each.seconds is not None]
         results[-1]["seconds"] = {each.stage: round(each.seconds, 2) for each in computed}
+        results[-1]["images"] = [len(dataset.database), len(dataset.queries)]
+        results[-1]["bytes_per_image"] = pipeline.bytes_per_image(features)
     about = machine.facts(shlex.join(["python", *sys.argv]), machine.device_of(settings.machine.device))
     write_json(arguments.out, {**about, "settings": dump(settings), "results": results})
     print(arguments.out)
@@ -62,6 +67,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--only", nargs="*", help="names of data sets, instead of all")
+    parser.add_argument("--most-queries", type=int, default=0, help="of a data set, evenly spread over it; 0 for all")
     return parser.parse_args()
 
 

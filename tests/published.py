@@ -37,8 +37,9 @@ def randomise(network: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module
             if module.bias is not None:
                 module.bias.data = 0.2 * normal(module.bias)
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.weight.data = 0.5 + normal(module.weight)
-            module.bias.data = 0.3 * normal(module.bias)
+            if module.affine:
+                module.weight.data = 0.5 + normal(module.weight)
+                module.bias.data = 0.3 * normal(module.bias)
             module.running_mean = 0.3 * normal(module.running_mean)
             module.running_var = 0.5 + normal(module.running_var).abs()
     return network.eval()

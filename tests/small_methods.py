@@ -20,6 +20,7 @@ import test_superpoint_global
 import test_xfeat
 import torch
 from netvlad_weights import random_state, save_struct
+from published import randomise
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -84,10 +85,16 @@ def _disk(folder: Path) -> dict[str, Any]:
     return _network(kornia.DISK, folder)
 
 
+def _hardnet(folder: Path) -> dict[str, Any]:
+    kornia = pytest.importorskip("kornia.feature")
+    return _network(lambda: randomise(kornia.HardNet(pretrained=False)), folder)
+
+
 WEIGHTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "aliked": _aliked,
     "cosplace": _gem(8),
     "disk": _disk,
+    "doghardnet": _hardnet,
     "eigenplaces": _gem(8),
     "gem": _gem(None),
     "hub": _hub,

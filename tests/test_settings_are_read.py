@@ -29,6 +29,10 @@ NOT_READ: dict[tuple[str, str], str] = {
     for where, name in (
         ("settings.Settings", "image_matcher"),
         *(("matchers.loftr.Settings", key) for key in ("weights", "longest_side", "match_threshold")),
+        *(
+            ("matchers.xfeat_semi_dense.Settings", key)
+            for key in ("weights", "longest_side", "max_keypoints", "match_threshold")
+        ),
     )
 }
 

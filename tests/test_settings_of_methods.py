@@ -104,6 +104,10 @@ LOCAL: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any], Holds]] = {
     **{(name, "max_keypoints"): (MANY, {"max_keypoints": 30}, strongest_left) for name in CLASSICAL},
     **{(name, "contrast_threshold"): (MANY, {"contrast_threshold": 0.06}, some_left) for name in CLASSICAL[1:]},
     **{(name, "edge_threshold"): (MANY, {"edge_threshold": 2.0}, some_left) for name in CLASSICAL[1:]},
+    **{
+        (name, "octave_layers"): (MANY, {"octave_layers": 5}, lambda a, b: not torch.equal(a.keypoints, b.keypoints))
+        for name in CLASSICAL[1:]
+    },
     ("orb", "fast_threshold"): (MANY, {"fast_threshold": 60}, some_left),
     ("orb", "levels"): (MANY, {"levels": 1}, some_left),
     ("orb", "scale_factor"): (MANY, {"scale_factor": 2.0}, lambda a, b: not torch.equal(a.keypoints, b.keypoints)),
@@ -225,6 +229,8 @@ ALIKED = ("detection_threshold", "max_keypoints", "longest_side", "nms_radius")
 ELSEWHERE |= {("aliked", key): "test_aliked_disk.py" for key in ALIKED}
 ELSEWHERE |= {("disk", key): "test_aliked_disk.py" for key in (*ALIKED[:3], "nms_window")}
 ELSEWHERE |= {("xfeat", key): "test_xfeat.py" for key in ("detection_threshold", "max_keypoints", "longest_side")}
+DOG = ("contrast_threshold", "edge_threshold", "octave_layers", "max_keypoints", "longest_side")
+ELSEWHERE |= {("doghardnet", key): "test_oriented.py" for key in DOG}
 IN_THE_OTHER_FILE = {"superpoint", "superglue", "lightglue", "patch_netvlad"}
 
 

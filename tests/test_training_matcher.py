@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_methods import WEIGHTS
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,6 +39,7 @@ from vpr.training.grey_images import cut_matrix, cut_to
 from vpr.training.initial import SHARPNESS, start_as_nearest
 from vpr.training.matching_losses import assignment_loss, judge
 from vpr.training.randomness import randomness
+from vpr.weights import record_of
 
 CPU = torch.device("cpu")
 SIZE = (160, 120)
@@ -586,3 +588,29 @@ def test_settings_that_cannot_work_are_told(photos: Path) -> None:
         matcher.build(settings(photos, features=rootsift.Settings(longest_side=100)))
     with pytest.raises(ConfigError, match="unknown layout 'x'"):
         matcher.build(settings(photos, scenes=(pairs.ScenesSettings(folder=photos, layout="x"),)))
+
+
+@pytest.mark.parametrize(
+    ("method", "network"), [("aliked", "lightglue"), ("disk", "superglue"), ("xfeat", "lightglue")]
+)
+def test_a_matcher_is_trained_on_any_features(method: str, network: str, photos: Path, tmp_path: Path) -> None:
+    """A few steps on features of small random networks; the weights say what they were trained for."""
+    torch.manual_seed(0)
+    features = {"method": method, **WEIGHTS[method](tmp_path)}
+    chosen = settings(photos, network=network, features=features, points=32)
+    best = loop.train(matcher.build(chosen), fast(steps=2), tmp_path / "out", CPU)
+    trained_for = record_of(str(best)).trained_for
+    assert trained_for is not None and trained_for.method == method and trained_for.weights == features["weights"]
+
+
+def test_lightglue_is_trained_with_orientations(photos: Path) -> None:
+    torch.manual_seed(0)
+    chosen = settings(
+        photos, network="lightglue", features={"method": "sift", "longest_side": max(SIZE)}, oriented=True
+    )
+    task = matcher.build(chosen)
+    losses = task.losses(task.model, task.batch(2, randomness(0)), randomness(0))
+    losses["loss"].backward()
+    assert task.model.posenc.Wr.weight.shape[1] == 4 and torch.isfinite(losses["loss"])
+    with pytest.raises(ConfigError, match=r"task\.oriented is for task\.network = 'lightglue'"):
+        matcher.build(settings(photos, network="superglue", oriented=True))

@@ -32,7 +32,7 @@ def test_the_manifest_is_whole() -> None:
         assert entry.name.startswith("vpr-") and sha256_of(shipped(FOLDER) / entry.file) == entry.sha256
     assert sum((shipped(FOLDER) / entry.file).stat().st_size for entry in ours) < 45e6
     entries = [entry for entry in known if entry.url]
-    assert len({entry.file for entry in entries}) == len(entries) == 58
+    assert len({entry.file for entry in entries}) == len(entries) == 61
     for entry in entries:
         assert entry.url.startswith("https://") and entry.url.endswith(f"/{entry.file}")
         assert set(entry.loads) <= {name for layout in LAYOUTS for name in layout.loads} | IMAGE_MATCHERS.keys()

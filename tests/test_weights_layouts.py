@@ -15,7 +15,7 @@ from vpr.global_descriptors.netvlad import NetVladNetwork
 from vpr.global_descriptors.resnet import GemNetwork
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.local_features.superpoint_network import SuperPointNetwork
-from vpr.matchers import MATCHERS
+from vpr.matchers import IMAGE_MATCHERS, MATCHERS
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.weights.layouts import LAYOUTS, Layout
@@ -122,5 +122,5 @@ def test_the_table_agrees_with_our_networks(name: str) -> None:
 
 
 def test_every_method_of_the_table_exists() -> None:
-    methods = {*LOCAL_EXTRACTORS, *GLOBAL_DESCRIPTORS, *LOCAL_AGGREGATORS, *MATCHERS}
+    methods = {*LOCAL_EXTRACTORS, *GLOBAL_DESCRIPTORS, *LOCAL_AGGREGATORS, *MATCHERS, *IMAGE_MATCHERS}
     assert {name for layout in LAYOUTS for name in layout.loads} <= methods

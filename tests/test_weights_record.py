@@ -202,6 +202,7 @@ def test_every_pair_of_known_matchers_and_features() -> None:
     ours = ("vpr-superglue", "vpr-lightglue", "vpr-superpoint-vlad", "vpr-superpoint-pca")
     assert fits == {
         *((trained, "vpr-superpoint") for trained in ours),
+        ("sift_lightglue", "rootsift"),
         *((matcher, "superpoint_v1") for matcher in ("superglue_indoor", "superglue_outdoor", "superpoint_lightglue")),
     }
 
@@ -376,13 +377,11 @@ def test_known_harmless_keys_are_ignored_and_no_others(tmp_path: Path) -> None:
         attempt(log_assignment_0_q=torch.ones(1))
 
 
-def test_lightglue_for_sift_is_said_to_be_that(tmp_path: Path) -> None:
+def test_lightglue_for_sift_is_loaded_with_its_four_inputs(tmp_path: Path) -> None:
     torch.save(lightglue(inputs=4), tmp_path / "a.pth")
     network = LightGlueNetwork()
-    with pytest.raises(
-        WeightsError, match=r"the file is LightGlue with scale and orientation, as for SIFT: it also reads"
-    ):
-        load_published(network, str(tmp_path / "a.pth"), network.convert_state_dict)
+    load_published(network, str(tmp_path / "a.pth"), network.convert_state_dict)
+    assert network.oriented and network.posenc.Wr.in_features == 4
 
 
 def test_metadata_are_one_key_of_json(tmp_path: Path) -> None:

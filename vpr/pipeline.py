@@ -192,7 +192,7 @@ def report(
         failures=settings.output.failures,
         match_images=settings.output.match_images,
         match_image_format=settings.output.match_image_format,
-        bytes_per_image=_bytes_per_image(features),
+        bytes_per_image=bytes_per_image(features),
         samples=settings.evaluation.bootstrap,
         seed=settings.evaluation.seed,
         unreadable={
@@ -287,7 +287,7 @@ def reached(settings: Settings, dataset: Dataset, longest: int | None = None) ->
     return reached
 
 
-def _bytes_per_image(features: Features) -> dict[str, float]:
+def bytes_per_image(features: Features) -> dict[str, float]:
     """Size of the features on disk, by kind, over database and queries."""
     sizes: dict[str, list[float]] = {}
     for each in (features.database, features.queries):

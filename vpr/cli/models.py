@@ -130,7 +130,7 @@ def _describe(found: Recognised) -> None:
 
     layout = found.layout
     say(f"kind       {found.kind}")
-    nothing = f"known, not loadable yet: {layout.why_not or 'no method of vpr takes such weights'}"
+    nothing = "known, not loadable yet: no method of vpr takes such weights"
     say(f"loads as   {' or '.join(layout.loads) or nothing}")
     say(f"sizes      {', '.join(f'{name} {size}' for name, size in found.sizes.items()) or 'not known'}")
     if not layout.keys:

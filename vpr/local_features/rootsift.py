@@ -1,4 +1,4 @@
-"""RootSIFT and SIFT: the baselines that need no weights.
+"""RootSIFT and SIFT: the baselines that need no weights; keypoints have size and orientation.
 
 Lowe, IJCV 2004 (SIFT, by OpenCV); Arandjelovic and Zisserman, CVPR 2012 (the root of the L1-normalised histogram).
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from vpr.config import MethodSettings
 from vpr.core import Channels, Floats, Image, LocalFeatures
 from vpr.images import fitted_size, resize
+from vpr.local_features.dog import detector, strongest
 
 
 class Settings(MethodSettings):
@@ -28,6 +29,7 @@ class Settings(MethodSettings):
     max_keypoints: int = Field(1024, ge=1)  # the strongest by contrast are kept
     contrast_threshold: float = Field(0.01, ge=0)  # OpenCV's default 0.04 finds too little at night
     edge_threshold: float = Field(10.0, gt=1)
+    octave_layers: int = Field(3, ge=1)  # scales in which keypoints are sought, between an image and its half
 
 
 class RootSift:
@@ -51,27 +53,15 @@ class RootSift:
             return list(pool.map(lambda image: self._extract_one(image[0].numpy()), images))
 
     def _extract_one(self, image: Image) -> LocalFeatures:
-        # Precise upscaling puts the centre of the top-left pixel at (0, 0); without it keypoints lie 0.25 px off.
-        detector = cv2.SIFT.create(
-            nfeatures=self.settings.max_keypoints,
-            contrastThreshold=self.settings.contrast_threshold,
-            edgeThreshold=self.settings.edge_threshold,
-            enable_precise_upscale=True,
+        settings, (height, width) = self.settings, image.shape
+        sift = detector(
+            settings.max_keypoints, settings.contrast_threshold, settings.edge_threshold, settings.octave_layers
         )
-        height, width = image.shape
-        detected, histograms = detector.detectAndCompute(image, np.empty(0, np.uint8))
+        detected, histograms = sift.detectAndCompute(image, np.empty(0, np.uint8))
         if histograms is None or not len(detected):
             return LocalFeatures.empty(self.dim, (width, height))
-        # OpenCV keeps all that tie with the last one: cut to the count, strongest first.
-        order = np.argsort([-each.response for each in detected], kind="stable")[: self.settings.max_keypoints]
-        keypoints = np.array([detected[i].pt for i in order], dtype=np.float32)
-        scores = np.array([detected[i].response for i in order], dtype=np.float32).clip(0, 1)
-        return LocalFeatures(
-            torch.from_numpy(keypoints),
-            torch.from_numpy(scores),
-            torch.from_numpy(self.unit(histograms[order].astype(np.float32))),
-            (width, height),
-        )
+        found, rows = strongest(detected, settings.max_keypoints)
+        return found.features(torch.from_numpy(self.unit(histograms[rows].astype(np.float32))), (width, height))
 
 
 def root(histograms: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from vpr.config import Method
 from vpr.core import ImageMatcher, Matcher
-from vpr.matchers import adalam, lightglue, loftr, nearest, superglue
+from vpr.matchers import adalam, lightglue, loftr, nearest, superglue, xfeat_semi_dense
 
 MATCHERS: dict[str, Method[Matcher]] = {
     "adalam": Method(adalam.Settings, adalam.build),
@@ -13,4 +13,5 @@ MATCHERS: dict[str, Method[Matcher]] = {
 
 IMAGE_MATCHERS: dict[str, Method[ImageMatcher]] = {
     "loftr": Method(loftr.Settings, loftr.build),
+    "xfeat_semi_dense": Method(xfeat_semi_dense.Settings, xfeat_semi_dense.build),
 }

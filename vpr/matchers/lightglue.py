@@ -1,6 +1,7 @@
 """LightGlue: matching by a transformer that stops early. Lindenberger et al., ICCV 2023, arXiv:2306.13643.
 
-Weights exist for several local features; the ones for SuperPoint expect the published SuperPoint's.
+Weights exist for several local features; the ones for SuperPoint expect the published SuperPoint's, and those for SIFT
+and DoG + HardNet also read size and orientation of each keypoint.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class LightGlue:
                 threshold=self.settings.filter_threshold,
                 agreement=self.settings.agreement,
                 device=self.device,
+                oriented=self.network.oriented,
             )
 
     def _compare(self, query: Side, candidates: Side) -> Tensor:

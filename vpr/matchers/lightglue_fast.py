@@ -87,7 +87,7 @@ class FastLightGlue:
     def __init__(self, network: LightGlueNetwork, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
         self.dim, self.input_dim, self.heads = network.dim, network.input_dim, network.heads
-        self.layers = len(network.transformers)
+        self.layers, self.oriented = len(network.transformers), network.oriented
         projection = network.input_proj
         self._input = _cast((projection.weight, projection.bias), device) if isinstance(projection, nn.Linear) else None
         self._frequencies = network.posenc.Wr.weight.detach().to(device)

@@ -29,14 +29,14 @@ class LayerResult:
 
 
 class PositionalEncoding(nn.Module):
-    """Rotation angles of a point: learned frequencies times its position."""
+    """Rotation angles of a point: learned frequencies times position and, if ``oriented``, size and orientation."""
 
-    def __init__(self, angles: int) -> None:
+    def __init__(self, angles: int, *, oriented: bool = False) -> None:
         super().__init__()
-        self.Wr = nn.Linear(2, angles, bias=False)
+        self.Wr = nn.Linear(4 if oriented else 2, angles, bias=False)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, (B, N, angles), for points (B, N, 2)."""
+        """Cosine and sine, (B, N, angles), for points (B, N, 2 or 4)."""
         angles = self.Wr(points)
         return angles.cos(), angles.sin()
 
@@ -121,21 +121,24 @@ class TokenConfidence(nn.Module):
 class LightGlueNetwork(nn.Module):
     """Matching of two sets of local features; coordinates are 1 at half the longer side from the image's centre.
 
-    ``input_dim`` is the length of the local descriptors, ``dim`` that inside.
+    ``input_dim`` is the length of the local descriptors, ``dim`` that inside. ``oriented``: points have size and
+    orientation as well, as the published weights for SIFT and DoG + HardNet need.
     """
 
     reach = 0.5
     unused_keys = (r"log_assignment\.\d+\.r",)  # in the published weights for DISK
 
-    def __init__(self, input_dim: int = 256, dim: int = 256, layers: int = 9, heads: int = 4) -> None:
+    def __init__(
+        self, input_dim: int = 256, dim: int = 256, layers: int = 9, heads: int = 4, *, oriented: bool = False
+    ) -> None:
         super().__init__()
-        self.build(input_dim, dim, layers, heads)
+        self.build(input_dim, dim, layers, heads, oriented=oriented)
 
-    def build(self, input_dim: int, dim: int, layers: int, heads: int) -> None:
+    def build(self, input_dim: int, dim: int, layers: int, heads: int, *, oriented: bool) -> None:
         """Make the layers anew, of these sizes."""
-        self.input_dim, self.dim, self.heads = input_dim, dim, heads
+        self.input_dim, self.dim, self.heads, self.oriented = input_dim, dim, heads, oriented
         self.input_proj = nn.Linear(input_dim, dim) if input_dim != dim else nn.Identity()
-        self.posenc = PositionalEncoding(dim // heads // 2)
+        self.posenc = PositionalEncoding(dim // heads // 2, oriented=oriented)
         self.transformers = nn.ModuleList(TransformerLayer(dim, heads) for _ in range(layers))
         self.log_assignment = nn.ModuleList(MatchAssignment(dim) for _ in range(layers))
         self.token_confidence = nn.ModuleList(TokenConfidence(dim) for _ in range(layers - 1))
@@ -155,7 +158,8 @@ class LightGlueNetwork(nn.Module):
             dim = len(projection)
             first = state.get("input_proj.weight", projection)
             layers = sum(key.endswith("out_proj.weight") for key in state)
-            self.build(first.shape[1], dim, layers, heads=dim // (2 * len(frequencies)))
+            heads, oriented = dim // (2 * len(frequencies)), frequencies.shape[1:] == (4,)
+            self.build(first.shape[1], dim, layers, heads, oriented=oriented)
         return state
 
     def forward(self, first: PointBatch, second: PointBatch) -> list[LayerResult]:

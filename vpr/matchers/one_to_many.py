@@ -41,22 +41,23 @@ def match_one_to_many(
     threshold: float,
     agreement: ScoreAgreement | None,
     device: torch.device,
+    oriented: bool = False,
 ) -> list[Matches]:
     """Matches with each candidate whose score is above the threshold; images without points have none.
 
     ``encode`` is what a network does with images before they meet their partners; ``compare`` takes the query and a
     batch of B encoded candidates and returns log-probabilities (B, M, N). With ``agreement`` only matches that agree
-    with those nearby are taken. Without it the host waits for the device once.
+    with those nearby are taken. Without it the host waits for the device once. ``oriented``: see ``stack``.
     """
     matches = [Matches.empty()] * len(candidates)
     plan = list(_batches(query, candidates, device)) if len(query) else []
     if not plan:
         return matches
-    mine = encode(stack([query], reach, device))
+    mine = encode(stack([query], reach, device, oriented=oriented))
     found = []
     for batch in plan:
         some = [candidates[i] for i in batch]
-        log_scores = compare(mine, encode(stack(some, reach, device)))
+        log_scores = compare(mine, encode(stack(some, reach, device, oriented=oriented)))
         if agreement is not None:
             agreeing = keep_explained(query, some, log_scores, -log_scores.amax(2), agreement)
             log_scores = torch.where(log_scores > math.log(agreement.accept_threshold), log_scores, agreeing)

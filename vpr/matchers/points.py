@@ -9,23 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vpr.core import LocalFeatures
+from vpr.core import DataError, LocalFeatures
 
 
 @dataclass(frozen=True, eq=False)
 class PointBatch:
     """Points of B images, padded at the end to one length."""
 
-    points: Tensor  # (B, N, 2) x, y from the image's centre, normalised as the method asks
+    points: Tensor  # (B, N, 2) x, y from the image's centre, normalised as asked; (B, N, 4) with size and orientation
     scores: Tensor  # (B, N)
     descriptors: Tensor  # (B, N, D)
     mask: Tensor | None = None  # (B, N) True for real points; None if all are
 
 
-def stack(features: Sequence[LocalFeatures], reach: float, device: torch.device) -> PointBatch:
+def stack(
+    features: Sequence[LocalFeatures], reach: float, device: torch.device, *, oriented: bool = False
+) -> PointBatch:
     """Pad to the longest; a coordinate is 1 at ``reach`` times the longer side of its image from the centre.
 
-    Tensors in page-locked memory are copied to a GPU while the host goes on.
+    ``oriented``: points have size (pixels) and orientation (radians) of their keypoints as well; features without
+    them are refused with DataError. Tensors in page-locked memory are copied to a GPU while the host goes on.
     """
     points, scores, descriptors = (
         pad_sequence([each.to(device, non_blocking=True).float() for each in column], batch_first=True)
@@ -33,11 +36,30 @@ def stack(features: Sequence[LocalFeatures], reach: float, device: torch.device)
     )
     sizes = torch.tensor([size_of(each) for each in features]).to(device, non_blocking=True)[:, None]
     normalised = (points - sizes / 2) / (reach * sizes.amax(2, keepdim=True))
+    if oriented:
+        normalised = torch.cat([normalised, _sizes_and_orientations(features).to(normalised.device)], dim=2)
     counts = [len(each) for each in features]
     mask = None
     if min(counts) < max(counts):
         mask = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device, non_blocking=True)
     return PointBatch(normalised, scores, descriptors, mask)
+
+
+def _sizes_and_orientations(features: Sequence[LocalFeatures]) -> Tensor:
+    """(B, N, 2)"""
+    sides = []
+    for each in features:
+        scales, orientations = each.scales, each.orientations
+        if scales is None or orientations is None:
+            if len(each):
+                raise DataError(
+                    "these weights read size and orientation of each keypoint, and the local features have none (a map "
+                    "keeps none either); choose local_features.method = rootsift, sift or doghardnet, or other weights "
+                    "of the matcher"
+                )
+            scales = orientations = torch.zeros(0)
+        sides.append(torch.stack([scales, orientations], dim=1).float())
+    return pad_sequence(sides, batch_first=True)
 
 
 def size_of(features: LocalFeatures) -> list[float]:

@@ -104,6 +104,7 @@ class SuperGlueNetwork(nn.Module):
     """
 
     reach = 0.7
+    oriented = False  # it reads no size and orientation of keypoints
 
     def __init__(
         self, encoder: Sequence[int] = (32, 64, 128, 256, 256), layers: int = 18, sinkhorn_iterations: int = 20

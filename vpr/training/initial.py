@@ -50,7 +50,8 @@ def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork) -> None:
             nn.init.orthogonal_(network.input_proj.weight)
             nn.init.zeros_(network.input_proj.bias)
         spread = torch.logspace(0, math.log10(FINEST), len(network.posenc.Wr.weight))[:, None]
-        network.posenc.Wr.weight.copy_(spread * functional.normalize(torch.randn(len(spread), 2), dim=1))
+        nn.init.zeros_(network.posenc.Wr.weight)  # at first size and orientation, if they are read, change nothing
+        network.posenc.Wr.weight[:, :2] = spread * functional.normalize(torch.randn(len(spread), 2), dim=1)
     for parameter in (parameter for linear in last for parameter in linear.parameters()):
         nn.init.zeros_(parameter)
     for projection in projections:

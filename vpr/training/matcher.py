@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vpr.config import Chooser, MethodSettings, lookup
 from vpr.core import ConfigError, LocalExtractor, LocalFeatures
+from vpr.images import as_image
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.matchers.lightglue_network import LayerResult, LightGlueNetwork
 from vpr.matchers.points import PointBatch, stack
@@ -48,6 +49,7 @@ class Settings(MethodSettings):
     encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's keypoint encoder, before the descriptor's
     layers: int = Field(18, ge=2)  # SuperGlue's self- and cross-attention layers; LightGlue's layers, each of both
     heads: int = Field(4, ge=1)  # of LightGlue; SuperGlue has 4
+    oriented: bool = False  # LightGlue also reads size and orientation of each keypoint, which SIFT's have
     sinkhorn_iterations: int = Field(50, ge=1)
     size: tuple[int, int] = (640, 480)  # width, height of the images
     points: int = Field(512, ge=FEWEST)  # of each image, the strongest
@@ -85,7 +87,9 @@ class MatcherTask:
         self.shares = _shares(settings)
         self.extractor = lru_cache(self._extractor)  # one per device
         self._pooled = lru_cache(maxsize=None)(self._pooled_features)
-        self.model: nn.Module = _network(settings, self.extractor(torch.device("cpu")).dim)
+        network = _network(settings, self.extractor(torch.device("cpu")).dim)
+        self.model: nn.Module = network
+        self.oriented = network.oriented
         self.reach = LightGlueNetwork.reach if settings.network == "lightglue" else SuperGlueNetwork.reach
 
     def batch(self, size: int, random: Randomness) -> MatcherBatch:
@@ -173,8 +177,8 @@ class MatcherTask:
                 continue
             first, second = ([_strongest(each[row], count) for row in rows] for each in (one, other))
             points, others = (torch.stack([each.keypoints for each in side]).to(device) for side in (first, second))
-            firsts.append(stack(first, self.reach, device))
-            seconds.append(stack(second, self.reach, device))
+            firsts.append(stack(first, self.reach, device, oriented=self.oriented))
+            seconds.append(stack(second, self.reach, device, oriented=self.oriented))
             similarity = firsts[-1].descriptors @ seconds[-1].descriptors.mT
             places = torch.tensor(rows, device=device)
             geometry = on_tensors(part.geometry, partial(torch.index_select, dim=0, index=places))
@@ -185,7 +189,7 @@ class MatcherTask:
         changed = photometric.augment(images.float() / 255, self.settings.light, random.torch)
         extractor = self.extractor(device)
         prepared = (255 * changed).round().byte().cpu()[:, 0].numpy()
-        return extractor.extract([extractor.preprocess(image) for image in prepared])
+        return extractor.extract([extractor.preprocess(as_image(image, extractor.channels)) for image in prepared])
 
     def _extractor(self, device: torch.device) -> LocalExtractor:
         chosen = self.settings.features
@@ -221,6 +225,8 @@ def build(settings: Settings) -> MatcherTask:
         sources.append(pairs.NegativePairs(settings.negative_pairs, settings.size))
     if not sources or sum(_shares(settings)) <= 0:
         raise ConfigError("task: name a source of pairs: task.homographies, task.scenes or task.two_views")
+    if settings.oriented and settings.network != "lightglue":
+        raise ConfigError(f"task.oriented is for task.network = 'lightglue', not {settings.network!r}")
     if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
         raise ConfigError(f"task.features.longest_side must be at least {max(settings.size)}, as task.size is")
     return MatcherTask(settings, sources)
@@ -234,10 +240,10 @@ def _shares(settings: Settings) -> list[float]:
     return [share / total for share in shares] if total > 0 else []
 
 
-def _network(settings: Settings, dim: int) -> nn.Module:
+def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwork:
     network: SuperGlueNetwork | LightGlueNetwork
     if settings.network == "lightglue":
-        network = LightGlueNetwork(dim, dim, settings.layers, settings.heads)
+        network = LightGlueNetwork(dim, dim, settings.layers, settings.heads, oriented=settings.oriented)
     else:
         network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
     start_as_nearest(network)
@@ -251,10 +257,7 @@ def _assignments(output: Tensor | list[LayerResult]) -> list[Tensor]:
 
 
 def _strongest(features: LocalFeatures, count: int) -> LocalFeatures:
-    order = torch.sort(features.scores, descending=True, stable=True).indices[:count]
-    return LocalFeatures(
-        features.keypoints[order], features.scores[order], features.descriptors[order], features.image_size
-    )
+    return features.part(torch.sort(features.scores, descending=True, stable=True).indices[:count])
 
 
 def _cosines(first: PointBatch, second: PointBatch) -> Tensor:

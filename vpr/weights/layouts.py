@@ -26,7 +26,6 @@ class Layout:
     name: str
     signature_keys: tuple[str, ...]  # names that no layout further down has, all of them together
     loads: tuple[str, ...] = ()  # methods of vpr that take such a file
-    why_not: str = ""  # why no method takes it, where that is not plain
     condition: Callable[[State], bool] | None = None  # of a layout that differs from another in shapes alone
     variant: Callable[[State], str] | None = None  # of several networks with these names, which one the shapes tell
     sizes: Mapping[str, Measure] = field(default_factory=dict)
@@ -131,11 +130,9 @@ def _lightglue(name: str, own: str, cross: str, oriented: bool = False, part: st
     """LightGlue with the attention blocks of its layers under these patterns; ``part`` comes before every name."""
     final = f"{part}log_assignment.0.final_proj.weight"
     own, cross = part + own, part + cross
-    unloadable = "it also reads scale and orientation of each keypoint, which the method lightglue does not"
     return Layout(
         name,
-        loads=() if oriented else ("lightglue",),
-        why_not=unloadable if oriented else "",
+        loads=("lightglue",),
         signature_keys=(own.replace("{0..<layers}", "0") + ".Wqkv.weight", f"{part}posenc.Wr.weight", final),
         condition=(lambda state: axis("posenc.Wr.weight", 1)(state) == ORIENTED) if oriented else None,
         variant=None if part or oriented else lambda state: LIGHTGLUE_INPUTS.get(_lightglue_input(state), ""),
@@ -229,10 +226,17 @@ FREE_FEATURES = (
     ),
     Layout(
         "XFeat",
-        loads=("xfeat",),
+        loads=("xfeat", "xfeat_semi_dense"),
         signature_keys=("skip1.1.weight", "block_fusion.2.weight", "fine_matcher.12.weight"),
         sizes={"descriptor": axis("block_fusion.2.weight")},
         keys=XFEAT_KEYS,
+    ),
+    Layout(
+        "HardNet",
+        loads=("doghardnet",),
+        signature_keys=("features.0.weight", "features.19.weight", "features.20.running_var"),
+        sizes={"descriptor": axis("features.19.weight")},
+        keys=("features.{0,3,6,9,12,15,19}.weight", "features.{1,4,7,10,13,16,20}.{running_mean,running_var}"),
     ),
     Layout(
         "EfficientNet-Lite",

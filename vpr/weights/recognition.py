@@ -31,7 +31,7 @@ class Recognised:
         """Returns a sentence on what the file is, and which methods load it or why none does."""
         if self.layout.loads:
             return f"the file is {self.kind}, for the method {' or '.join(self.layout.loads)}"
-        return f"the file is {self.kind}: {self.layout.why_not or 'no method of vpr takes such weights'}"
+        return f"the file is {self.kind}: no method of vpr takes such weights"
 
 
 def recognise(state: State, layouts: Sequence[Layout] = LAYOUTS) -> Recognised | None:
