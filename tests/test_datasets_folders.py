@@ -325,12 +325,13 @@ def write_set(root, csv, database=("d1.jpg", "d2.jpg", "d3.jpg"), queries=("q1.j
 HEADER = "query,positives,soft_positives\n"
 
 
-def test_ground_truth_csv_by_hand(tmp_path):
+def test_ground_truth_csv_by_hand(tmp_path, caplog):
     csv = HEADER + "queries/q1.jpg,database/d3.jpg  database/d1.jpg,database/d2.jpg database/d2.jpg\n"
     root = write_set(tmp_path / "toy", csv)
     dataset = ground_truth_csv.read_ground_truth_csv(root)
     assert (dataset.name, dataset.protocol) == ("toy", "ground_truth.csv positives")
     assert as_lists(dataset.positives) == [[0, 2], []]  # q2 is not listed: no positives
+    assert "1 of 2 queries are not listed" in caplog.text and caplog.text.rstrip().endswith(": q2.jpg")
     assert all(rows.dtype == np.int64 for rows in dataset.positives)
     soft = ground_truth_csv.read_ground_truth_csv(root, "soft_positives")
     assert soft.protocol == "ground_truth.csv soft_positives" and as_lists(soft.positives) == [[1], []]

@@ -118,6 +118,23 @@ def test_a_pair_of_trees_shares_source_and_zone(tmp_path):
         kapture_tree.read_kapture_pair(mapping, query, -1)
 
 
+def test_what_is_right_for_a_query_without_a_pose_is_not_known(tmp_path, caplog):
+    records, pose = "1, c0, p\n2, c0, q\n3, c0, r\n", f"2, c0, {IDENTITY}, 1, 0, 0\n"
+    mapping = write_tree(tmp_path / "map", "1, c0, a\n", trajectories=f"1, c0, {IDENTITY}, 0, 0, 0\n")
+    query = write_tree(tmp_path / "query", records, trajectories=pose)
+    dataset = kapture_tree.read_kapture_pair(mapping, query)
+    assert dataset.unknown == (0, 2) and as_lists(dataset.positives) == [[], [0], []]
+    assert dataset.queries.positions is None and dataset.protocol == "within 25 m"
+    assert "2 of 3 queries have no pose" in caplog.text and caplog.text.rstrip().endswith(": p")
+    fixes = "1, g, 12.00011, 55.0, 0, 0, 0\n"
+    mapping = write_tree(tmp_path / "gps map", "1, c0, a\n", records_gnss=fixes)
+    query = write_tree(tmp_path / "gps query", records, records_gnss=fixes)
+    dataset = kapture_tree.read_kapture_pair(mapping, query)
+    assert dataset.unknown == (1, 2) and as_lists(dataset.positives) == [[0], [], []]
+    with pytest.raises(DataError, match=r"'q' has no GNSS fix \(2 such images of 3\)"):
+        kapture_tree.read_kapture_pair(query, mapping)
+
+
 @pytest.mark.parametrize(
     "files, sentence",
     [

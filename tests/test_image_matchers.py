@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from test_hostile import call
 from torch import Tensor
 
 import vpr
+from vpr.build import build_reranker
 from vpr.config import Method, MethodSettings
-from vpr.core import Channels, Image, ImageMatches, ImageSet
+from vpr.core import Channels, Image, ImageError, ImageMatches, ImageSet
 from vpr.features.prepared import PreparedImages
 from vpr.matchers import IMAGE_MATCHERS
 from vpr.rerank.images import ImagePair, PreparedImage
+from vpr.settings import configured
 
 
 class Phase:
@@ -79,6 +83,53 @@ def test_a_run_is_reranked_by_the_images(phase: None, small_city: tuple[Path, Pa
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_a_given_shortlist_is_reranked_by_the_images(
+    phase: None, small_city: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Nothing is extracted then, and an image that has changed is compared anew."""
+    city = tmp_path / "city"
+    shutil.copytree(small_city[0].parent, city)
+    folders = ["--database", str(city / "database"), "--queries", str(city / "queries"), "--out", str(tmp_path / "out")]
+    names = [sorted(path.name for path in (city / part).glob("*.png")) for part in ("database", "queries")]
+    listed = "".join(f"queries/{query} database/{name}\n" for query in names[1] for name in names[0][:8])
+    (tmp_path / "pairs.txt").write_text(listed)
+    call(["run", *folders, "--shortlist", str(tmp_path / "pairs.txt"), *ON, "--set", "evaluation.recall_at=[1]"])
+    first = predicted(tmp_path / "out")
+    assert not (tmp_path / "out/features").exists() or not list((tmp_path / "out/features").rglob("local*"))
+    write_picture(city / "queries" / names[1][0], np.zeros((120, 160, 3), np.uint8))
+    call(["run", *folders, "--shortlist", str(tmp_path / "pairs.txt"), *ON, "--set", "evaluation.recall_at=[1]"])
+    second = predicted(tmp_path / "out")
+    assert first[0] != second[0] and first[1:] == second[1:]
+
+
+def predicted(out: Path) -> list[list[tuple[str, int]]]:
+    """Per query its candidates and their inliers."""
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    queries = sorted({line["query"] for line in lines})
+    return [[(line["candidate"], line["inliers"]) for line in lines if line["query"] == name] for name in queries]
+
+
+def test_masks_and_the_limit_of_size_hold_for_dense_matches(
+    phase: None, small_city: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mask = np.full((120, 160, 3), 255, np.uint8)
+    mask[:36] = 0  # two rows of the grid, of twelve points each
+    write_picture(tmp_path / "mask.png", mask)
+    common = {"global_descriptor": {"method": "thumbnail"}, "rerank": {"method": "images", "k": 8}}
+    common |= {"image_matcher": {"method": "phase"}, "evaluation": {"recall_at": [1]}}
+    images = {"masks": str(tmp_path / "mask.png")}
+    whole, part = (
+        vpr.run(*small_city, tmp_path / name, **common, images=given).predictions.evidence
+        for name, given in (("whole", {}), ("part", images))
+    )
+    assert whole is not None and part is not None
+    assert whole.matches[:4, 0].tolist() == [96] * 4  # the grid
+    assert (part.matches[:4, 0] <= 96 - 24).all() and (part.matches[:4, 0] > 40).all()
+    method = build_reranker(configured(None, {**common, "images": {"max_megapixels": 0.01}}))
+    with pytest.raises(ImageError, match=r"more than 0\.01 megapixels"):
+        method.prepare(sorted(small_city[0].iterdir())[0], None)
+
+
 def test_two_images_are_matched(phase: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = textured(1, 140, 180)
     write_picture(tmp_path / "a.png", view[:120, :160])
@@ -99,7 +150,7 @@ def test_an_image_that_cannot_be_read_has_no_matches(phase: None, tmp_path: Path
     images = ImageSet(tmp_path, ("a.png", "b.png"))
     read: list[str] = []
 
-    def prepare(path: object) -> int:
+    def prepare(path: object, mask: object) -> int:
         read.append(str(path))
         return int(vpr.match is not None) if "a.png" in str(path) else len(vpr.images.read_image(path, "grey"))
 

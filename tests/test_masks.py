@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch
 from conftest import textured, write_picture
 from test_hostile import call
 
-from vpr.build import build
+import vpr
+from vpr.build import build, build_pair_methods
 from vpr.config import load
 from vpr.core import ConfigError, DataError, ImageSet, LocalFeatures
 from vpr.features.feature_set import FeatureFolders
 from vpr.features.masks import Masks, constant_regions, covered, kept, read_masks
 from vpr.images import read_image
-from vpr.settings import Settings
+from vpr.maps.engine import build_engine
+from vpr.settings import Settings, configured
 
 SIZE = (240, 320)  # height, width
 LOWER = np.full(SIZE, 255, np.uint8)
@@ -119,3 +122,17 @@ def test_a_run_finds_what_is_constant(tmp_path: Path, capsys: pytest.CaptureFixt
         *(part for each in FAST for part in ("--set", each)),
     ])  # fmt: skip
     assert "of the image is constant over 10 images and ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda given: vpr.match("a.png", "b.png", images=given),
+        lambda given: build_engine(configured(None, {"images": given})),
+        lambda given: build_pair_methods(configured(None, {"images": given})),
+    ],
+    ids=["pair", "map", "single images"],
+)
+def test_where_masks_are_not_applied_they_are_refused(use: Callable[[dict[str, str]], object]) -> None:
+    with pytest.raises(ConfigError, match="takes no masks"):
+        use({"masks": "auto"})

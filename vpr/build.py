@@ -97,14 +97,17 @@ class PairMethods:
     def compared(self, image: ImageLike) -> Any:
         """What the re-ranker compares of one image. Raises ImageError."""
         prepare = self.reranker.prepare
-        return self.extractor.single(image).rerank_features if prepare is None else prepare(image)
+        return self.extractor.single(image).rerank_features if prepare is None else prepare(image, None)
 
 
-def build_pair_methods(settings: Settings, *, dense: bool = False) -> PairMethods:
+def build_pair_methods(settings: Settings, *, dense: bool = False, masked: bool = False) -> PairMethods:
     """The features that the second stage compares, and the second stage, also where ``rerank.k`` is 0.
 
-    Raises ConfigError for a method that compares the images themselves, unless ``dense``.
+    Raises ConfigError for a method that compares the images themselves, unless ``dense``, and for ``images.masks``,
+    unless the caller applies them and says so by ``masked``.
     """
+    if not masked:
+        refuse_masks(settings, "a comparison of single images")
     if compares_images(settings) and not dense:
         raise ConfigError(
             f"rerank.method = {settings.rerank.method!r} compares images, which have no keypoints to keep; it is for "
@@ -203,8 +206,15 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
         verifier=lambda: build_verifier(settings),
         geometry=settings.verification,
         control=settings.cost,
+        max_megapixels=settings.images.max_megapixels,
         threads=threads_of(settings.machine.threads) if device.type == "cpu" else 1,  # one thread's batches fill a GPU
     )
+
+
+def refuse_masks(settings: Settings, what: str) -> None:
+    """Raise ConfigError for ``images.masks`` where ``what`` does not apply them."""
+    if settings.images.masks:
+        raise ConfigError(f"images.masks: {what} takes no masks; vpr run, benchmark, fit and match-pairs do")
 
 
 def _require_compatible(settings: Settings, section: str, method: MethodSettings) -> None:

@@ -232,6 +232,10 @@ class ImageMatches:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def part(self, rows: Tensor) -> ImageMatches:
+        """The matches of these rows, given by number or by a flag for each match."""
+        return ImageMatches(self.keypoints0[rows], self.keypoints1[rows], self.scores[rows])
+
     @staticmethod
     def empty() -> ImageMatches:
         import torch

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vpr.build import Engine, build, compares_patches
+from vpr.build import Engine, build, compares_images, compares_patches
 from vpr.config import digest_of_names, dump, fingerprint, plain
 from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, Origin, Ranking, Rows
 from vpr.descriptors import Descriptors, Features, describe
@@ -96,9 +96,13 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
 
     Raises DataError if not one query, or not one database image, can be read.
     """
-    if not engine.extractor.passes():  # everything is given
+    extracts = bool(engine.extractor.passes())
+    if not extracts and not compares_images(engine.settings):  # everything is given
         return Features(*(FeatureSet(images, (), None, None) for images in (dataset.database, dataset.queries)))
     masks = read_masks(engine.settings.images.masks, dataset.database)
+    if not extracts:  # only what the images hold
+        roles = (("database", dataset.database), ("queries", dataset.queries))
+        return Features(*(engine.extractor.extract(images, folders(role), masks=masks) for role, images in roles))
     found = []
     for role, images in (("database", dataset.database), ("queries", dataset.queries)):
         with clock.stage(f"extract, {role}", len(images), "image") as stage:
@@ -304,7 +308,7 @@ def _compared(features: FeatureSet, engine: Engine) -> Any:
     reranker = engine.reranker
     if reranker is None or reranker.prepare is None:
         return features.rerank_store
-    return PreparedImages(features.images, reranker.prepare, reranker.nothing)
+    return PreparedImages(features.images, reranker.prepare, reranker.nothing, features.masks)
 
 
 def _image(features: FeatureSet, row: int, engine: Engine) -> Image | None:

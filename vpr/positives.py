@@ -37,6 +37,21 @@ def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> 
     return tuple(found)
 
 
+def positives_where_placed(
+    queries: ImageSet, positions: Doubles, database: ImageSet, radius_m: float
+) -> tuple[tuple[Rows, ...], tuple[int, ...]]:
+    """The positives of the queries that have a position, and the rows of those that have none, with no positives.
+
+    ``positions`` (Q, 2) of the queries are metres of the database's frame; NaN where there is none.
+    """
+    placed = np.isfinite(positions).all(axis=1)
+    rows = np.flatnonzero(placed)
+    some = ImageSet(queries.root, tuple(queries.names[row] for row in rows), positions[rows], database.zone)
+    found = dict(zip(rows.tolist(), positives_within(some, database, radius_m), strict=True))
+    positives = tuple(found.get(row, np.empty(0, dtype=np.int64)) for row in range(len(queries)))
+    return positives, tuple(np.flatnonzero(~placed).tolist())
+
+
 def _blocks(counts: Rows) -> Iterator[tuple[int, int]]:
     """Ranges of queries with at most ``PAIRS_AT_ONCE`` pairs together, or one query."""
     start = pairs = 0

@@ -26,6 +26,7 @@ def fit(
     from vpr.build import aggregation, build_extractor, fit_aggregator
     from vpr.datasets.folders import read_image_folder
     from vpr.features.feature_set import FeatureFolders
+    from vpr.features.masks import read_masks
     from vpr.weights import features_of
 
     settings = settings_of(config, overrides)
@@ -38,7 +39,9 @@ def fit(
         )
     settings = settings.model_copy(update={"global_descriptor": vlad, "joined": None})
     extractor = build_extractor(settings)
-    found = extractor.extract(read_image_folder(images), FeatureFolders.under(features))
+    database = read_image_folder(images)
+    masks = read_masks(settings.images.masks, database)
+    found = extractor.extract(database, FeatureFolders.under(features), masks=masks)
     assert found.local_store is not None and extractor.local is not None
     model = fit_aggregator(settings, found.local_store)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from vpr.core import DataError, Dataset, ImageSet
+from vpr.core import DataError, Dataset, Doubles, ImageSet
 from vpr.datasets import utm_names
 from vpr.images import SUFFIXES, missing_plugin
-from vpr.positives import positives_within, require_radius
+from vpr.positives import positives_where_placed, require_radius
 
 NO_GROUND_TRUTH = "no ground truth"
 
@@ -133,23 +133,30 @@ def read_folders(
     name = name_of(database)
     if there is None or not ground_truth or not known:
         return Dataset(name, NO_GROUND_TRUTH, to_search, to_place)
-    protocol = f"within {radius_m:g} m"
-    if all_known:
-        return Dataset(name, protocol, to_search, to_place, positives_within(to_place, to_search, radius_m))
-    placed_rows = [row for row, placed in enumerate(here) if placed is not None]
-    _log.warning(
-        "%s: %d of %d queries have no position in their names, so it is not known what is correct for them; they are "
-        "left out of the recall: %s",
-        queries,
-        len(here) - len(known),
-        len(here),
-        query_names[here.index(None)],
-    )
-    placed_queries = ImageSet(queries, tuple(query_names[row] for row in placed_rows), positions[count:], zone)
-    found = dict(zip(placed_rows, positives_within(placed_queries, to_search, radius_m), strict=True))
-    positives = tuple(found.get(row, np.empty(0, dtype=np.int64)) for row in range(len(here)))
-    unknown = tuple(row for row, placed in enumerate(here) if placed is None)
-    return Dataset(name, protocol, to_search, to_place, positives, unknown)
+    found = np.full((len(here), 2), np.nan)
+    found[[placed is not None for placed in here]] = positions[count:]
+    return judged_where_placed(to_search, to_place, found, radius_m, name=name, what="position in their names")
+
+
+def judged_where_placed(
+    database: ImageSet, queries: ImageSet, positions: Doubles, radius_m: float, *, name: str, what: str
+) -> Dataset:
+    """A data set in which only queries with a position are judged; ``positions`` are (Q, 2), NaN where there is none.
+
+    A warning counts the others; ``what`` they lack is for its text.
+    """
+    positives, unknown = positives_where_placed(queries, positions, database, radius_m)
+    if unknown:
+        _log.warning(
+            "%s: %d of %d queries have no %s, so it is not known what is correct for them; they are left out of the "
+            "recall: %s",
+            queries.root,
+            len(unknown),
+            len(queries),
+            what,
+            queries.names[unknown[0]],
+        )
+    return Dataset(name, f"within {radius_m:g} m", database, queries, positives, unknown)
 
 
 def name_of(database: Path) -> str:

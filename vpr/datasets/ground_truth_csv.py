@@ -59,6 +59,16 @@ def positives_listed(path: Path, queries: ImageSet, database: ImageSet, column: 
         if row in found:
             raise DataError(f"{where}: query {query!r} is listed twice; put all its positives on one line")
         found[row] = _listed(cell.split(separator), database_rows, where)
+    if len(found) < len(queries):
+        unlisted = next(name for row, name in enumerate(queries.names) if row not in found)
+        _log.warning(
+            "%s: %d of %d queries are not listed and count as queries without positives, which no ranking gets right: "
+            "%s",
+            path,
+            len(queries) - len(found),
+            len(queries),
+            unlisted,
+        )
     nothing = np.empty(0, dtype=np.int64)
     return tuple(found.get(row, nothing) for row in range(len(queries)))
 

@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 
 from vpr.core import ConfigError, DataError, Dataset, Doubles, ImageSet
 from vpr.datasets import zones
-from vpr.datasets.folders import NO_GROUND_TRUTH
+from vpr.datasets.folders import NO_GROUND_TRUTH, judged_where_placed
 from vpr.datasets.tables import finite
-from vpr.positives import positives_within, require_radius
+from vpr.positives import require_radius
 from vpr.runtime.files import require_file
 
 Source = Literal["auto", "trajectories", "gnss", "none"]
@@ -35,9 +35,6 @@ class _Tree:
     names: tuple[str, ...]  # N
     moments: tuple[Moment, ...]  # N
 
-    def images(self, positions: Doubles | None = None, zone: str | None = None) -> ImageSet:
-        return ImageSet(self.root / "sensors/records_data", self.names, positions, zone)
-
 
 def read_kapture(root: Path, source: Source = "auto") -> ImageSet:
     """The images of a tree, in the order of its records.
@@ -45,45 +42,78 @@ def read_kapture(root: Path, source: Source = "auto") -> ImageSet:
     Positions are x, y of the camera centres in the frame of ``trajectories.txt``, or UTM of ``records_gnss.txt``;
     "auto" takes the first of the two that the tree has. Raises DataError if it has it for some of the images only.
     """
-    return _place([_load(root)], source)[0]
+    placed = _place([_load(root)], source)[0]
+    placed.require_all()
+    return placed.images()
 
 
 def read_kapture_pair(mapping: Path, query: Path, radius_m: float = 25.0, source: Source = "auto") -> Dataset:
-    """A tree to search and a tree of queries; positives within a radius if both have positions of one kind."""
+    """A tree to search and a tree of queries; positives within a radius if both have positions of one kind.
+
+    Every image of the database has a position or none has. What is correct for a query without one is not known.
+    """
     require_radius(radius_m)
     database, queries = _place([_load(mapping), _load(query)], source)
-    name = mapping.resolve().name
+    database.require_all()
+    name, to_search = mapping.resolve().name, database.images()
     if queries.positions is None:
-        return Dataset(name, NO_GROUND_TRUTH, database, queries)
-    positives = positives_within(queries, database, radius_m)
-    return Dataset(name, f"within {radius_m:g} m", database, queries, positives)
+        return Dataset(name, NO_GROUND_TRUTH, to_search, queries.images())
+    return judged_where_placed(
+        to_search, queries.images(), queries.positions, radius_m, name=name, what=_WHAT[queries.kind]
+    )
 
 
-def _place(trees: Sequence[_Tree], source: Source) -> list[ImageSet]:
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    tree: _Tree
+    positions: Doubles | None = None  # (N, 2) metres; NaN for an image without one
+    zone: str | None = None
+    kind: str = ""  # of the source
+
+    def images(self) -> ImageSet:
+        """The images; with positions if all have one."""
+        known = self.positions is not None and bool(np.isfinite(self.positions).all())
+        root = self.tree.root / "sensors/records_data"
+        return ImageSet(root, self.tree.names, self.positions if known else None, self.zone)
+
+    def require_all(self) -> None:
+        """Raise DataError if only some of the images have a position."""
+        lacking = [] if self.positions is None else np.flatnonzero(np.isnan(self.positions).any(axis=1)).tolist()
+        if lacking:
+            names = self.tree.names
+            raise DataError(
+                f"{self.tree.root}: {names[lacking[0]]!r} has no {_WHAT[self.kind]} ({len(lacking)} such images of "
+                f"{len(names)}); leave those images out, or choose another source of positions, or none"
+            )
+
+
+def _place(trees: Sequence[_Tree], source: Source) -> list[_Placed]:
     """All trees in one frame, the first deciding it; if they share no source, the first alone has positions."""
     if source not in ("auto", "none", *_SOURCES):
         raise ConfigError(f"unknown source of positions {source!r}; known: auto, none, {', '.join(_SOURCES)}")
     if source == "none":
-        return [tree.images() for tree in trees]
+        return [_Placed(tree) for tree in trees]
     of_first = None
     for kind in ("trajectories", "gnss") if source == "auto" else (source,):
         found = [_SOURCES[kind](tree) for tree in trees]
         given = [positions for positions in found if positions is not None]
         if len(given) == len(trees):
-            return _images(trees, given, kind)
+            return _in_one_frame(trees, given, kind)
         if of_first is None and found[0] is not None:
-            of_first = _images(trees[:1], [found[0]], kind)[0]
+            of_first = _in_one_frame(trees[:1], [found[0]], kind)[0]
     if of_first is None and source != "auto":
         raise DataError(f"{trees[0].root}: no positions in {source}; use another source, or none")
-    return [of_first or trees[0].images(), *(tree.images() for tree in trees[1:])]
+    return [of_first or _Placed(trees[0]), *(_Placed(tree) for tree in trees[1:])]
 
 
-def _images(trees: Sequence[_Tree], found: Sequence[Doubles], kind: str) -> list[ImageSet]:
+def _in_one_frame(trees: Sequence[_Tree], found: Sequence[Doubles], kind: str) -> list[_Placed]:
     positions, zone = np.concatenate(found), None
     if kind == "gnss":
-        positions, zone = zones.one_frame_of_latlon(positions, np.arange(len(positions)) < len(found[0]))
+        known = np.isfinite(positions).all(axis=1)
+        of_first = np.arange(len(positions)) < len(found[0])
+        positions[known], zone = zones.one_frame_of_latlon(positions[known], of_first[known])
     parts = np.split(positions, np.cumsum([len(part) for part in found])[:-1])
-    return [tree.images(part, zone) for tree, part in zip(trees, parts, strict=True)]
+    return [_Placed(tree, part, zone, kind) for tree, part in zip(trees, parts, strict=True)]
 
 
 def _load(root: Path) -> _Tree:
@@ -104,7 +134,7 @@ def _load(root: Path) -> _Tree:
 
 
 def _centres(tree: _Tree) -> Doubles | None:
-    """(N, 2) x, y of the camera centres; None if the tree has no pose for any image."""
+    """(N, 2) x, y of the camera centres, NaN for an image without a pose; None if no image has one."""
     path = tree.root / "sensors/trajectories.txt"
     if not path.is_file():
         return None
@@ -115,11 +145,13 @@ def _centres(tree: _Tree) -> Doubles | None:
     }
     carriers = _carriers(tree.root / "sensors/rigs.txt")
     found = [_seen_from(moment, poses, carriers) for moment in tree.moments]
-    if not _all_or_none(tree, found, "pose"):
-        return None
     pairs = [pair for pair in found if pair is not None]
-    centres = _into_world(np.array([pose for pose, _ in pairs]), np.array([point for _, point in pairs]))
-    return centres[:, :2]
+    if not pairs:
+        return None
+    centres = np.full((len(found), 2), np.nan)
+    known = [pair is not None for pair in found]
+    centres[known] = _into_world(np.array([pose for pose, _ in pairs]), np.array([point for _, point in pairs]))[:, :2]
+    return centres
 
 
 def _seen_from(
@@ -161,7 +193,7 @@ def _into_world(pose: Doubles, point: Doubles) -> Doubles:
 
 
 def _degrees(tree: _Tree) -> Doubles | None:
-    """(N, 2) latitude, longitude of the images by GNSS; None if the tree has none for any image."""
+    """(N, 2) latitude, longitude of the images by GNSS, NaN for an image without a fix; None if no image has one."""
     path = tree.root / "sensors/records_gnss.txt"
     if not path.is_file():
         return None
@@ -172,9 +204,9 @@ def _degrees(tree: _Tree) -> Doubles | None:
         where = f"{path}, line {line}"
         fixes.setdefault(_time(time, path, line), {})[device] = finite(y, where), finite(x, where)
     found = [_fix_of(moment, fixes, path) for moment in tree.moments]
-    if not _all_or_none(tree, found, "GNSS fix"):
+    if all(fix is None for fix in found):
         return None
-    return np.array([fix for fix in found if fix is not None])
+    return np.array([fix or (np.nan, np.nan) for fix in found])
 
 
 def _fix_of(
@@ -193,16 +225,7 @@ def _fix_of(
 
 
 _SOURCES: dict[str, Callable[[_Tree], Doubles | None]] = {"trajectories": _centres, "gnss": _degrees}
-
-
-def _all_or_none(tree: _Tree, found: Sequence[object], what: str) -> bool:
-    missing = [name for name, one in zip(tree.names, found, strict=True) if one is None]
-    if missing and len(missing) < len(found):
-        raise DataError(
-            f"{tree.root}: {missing[0]!r} has no {what} ({len(missing)} such images of {len(found)}); "
-            "leave those images out, or choose another source of positions, or none"
-        )
-    return not missing
+_WHAT = {"trajectories": "pose", "gnss": "GNSS fix"}
 
 
 def _pose(texts: Sequence[str], path: Path, line: int) -> Doubles:

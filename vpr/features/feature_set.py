@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -58,6 +58,7 @@ class FeatureSet:
     local_store: LocalStore | None
     global_store: GlobalStore | PatchNetVladFolder | None  # global descriptors of methods that look at the image
     work: Work | None = None  # of the extraction, where there was one
+    masks: Masks | None = None  # which pixels give features
 
     @property
     def rerank_store(self) -> LocalStore | PatchStore | PatchNetVladFolder | None:
@@ -136,7 +137,7 @@ class FeatureExtractor:
             work = Work(
                 max(work.computed, done.computed), min(work.reused, done.reused), {**work.failed, **done.failed}
             )
-        return self._found(images, contents.keys, folders, work)
+        return replace(self._found(images, contents.keys, folders, work), masks=masks)
 
     def open(self, images: ImageSet, folders: FeatureFolders) -> FeatureSet:
         """The features that ``extract`` left.

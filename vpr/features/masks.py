@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vpr.core import ConfigError, DataError, Floats, Image, ImageError, ImageSet, LocalFeatures
 from vpr.features.contents import NO_CONTENT, Contents, digest_of_file
@@ -122,7 +123,7 @@ def constant_regions(images: ImageSet) -> Image | None:
 
 def covered(image: Image, mask: Image) -> Image:
     """The image with the mean colour of what counts in place of what does not; wholly masked, it is black."""
-    counts = _at_size(mask, image.shape[1], image.shape[0])
+    counts = at_size(mask, image.shape[1], image.shape[0])
     mean = image[counts].mean(axis=0) if counts.any() else np.zeros(image.shape[2:])
     filled = image.copy()
     filled[~counts] = np.asarray(np.round(mean), np.uint8)
@@ -133,13 +134,18 @@ def kept(item: Any, mask: Image) -> Any:
     """Local features without the keypoints on masked pixels; anything else as it is."""
     if not isinstance(item, LocalFeatures) or not len(item):
         return item
-    width, height = item.image_size
-    counts = torch.from_numpy(_at_size(mask, width, height))
-    x, y = item.keypoints.round().long().unbind(1)
-    return item.part(counts[y.clamp(0, height - 1), x.clamp(0, width - 1)])
+    return item.part(points_that_count(item.keypoints, torch.from_numpy(at_size(mask, *item.image_size))))
 
 
-def _at_size(mask: Image, width: int, height: int) -> Bools:
+def points_that_count(keypoints: Tensor, counts: Tensor) -> Tensor:
+    """(N,) bool of (N, 2) points in pixels, by the pixels (H, W) bool that count."""
+    height, width = counts.shape
+    x, y = keypoints.round().long().unbind(1)
+    return counts[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+
+
+def at_size(mask: Image, width: int, height: int) -> Bools:
+    """(height, width) pixels that count."""
     counts: Bools = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) >= 128
     return counts
 

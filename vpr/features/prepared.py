@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Generic, TypeVar, overload
 
-from vpr.core import ImageError, ImageSet
+from vpr.core import Image, ImageError, ImageSet
+from vpr.features.masks import Masks
 from vpr.images import ImageLike
 
 T = TypeVar("T")
@@ -17,13 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class PreparedImages(Sequence[T], Generic[T]):
-    """Row i is what ``prepare`` makes of image i; ``nothing`` where that cannot be read."""
+    """Row i is what ``prepare`` makes of image i and its mask; ``nothing`` where one of them cannot be read."""
 
     fingerprint = "images"
 
-    def __init__(self, images: ImageSet, prepare: Callable[[ImageLike], T], nothing: T) -> None:
+    def __init__(
+        self, images: ImageSet, prepare: Callable[[ImageLike, Image | None], T], nothing: T, masks: Masks | None = None
+    ) -> None:
         self.images = images
         self.folder = images.root
+        self._masks = masks
         self._prepare = prepare
         self._nothing = nothing
         self._row = lru_cache(maxsize=KEPT)(self._read)
@@ -44,7 +48,8 @@ class PreparedImages(Sequence[T], Generic[T]):
 
     def _read(self, row: int) -> T:
         try:
-            return self._prepare(self.images.path(row))
+            mask = None if self._masks is None else self._masks.of(self.images, row)
+            return self._prepare(self.images.path(row), mask)
         except ImageError as error:
             logger.warning("skipped: %s", error)
             return self._nothing

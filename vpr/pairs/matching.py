@@ -108,7 +108,7 @@ def match_pairs(listed: ImagePairs, settings: Settings, out: Path, folder: Path)
     A pair of which an image cannot be read has a problem instead of matches. Raises ImageError at the first such image
     if images.on_bad_image is "fail", DataError if no pair can be matched.
     """
-    methods = build_pair_methods(settings)
+    methods = build_pair_methods(settings, masked=True)
     masks = read_masks(settings.images.masks, listed.images)
     if masks is not None and listed.turns.any():
         raise ConfigError("images.masks: images that are turned have no masks here; leave out masks or turns")

@@ -66,8 +66,6 @@ def rank_among(
     ``images`` is the folder of the images behind features. Images that cannot be read are left out. Raises ImageError
     if the query cannot be read, DataError if there is nothing to compare it with.
     """
-    if settings.images.masks:
-        raise ConfigError("images.masks: a ranking takes no masks; vpr run and vpr match-pairs do")
     methods = build_pair_methods(settings)
     out.mkdir(parents=True, exist_ok=True)
     for earlier in out.glob("[0-9][0-9][0-9][0-9]_*_matches.*"):  # of another query

@@ -82,10 +82,13 @@ def build_image_reranker(
     verifier: Callable[[], Verifier],
     geometry: verification.Settings,
     control: cost.Settings,
+    max_megapixels: float,
     **_: object,
 ) -> ImageReranker:
     """Re-ranking by an image matcher."""
-    return ImageReranker(image_matcher(), verifier(), settings, geometry, control=control)
+    return ImageReranker(
+        image_matcher(), verifier(), settings, geometry, control=control, max_megapixels=max_megapixels
+    )
 
 
 RERANKERS: dict[str, RerankMethod] = {

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vpr.core import Doubles, ImageMatcher, ImageMatches, LocalFeatures, Matches, Verifier
-from vpr.images import as_image
+from vpr.core import Doubles, Image, ImageMatcher, ImageMatches, LocalFeatures, Matches, Verifier
+from vpr.features.masks import at_size, covered, points_that_count
+from vpr.images import MAX_MEGAPIXELS, ImageLike, as_image
 from vpr.rerank import cost, verification
 from vpr.rerank.reranker import Pair, PairReranker, RerankSettings, evidence_of, known_score
 from vpr.rerank.scores import SCORES
@@ -33,11 +34,18 @@ class PreparedImage:
     """An image as an image matcher takes it."""
 
     tensor: Tensor  # (C, H, W); without pixels where the image could not be read
+    counts: Tensor | None = None  # (H, W) bool, pixels whose matches count; None: all
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Width and height."""
         return self.tensor.shape[2], self.tensor.shape[1]
+
+    def seen(self, keypoints: Tensor) -> Tensor:
+        """(M,) bool, whether (M, 2) points lie on pixels that count."""
+        if self.counts is None:
+            return torch.ones(len(keypoints), dtype=torch.bool)
+        return points_that_count(keypoints, self.counts)
 
     def __len__(self) -> int:
         """Pixels; 0 where the image could not be read."""
@@ -72,18 +80,27 @@ class ImageReranker(PairReranker[PreparedImage]):
         geometry: verification.Settings,
         *,
         control: cost.Settings | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         # One after the other: a network of this size uses all threads by itself.
         super().__init__(
             settings.k, settings.retrieval_weight, control=control, threads=1, together=1, reads_ahead=False
         )
         self.weights = matcher.weights
-        self.prepare = lambda image: PreparedImage(matcher.preprocess(as_image(image, matcher.channels)))
+        self.prepare = self._prepared
         self.score_name = settings.score
         self.matcher = matcher
         self.verifier = verifier
         self.settings = settings
         self.geometry = geometry
+        self.max_megapixels = max_megapixels
+
+    def _prepared(self, image: ImageLike, mask: Image | None = None) -> PreparedImage:
+        decoded = as_image(image, self.matcher.channels, self.max_megapixels)
+        if mask is None:
+            return PreparedImage(self.matcher.preprocess(decoded))
+        tensor = self.matcher.preprocess(covered(decoded, mask))
+        return PreparedImage(tensor, torch.from_numpy(at_size(mask, tensor.shape[2], tensor.shape[1])))
 
     def compare(self, query: PreparedImage, candidates: Sequence[PreparedImage]) -> list[Pair]:
         return [self._compare(query, candidate) for candidate in candidates]
@@ -91,6 +108,7 @@ class ImageReranker(PairReranker[PreparedImage]):
     def _compare(self, query: PreparedImage, candidate: PreparedImage) -> ImagePair:
         readable = len(query) and len(candidate)
         found = self.matcher.match(query.tensor, [candidate.tensor])[0] if readable else ImageMatches.empty()
+        found = found.part(query.seen(found.keypoints0) & candidate.seen(found.keypoints1))
         points = (found.keypoints0.numpy().astype(np.float64), found.keypoints1.numpy().astype(np.float64))
         (verified,) = self.verifier.verify([points])
         by_chance = verification.inliers_by_chance(len(found), self.geometry, candidate.image_size) if readable else 0.0

@@ -21,6 +21,7 @@ from vpr.core import (
     Doubles,
     Evidence,
     Floats,
+    Image,
     ImageMatches,
     LocalFeatures,
     Matcher,
@@ -89,7 +90,8 @@ class PairReranker(ABC, Generic[F]):
     """
 
     weights = ""  # sha256 of the weights in use
-    prepare: Callable[[ImageLike], F] | None = None  # from an image what is compared; None where it is extracted ahead
+    # from an image and its mask what is compared; None where it is extracted ahead
+    prepare: Callable[[ImageLike, Image | None], F] | None = None
     nothing: F  # what an image that cannot be read is prepared to; of methods with ``prepare``
     score_name = ""  # what ``score`` measures
 
