@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import test_aliked_disk
 import test_hub
+import test_imp
 import test_lightglue
 import test_netvlad
 import test_place_descriptor
@@ -29,6 +30,7 @@ from vpr.local_features.aliked import AlikedNetwork
 
 CPU = torch.device("cpu")
 CLUSTERS, DIM = 4, 6
+IMP = ("imp", "imp_iterative", "eimp", "eimp_iterative")
 
 
 def _saved(state: dict[str, Tensor], folder: Path) -> dict[str, Any]:
@@ -98,6 +100,7 @@ WEIGHTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "eigenplaces": _gem(8),
     "gem": _gem(None),
     "hub": _hub,
+    **{name: lambda folder: _network(test_imp.small, folder) for name in IMP},
     "lightglue": lambda folder: _network(test_lightglue.small, folder),
     "mixvpr": _mixvpr,
     "netvlad": lambda folder: _saved(random_state(CLUSTERS, DIM), folder) | SMALL_NETVLAD,

@@ -24,6 +24,7 @@ ORDER = (
     "weights",
     "local_features",
     "global_descriptors",
+    "relative_pose",  # of two cameras: IMP estimates it between its iterations, the benchmarks measure it
     "matchers",
     "features",
     "index",

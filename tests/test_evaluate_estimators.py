@@ -10,8 +10,8 @@ import pytest
 from vpr.core import ConfigError
 from vpr.geometry.homography import corner_error, warp
 from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS
-from vpr.geometry.pose import Pose, pose_error_deg
 from vpr.geometry.pose_estimators import POSE_ESTIMATORS, pose_of_fundamental
+from vpr.relative_pose import Pose, pose_error_deg
 
 SIZE = (640, 480)
 TRUTH = np.array([[1.1, 0.05, -20], [-0.04, 0.95, 15], [1e-4, -5e-5, 1]])

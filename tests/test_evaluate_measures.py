@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from vpr.geometry import corners, descriptors, detectors, homography, pose
+from vpr import relative_pose as pose
+from vpr.geometry import corners, descriptors, detectors, homography
 from vpr.geometry.auc import area_under_curve, fraction_within
 
 IDENTITY = np.eye(3)

@@ -11,6 +11,7 @@ import cv2
 import golden
 import numpy as np
 import pytest
+import test_golden_imp
 import test_golden_measures as measures
 import torch
 from golden import GoldenFile, Section, Sections, as_is, by_case, checkpoint, nothing, options
@@ -57,8 +58,9 @@ SPLITS: Mapping[str, Callable[[GoldenFile], Sections]] = {
     "pca_whitening": by_case,
     "netvlad_hloc": of_hloc,
     "metrics": measures.split,
+    "imp": test_golden_imp.split,
 }
-WITHOUT_NETWORK = {"imp": "IMP and EIMP", "gluestick": "GlueStick"}
+WITHOUT_NETWORK = {"gluestick": "GlueStick"}
 
 
 def sections(model: str, only: str = ".+") -> list[Any]:

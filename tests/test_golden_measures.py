@@ -14,10 +14,11 @@ import pytest
 import torch
 from golden import GoldenFile, Section, Sections, by_prefix
 
+from vpr import relative_pose as pose
 from vpr.core import ImageSet, Ranking
 from vpr.datasets.ground_truth import positives_within
 from vpr.evaluation.recall import recall_at
-from vpr.geometry import corners, descriptors, detectors, homography, pose
+from vpr.geometry import corners, descriptors, detectors, homography
 from vpr.geometry.auc import area_under_curve
 from vpr.geometry.homography_estimators import direct_linear, opencv_ransac
 from vpr.geometry.pose_estimators import opencv_ransac as opencv_pose

@@ -1,6 +1,7 @@
 """What every matcher of the table promises, whatever its method."""
 
 import pytest
+import test_imp
 import test_lightglue
 import test_superglue
 import torch
@@ -11,7 +12,9 @@ from vpr.core import LocalFeatures
 from vpr.matchers import MATCHERS, one_to_many, similarity
 
 DIM = 32
-WEIGHTS = {"superglue": test_superglue.small, "lightglue": test_lightglue.small}
+WEIGHTS = {"superglue": test_superglue.small, "lightglue": test_lightglue.small} | {
+    name: test_imp.small for name in ("imp", "imp_iterative", "eimp", "eimp_iterative")
+}
 AFFINITIES = {"search_expansion": 16.0, "min_inliers": 4}  # for a few dozen points
 ADAPTIVE = {"depth_confidence": 0.6, "width_confidence": 0.9}
 CASES = [
@@ -20,6 +23,12 @@ CASES = [
     ("superglue", {"match_threshold": 0.0, "agreement": AFFINITIES}),
     ("lightglue", ADAPTIVE),
     ("lightglue", {**ADAPTIVE, "agreement": {**AFFINITIES, "accept_threshold": 0.9}}),
+    ("imp", {"match_threshold": 0.1}),
+    ("eimp", {"match_threshold": 0.1, "min_keypoints": 8}),
+    ("eimp", {"match_threshold": 0.1, "min_keypoints": 8, "pooling": "mask"}),
+    ("eimp", {"match_threshold": 0.0, "min_keypoints": 8, "agreement": AFFINITIES}),
+    ("imp_iterative", {"match_threshold": 0.1, "min_matches": 8}),
+    ("eimp_iterative", {"match_threshold": 0.1, "min_matches": 8, "min_keypoints": 8}),
     ("nearest", {"ratio": 0.95, "agreement": {"ratio": 0.0}}),
     ("nearest", {"ratio": 0.5, "agreement": {**AFFINITIES, "ratio": 0.95}}),
 ]

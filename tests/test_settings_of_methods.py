@@ -231,6 +231,13 @@ ELSEWHERE |= {("disk", key): "test_aliked_disk.py" for key in (*ALIKED[:3], "nms
 ELSEWHERE |= {("xfeat", key): "test_xfeat.py" for key in ("detection_threshold", "max_keypoints", "longest_side")}
 DOG = ("contrast_threshold", "edge_threshold", "octave_layers", "max_keypoints", "longest_side")
 ELSEWHERE |= {("doghardnet", key): "test_oriented.py" for key in DOG}
+GRAPH = ("iterations", "assignment", "sinkhorn_iterations", "match_threshold")
+POSE = ("pose_threshold", "min_matches", "max_error", "stop_deg", "focal")
+POOLED = ("pooling_threshold", "min_keypoints")
+ELSEWHERE |= {("imp", key): "test_imp.py" for key in (*GRAPH, "agreement")}
+ELSEWHERE |= {("eimp", key): "test_imp.py" for key in (*GRAPH, "agreement", *POOLED, "pooling")}
+ELSEWHERE |= {("imp_iterative", key): "test_imp.py" for key in (*GRAPH, *POSE)}
+ELSEWHERE |= {("eimp_iterative", key): "test_imp.py" for key in (*GRAPH, *POSE, *POOLED, "uncertainty")}
 IN_THE_OTHER_FILE = {"superpoint", "superglue", "lightglue", "patch_netvlad"}
 
 

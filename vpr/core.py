@@ -354,7 +354,11 @@ class Matcher(Protocol):
     weights: str  # sha256 of the weights in use, or "" for a method without any
 
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        """One Matches per candidate; each equals what the pair alone would give."""
+        """One Matches per candidate; each equals what the pair alone would give.
+
+        A method that estimates poses on its way has ``match_calibrated`` too, for a pair of known cameras: see
+        vpr.matchers.imp.IterativeImp.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,21 +14,21 @@ import numpy as np
 
 from vpr.core import Doubles
 from vpr.geometry.homography_estimators import require_poselib, require_pycolmap
-from vpr.geometry.pose import Pose, normalised
+from vpr.relative_pose import SAMPLE, Pose, by_essential_matrix, finite_or_none, normalised, recover_pose
 
-SAMPLE = 5
-CONFIDENCE = 0.99999
 Estimate = Callable[[Doubles, Doubles, Doubles, Doubles, float], Pose | None]
 
 
 def opencv_ransac(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold: float) -> Pose | None:
     """OpenCV's RANSAC on normalised points (SuperGlue, Glue Factory)."""
-    return _opencv(first, second, K0, K1, threshold=threshold, method=cv2.RANSAC)
+    found = by_essential_matrix(first, second, K0, K1, threshold=threshold, method=cv2.RANSAC)
+    return None if found is None else found.pose
 
 
 def opencv_magsac(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold: float) -> Pose | None:
     """OpenCV's MAGSAC++ on normalised points (IMP)."""
-    return _opencv(first, second, K0, K1, threshold=threshold, method=cv2.USAC_MAGSAC)
+    found = by_essential_matrix(first, second, K0, K1, threshold=threshold, method=cv2.USAC_MAGSAC)
+    return None if found is None else found.pose
 
 
 def poselib(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold: float) -> Pose | None:
@@ -41,7 +41,7 @@ def poselib(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold
     )
     if not any(report["inliers"]):
         return None
-    return _finite(Pose(np.asarray(found.R, dtype=np.float64), np.asarray(found.t, dtype=np.float64)))
+    return finite_or_none(Pose(np.asarray(found.R, dtype=np.float64), np.asarray(found.t, dtype=np.float64)))
 
 
 def pycolmap(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshold: float) -> Pose | None:
@@ -66,7 +66,7 @@ def pycolmap(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, threshol
     if found is None:
         return None
     matrix = np.asarray(found["cam2_from_cam1"].matrix(), dtype=np.float64)
-    return _finite(Pose(matrix[:, :3], matrix[:, 3]))
+    return finite_or_none(Pose(matrix[:, :3], matrix[:, 3]))
 
 
 POSE_ESTIMATORS: Mapping[str, Estimate] = {
@@ -82,46 +82,9 @@ def pose_of_fundamental(fundamental: Doubles, first: Doubles, second: Doubles, K
     if not len(first):
         return None
     essential = K1.T @ fundamental @ K0
-    return _recover(essential, normalised(first, K0), normalised(second, K1), None)
-
-
-def _opencv(first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, *, threshold: float, method: int) -> Pose | None:
-    """The threshold is divided by the mean of fx of the first and fy of the second camera, as SuperGlue does."""
-    if len(first) < SAMPLE:
-        return None
-    first, second = normalised(first, K0), normalised(second, K1)
-    focal = (K0[0, 0] + K1[1, 1]) / 2
-    try:
-        found, mask = cv2.findEssentialMat(
-            first, second, np.eye(3), threshold=threshold / focal, prob=CONFIDENCE, method=method
-        )
-    except cv2.error:  # degenerate points
-        return None
-    if found is None or found.size < 9:
-        return None
-    return _recover(found, first, second, mask)
-
-
-def _recover(essentials: Any, first: Doubles, second: Doubles, mask: Any) -> Pose | None:
-    """Of the stacked essential matrices (3 k, 3), the pose that puts most points before both cameras.
-
-    Points further away than 50 times the baseline, OpenCV's default, do not count, and a pair of which all are further
-    has no pose. The published scripts behave like this too: the 1e9 that they pass is taken for another argument.
-    OpenCV narrows the mask from one candidate to the next, there as here.
-    """
-    best, most = None, 0
-    for essential in essentials.reshape(-1, 3, 3):
-        count, rotation, translation, _ = cv2.recoverPose(essential, first, second, np.eye(3), mask=mask)
-        if count > most:
-            most = count
-            best = Pose(np.asarray(rotation, dtype=np.float64), np.asarray(translation[:, 0], dtype=np.float64))
-    return None if best is None else _finite(best)
+    return recover_pose(essential, normalised(first, K0), normalised(second, K1), None)
 
 
 def _camera(K: Doubles) -> dict[str, Any]:
     width, height = (max(1, int(2 * centre)) for centre in K[:2, 2])  # not used by the estimation
     return {"model": "PINHOLE", "width": width, "height": height, "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]}
-
-
-def _finite(pose: Pose) -> Pose | None:
-    return pose if np.isfinite(pose.rotation).all() and np.isfinite(pose.translation).all() else None

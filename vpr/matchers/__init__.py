@@ -2,10 +2,14 @@
 
 from vpr.config import Method
 from vpr.core import ImageMatcher, Matcher
-from vpr.matchers import adalam, lightglue, loftr, nearest, superglue, xfeat_semi_dense
+from vpr.matchers import adalam, eimp, imp, lightglue, loftr, nearest, superglue, xfeat_semi_dense
 
 MATCHERS: dict[str, Method[Matcher]] = {
     "adalam": Method(adalam.Settings, adalam.build),
+    "eimp": Method(eimp.Settings, eimp.build),
+    "eimp_iterative": Method(eimp.EimpIterativeSettings, eimp.build_iterative),
+    "imp": Method(imp.Settings, imp.build),
+    "imp_iterative": Method(imp.ImpIterativeSettings, imp.build_iterative),
     "lightglue": Method(lightglue.Settings, lightglue.build),
     "nearest": Method(nearest.Settings, nearest.build),
     "superglue": Method(superglue.Settings, superglue.build),

@@ -126,9 +126,9 @@ class SuperGlueNetwork(nn.Module):
     def convert_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take the sizes of these weights, which are in the published layout; returns the weights."""
         encoder = [
-            state[key].shape[0] for key in _numbered(state, r"kenc\.encoder\.(\d+)\.weight") if _is_linear(state[key])
+            state[key].shape[0] for key in numbered(state, r"kenc\.encoder\.(\d+)\.weight") if _is_linear(state[key])
         ]
-        layers = len(_numbered(state, r"gnn\.layers\.(\d+)\.mlp\.0\.weight"))
+        layers = len(numbered(state, r"gnn\.layers\.(\d+)\.mlp\.0\.weight"))
         if encoder and layers:  # else load_strictly will say what is missing
             self.build(encoder, layers)
         return state
@@ -153,7 +153,7 @@ def _perceptron(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-2])
 
 
-def _numbered(state: Mapping[str, Tensor], pattern: str) -> list[str]:
+def numbered(state: Mapping[str, Tensor], pattern: str) -> list[str]:
     """The keys that match, by their layer number."""
     found = ((re.fullmatch(pattern, key), key) for key in state)
     return [key for _, key in sorted((int(match[1]), key) for match, key in found if match)]

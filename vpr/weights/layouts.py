@@ -107,8 +107,27 @@ SUPERGLUE = (
     ),
     Layout(
         "IMP or EIMP",
+        loads=("eimp", "eimp_iterative", "imp", "imp_iterative"),
         signature_keys=("gnn.layers.0.attn.merge.weight", "final_proj.0.weight", "bin_score"),
-        sizes={"layers": count("gnn.layers."), "descriptor": axis("final_proj.0.weight")},
+        sizes={
+            "layers": count("gnn.layers."),
+            "layers before sharing": lambda state: min(6, count("gnn.layers.")(state)),
+            "iterations": count("final_proj."),
+            "descriptor": axis("final_proj.0.weight"),
+            "encoder modules": count("kenc.encoder."),
+        },
+        keys=(
+            "bin_score",
+            f"final_proj.{{0..<iterations}}.{LINEAR}",
+            f"kenc.encoder.{{0..<encoder modules/3}}.{LINEAR}",
+            f"gnn.layers.{{0..<layers}}.{{mlp.0,mlp.3}}.{LINEAR}",
+            # Iterations 3, 5, 7, ... share attention: layers 6, 7, 10, 11, ...
+            *(
+                f"gnn.layers.{layers}.{{attn.merge,attn.proj.0,attn.proj.1,attn.proj.2}}.{LINEAR}"
+                for layers in ("{0..<layers before sharing}", "{8..<layers/4}", "{9..<layers/4}")
+            ),
+            *(f"gnn.layers.{layers}.{{proj,merge}}.{LINEAR}" for layers in ("{6..<layers/4}", "{7..<layers/4}")),
+        ),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Errors of an estimated relative pose, and of matches, against the true relative pose of two cameras.
+"""The relative pose of two cameras: from matches by an essential matrix, and errors against the true one.
 
 A pose is (R, t): a point X of the first camera's frame is R X + t in the second's. Points are (N, 2) pixels with the
 centre of the top-left pixel at (0, 0), intrinsics are (3, 3).
@@ -7,12 +7,17 @@ centre of the top-left pixel at (0, 0), intrinsics are (3, 3).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vpr.core import Doubles
 
 AUC_BOUNDS_DEG = (5.0, 10.0, 20.0)
+SAMPLE = 5  # matches that an essential matrix takes
+CONFIDENCE = 0.99999
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +26,59 @@ class Pose:
 
     rotation: Doubles  # (3, 3)
     translation: Doubles  # (3,)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPose:
+    """A relative pose that was estimated from matches."""
+
+    pose: Pose
+    inliers: NDArray[np.bool_]  # (M,) which matches agree with its essential matrix
+
+
+def by_essential_matrix(
+    first: Doubles, second: Doubles, K0: Doubles, K1: Doubles, *, threshold: float, method: int
+) -> FoundPose | None:
+    """The pose that most matches, (M, 2) pixels of both images, agree with; ``method`` is one of OpenCV.
+
+    The threshold, in pixels, is divided by the mean of fx of the first and fy of the second camera, as SuperGlue does.
+    None for too few or degenerate matches.
+    """
+    if len(first) < SAMPLE:
+        return None
+    first, second = normalised(first, K0), normalised(second, K1)
+    focal = (K0[0, 0] + K1[1, 1]) / 2
+    try:
+        found, mask = cv2.findEssentialMat(
+            first, second, np.eye(3), threshold=threshold / focal, prob=CONFIDENCE, method=method
+        )
+    except cv2.error:  # degenerate points
+        return None
+    if found is None or found.size < 9:
+        return None
+    inliers = np.asarray(mask[:, 0], dtype=np.bool_)
+    pose = recover_pose(found, first, second, mask)
+    return None if pose is None else FoundPose(pose, inliers)
+
+
+def recover_pose(essentials: Any, first: Doubles, second: Doubles, mask: Any) -> Pose | None:
+    """Of the stacked essential matrices (3 k, 3), the pose that puts most normalised points before both cameras.
+
+    Points further away than 50 times the baseline, OpenCV's default, do not count, and a pair of which all are further
+    has no pose. The published scripts behave like this too: the 1e9 that they pass is taken for another argument.
+    OpenCV narrows the mask from one candidate to the next, there as here.
+    """
+    best, most = None, 0
+    for essential in essentials.reshape(-1, 3, 3):
+        count, rotation, translation, _ = cv2.recoverPose(essential, first, second, np.eye(3), mask=mask)
+        if count > most:
+            most = count
+            best = Pose(np.asarray(rotation, dtype=np.float64), np.asarray(translation[:, 0], dtype=np.float64))
+    return None if best is None else finite_or_none(best)
+
+
+def finite_or_none(pose: Pose) -> Pose | None:
+    return pose if np.isfinite(pose.rotation).all() and np.isfinite(pose.translation).all() else None
 
 
 def rotation_error_deg(estimate: Doubles, truth: Doubles) -> float:
