@@ -42,6 +42,9 @@ extras = {
     ],
 }
 
+# vendor/ is filled by `make page`; without it the page of `vpr serve` has a plain ground.
+page = ("*.html", "*.css", "*.js", "vendor/*")
+
 setup(
     name="vpr",
     version=version,
@@ -56,7 +59,7 @@ setup(
     packages=[*find_packages(include=["vpr", "vpr.*"]), "vpr.configs", "vpr.pretrained_models"],
     package_dir={"vpr.configs": "configs", "vpr.pretrained_models": "pretrained_models"},
     package_data={
-        "vpr": ["py.typed", "report/templates/*"],
+        "vpr": ["py.typed", "report/templates/*", *(f"serve/page/{each}" for each in page)],
         "vpr.configs": ["*/*.toml"],
         "vpr.pretrained_models": ["*.toml", "*.safetensors"],
     },

@@ -168,8 +168,48 @@ def test_addresses_that_do_not_exist(client: Any) -> None:
     assert "no image 77" in problem(client.get("/v1/images/77"), 404)
     for wrong in ("0", "-1", "x", "99999999999999999999999"):
         assert problem(client.get(f"/v1/images/{wrong}"), 422)
-    assert "/docs" in client.get("/").text and client.get("/healthz").json() == {"status": "ok", "images": 6}
+    assert client.get("/healthz").json() == {"status": "ok", "images": 6}
     assert "access-control-allow-origin" not in client.get("/healthz", headers={"Origin": "http://a.example"}).headers
+
+
+def test_the_matches_of_a_candidate_are_those_of_the_answer(client: Any) -> None:
+    photo = png(view(3, shift=8))
+    first = ask(client, photo).json()["candidates"][0]
+    sent = client.post("/v1/matches", files={"image": ("a.png", photo)}, data={"id": str(first["id"])})
+    found = sent.json()
+    assert (found["name"], found["inliers"], len(found["matches"])) == ("003.png", first["inliers"], first["matches"])
+    assert found["query"] == found["candidate"] == {"width": 160, "height": 120}
+    assert sum(each["inlier"] for each in found["matches"]) == first["inliers"]
+    moves = [np.subtract(each["candidate"], each["query"]) for each in found["matches"] if each["inlier"]]
+    assert np.allclose(np.median(moves, axis=0), 8, atol=0.5)  # as the photograph was moved
+    for fields, status, said in (({}, 422, "'id'"), ({"id": "77"}, 404, "no image 77"), ({"id": "x"}, 422, "id")):
+        refused = client.post("/v1/matches", files={"image": ("a.png", photo)}, data=fields)
+        assert said in problem(refused, status)
+    refused = client.post("/v1/matches", files={"image": ("a.png", b"text")}, data={"id": "1"})
+    assert "not an image" in problem(refused, 415)
+
+
+def test_a_map_that_compares_nothing_has_no_matches(tmp_path: Path) -> None:
+    service = Service(small_map(tmp_path, 1, rerank={"k": 0}), LIMITS)
+    with testclient.TestClient(create_app(service)) as client:
+        sent = client.post("/v1/matches", files={"image": ("a.png", png(view(0)))}, data={"id": "1"})
+        assert "rerank.k = 0" in problem(sent, 409)
+
+
+def test_added_images_have_thumbnails_until_they_are_removed(writer: Any) -> None:
+    files = {"image": ("new.png", png(view(9)))}
+    record = writer.post("/v1/images", files=files, headers=BEARER).json()
+    small = writer.get(record["thumbnail"], params={"longest": 80})
+    assert cv2.imdecode(np.frombuffer(small.content, np.uint8), cv2.IMREAD_COLOR).shape == (60, 80, 3)
+    assert problem(writer.get(record["thumbnail"], params={"longest": 10**6}), 422)
+    held = writer.service.map
+    kept = held.folder / "thumbnails" / f"{record['id']}.jpg"
+    assert kept.is_file() and held.verify() == []
+    assert writer.delete("/v1/images/new.png", headers=BEARER).status_code == 204
+    assert not kept.exists() and problem(writer.get(record["thumbnail"]), 404)
+    kept.write_bytes(b"of an image that another process removed")
+    Service(held, LIMITS)
+    assert not kept.exists()
 
 
 def test_the_record_of_an_image(client: Any, city: Map) -> None:

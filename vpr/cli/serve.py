@@ -36,13 +36,19 @@ def serve(
     megapixels: Annotated[float, typer.Option(help="Most megapixels of an image.")] = 50.0,
     seconds: Annotated[float, typer.Option(help="Most seconds to send a request, and again to answer it.")] = 30.0,
     waiting: Annotated[int, typer.Option(help="Most requests that wait for the methods; more get status 503.")] = 32,
+    tiles: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Tiles of the page's map: https://tiles.example/{z}/{x}/{y}.png; else none."),
+    ] = None,
+    attribution: Annotated[str, typer.Option(help="Whose the tiles are; the page shows it.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
-    """Answer questions about a map over HTTP; needs the extra `serve`."""
+    """A map over HTTP and as a page for browsers; needs the extra `serve`."""
     _require_packages()
     from vpr.maps import Map
     from vpr.serve.app import create_app
     from vpr.serve.limits import Limits
+    from vpr.serve.page_files import Tiles, has_library
     from vpr.serve.service import Service
 
     limits = Limits(upload_mb * 1e6, megapixels, seconds, waiting)
@@ -50,11 +56,15 @@ def serve(
     if images is not None and not images.is_dir():
         raise DataError(f"{images}: no such folder; give --images the folder of the map's images")
     with Map(city.resolve(), device=device) as held:
-        service = Service(held, limits, token, None if images is None else images.resolve())
+        ground = None if tiles is None else Tiles(tiles, attribution)
+        service = Service(held, limits, token, None if images is None else images.resolve(), ground)
         held.engine  # noqa: B018  a weight that is missing is said now, and the first question need not wait
         with _listening(host, port) as listener:
             address = _address(listener)
             say(f"{len(held)} images at {address}; {address}/docs says what can be asked. Ctrl+C ends it")
+            if not has_library():
+                lacking = "" if tiles is None else ", without tiles"
+                logger.warning("Leaflet is missing, so the page has a plain ground%s; `make page` adds it", lacking)
             if not _is_loopback(host):
                 logger.warning("other machines can ask this map; put a proxy with TLS and a login before it")
             _run(create_app(service), listener, limits.connections)

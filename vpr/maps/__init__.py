@@ -3,8 +3,9 @@
 from vpr.maps.answers import Answer, Candidate
 from vpr.maps.compacting import Compacted
 from vpr.maps.info import MapInfo
+from vpr.maps.locating import MatchedPair
 from vpr.maps.manifest import StoredImage
 from vpr.maps.map import Map
 from vpr.maps.writing import Added
 
-__all__ = ["Added", "Answer", "Candidate", "Compacted", "Map", "MapInfo", "StoredImage"]
+__all__ = ["Added", "Answer", "Candidate", "Compacted", "Map", "MapInfo", "MatchedPair", "StoredImage"]

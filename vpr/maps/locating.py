@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vpr.core import LocalFeatures, Ranking
+from vpr.core import LocalFeatures, Matches, Ranking
 from vpr.maps.answers import Candidate
 from vpr.maps.local_codec import LocalCodec
 from vpr.maps.manifest import StoredImage
 from vpr.maps.snapshot import FoundRow, Snapshot
 from vpr.rerank import LocalReranker, verification
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPair:
+    """A photograph and an image of the map, compared."""
+
+    query: LocalFeatures
+    candidate: LocalFeatures  # as they are stored
+    matches: Matches
+    inliers: NDArray[np.bool_]  # (M,) which matches agree with one geometry
+    inliers_by_chance: float  # as many inliers unrelated images give
 
 
 class StoredFeatures(Sequence[LocalFeatures]):

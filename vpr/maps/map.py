@@ -26,7 +26,7 @@ from vpr.maps.engine import MapEngine, MapFeatures, build_engine, require_weight
 from vpr.maps.filters import parse_filter
 from vpr.maps.info import MapInfo, describe, problems
 from vpr.maps.local_codec import PROFILES, LocalCodec
-from vpr.maps.locating import StoredFeatures, as_found, reranked
+from vpr.maps.locating import MatchedPair, StoredFeatures, as_found, reranked
 from vpr.maps.manifest import Manifest, StoredImage
 from vpr.maps.prior import Prior
 from vpr.maps.probability import Probability
@@ -224,6 +224,21 @@ class Map:
             if held is None:
                 raise DataError(f"{self.folder}: image {image.name!r} was removed")
             return snapshot.segments[held.segment].features(held.row, self.codec)
+
+    def matches(self, photo: ImageLike | MapFeatures, image: StoredImage) -> MatchedPair:
+        """The matches of a photograph with an image of the map, by which ``locate`` compares them.
+
+        Raises ImageError for the photograph, ConfigError for a map that compares no local features, DataError if the
+        image was removed.
+        """
+        reranker = self.engine.reranker
+        if reranker is None:
+            raise ConfigError("this map compares no local features (rerank.k = 0), so there are no matches to show")
+        candidate = self.local_features(image)
+        query = (photo if isinstance(photo, MapFeatures) else self.features(photo)).local
+        with self._computing:
+            pair = reranker.pair(query, candidate)
+        return MatchedPair(query, candidate, pair.matches, pair.verified.inliers, pair.evidence.by_chance)
 
     def __len__(self) -> int:
         with self._reader.reading() as (_, snapshot):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from vpr.core import VprError
@@ -18,14 +18,17 @@ from vpr.serve import forms
 from vpr.serve.endpoints_page import endpoints_page
 from vpr.serve.metrics import Measured, Metrics
 from vpr.serve.overview import WORLD
+from vpr.serve.page_files import MEDIA_TYPES, content_policy, page_files
 from vpr.serve.problems import MEDIA_TYPE, RequestProblem, body_of, busy, of_http, of_validation
-from vpr.serve.service import QUESTION, RECORD, Service, record_json
+from vpr.serve.service import PAIR, QUESTION, RECORD, Service
+from vpr.serve.thumbnails import LONGEST
 from vpr.serve.worker import Worker
 
 T = TypeVar("T")
 ImageId = Annotated[int, Path(ge=1, le=2**53, description="id of an image")]
 Box = Annotated[str, Query(description="west,south,east,north in degrees; everywhere by default")]
 FeatureLimit = Annotated[int, Query(ge=4, le=10_000, description="most features of the answer")]
+Longest = Annotated[int, Query(ge=16, le=LONGEST, description="most pixels of the longer side")]
 
 router = APIRouter()
 
@@ -56,8 +59,23 @@ def create_app(service: Service) -> FastAPI:
 
 
 @router.get("/", include_in_schema=False)
-def start() -> PlainTextResponse:
-    return PlainTextResponse("This is a map of vpr. /docs lists what can be asked.\n")
+def page(request: Request) -> Response:
+    policy = {"Content-Security-Policy": content_policy(_service(request).tiles), "Cache-Control": "no-cache"}
+    return HTMLResponse(page_files()["index.html"].read_bytes(), headers=policy)
+
+
+@router.get("/page/settings.json", include_in_schema=False)
+def page_settings(request: Request) -> JSONResponse:
+    return JSONResponse(_service(request).page_settings())
+
+
+@router.get("/page/{name:path}", include_in_schema=False)
+def page_file(name: str) -> Response:
+    found = page_files().get(name)
+    if found is None:
+        raise HTTPException(404)
+    headers = {"Cache-Control": "no-cache"}
+    return Response(found.read_bytes(), media_type=MEDIA_TYPES[found.suffix], headers=headers)
 
 
 def _form(fields: dict[str, str]) -> dict[str, Any]:
@@ -76,6 +94,7 @@ _QUESTION = {
     "until": "ISO 8601: only images until then",
     "k": "candidates in the answer",
 }
+_PAIR = {"id": "of an image of the map"}
 _RECORD = {
     **_PLACE,
     "name": "of the image in the map; else that of the file",
@@ -94,6 +113,15 @@ async def locate(request: Request) -> JSONResponse:
     return JSONResponse(await _in_time(request, service.worker, lambda: service.answer(form)))
 
 
+@router.post("/v1/matches", openapi_extra=_form(_PAIR))
+async def matches(request: Request) -> JSONResponse:
+    """The matches of a photograph with one image of the map."""
+    service = _service(request)
+    service.worker.require_room()
+    form = await forms.read_form(request, service.limits, PAIR)
+    return JSONResponse(await _in_time(request, service.worker, lambda: service.matches(form)))
+
+
 @router.post("/v1/images", status_code=201, openapi_extra=_form(_RECORD))
 async def add_image(request: Request) -> JSONResponse:
     """Add an image to the map; needs the token."""
@@ -102,22 +130,21 @@ async def add_image(request: Request) -> JSONResponse:
     service.worker.require_room()
     form = await forms.read_form(request, service.limits, RECORD)
     image, is_new = await _in_time(request, service.worker, lambda: service.add(form))
-    record = record_json(image, thumbnail=service.images is not None)
-    return JSONResponse(record, 201 if is_new else 200, {"Location": f"/v1/images/{image.id}"})
+    return JSONResponse(service.record_json(image), 201 if is_new else 200, {"Location": f"/v1/images/{image.id}"})
 
 
 @router.get("/v1/images/{number}")
 def image_record(request: Request, number: ImageId) -> JSONResponse:
     """What the map knows of an image."""
     service = _service(request)
-    return JSONResponse(record_json(service.record(number), thumbnail=service.images is not None))
+    return JSONResponse(service.record_json(service.record(number)))
 
 
 @router.get("/v1/images/{number}/thumbnail", response_class=Response)
-async def thumbnail(request: Request, number: ImageId) -> Response:
-    """A small JPEG of an image, where the server has the folder of the images."""
+async def thumbnail(request: Request, number: ImageId, longest: Longest = 320) -> Response:
+    """A small JPEG of an image, where the server has the folder of the images or the image was added over HTTP."""
     service = _service(request)
-    data = await _in_time(request, service.reader, lambda: service.thumbnail(number))
+    data = await _in_time(request, service.reader, lambda: service.thumbnail(number, longest))
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from vpr.core import ConfigError, DataError, Image, ImageError, ImageSet, VprError, usable_name
+import numpy as np
+
+from vpr.core import ConfigError, DataError, ImageError, VprError, usable_name
 from vpr.datasets.placed import PlacedImage, Position, parse_time
-from vpr.images import fitted_size, kind_and_size, kind_of, read_image, resize
-from vpr.maps import Map, StoredImage
+from vpr.images import kind_and_size, kind_of
+from vpr.maps import Map, MatchedPair, StoredImage
 from vpr.maps.prior import Prior
 from vpr.runtime.files import write_atomically
 from vpr.serve.forms import Form
 from vpr.serve.limits import Limits
 from vpr.serve.overview import overview, parse_box
+from vpr.serve.page_files import Tiles, has_library
 from vpr.serve.problems import Paths, RequestProblem
+from vpr.serve.thumbnails import FOLDER as THUMBNAILS
+from vpr.serve.thumbnails import Thumbnails
 from vpr.serve.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -27,9 +33,11 @@ logger = logging.getLogger(__name__)
 MOST_CANDIDATES = 100
 CANDIDATES = 10  # where a question does not say how many
 QUESTION = ("lat", "lon", "radius_m", "since", "until", "k")
+PAIR = ("id",)
 RECORD = ("name", "lat", "lon", "heading", "time", "group")
 _FOLDER = "vpr-serve-"  # begins the names of temporary folders
-_THUMBNAIL = 320  # pixels of the longer side
+_READS = 4  # short requests that may wait for each one that computes: a page asks for ten thumbnails at once
+_LARGEST_ID = 10**9 - 1
 _NAME_BYTES, _PART_BYTES = 1000, 200  # of an image's name, and of each of its folders
 
 
@@ -41,11 +49,15 @@ class Service:
     limits: Limits
     token: str | None = None  # of who may add and remove; None: nobody
     images: Path | None = None  # the folder of the map's images, for thumbnails
+    tiles: Tiles | None = None  # of the page's map
 
     def __post_init__(self) -> None:
+        self.thumbnails = Thumbnails(self.images, self.map.folder / THUMBNAILS, self.limits.megapixels)
+        if self.thumbnails.kept.is_dir():
+            self.thumbnails.sweep(lambda number: self.map.image(number) is not None)
         self.paths = Paths({self.map.folder: "map", **({} if self.images is None else {self.images: "images"})})
         self.worker = Worker(self.limits.waiting, "locate")
-        self.reader = Worker(self.limits.waiting, "read")  # what needs no methods
+        self.reader = Worker(_READS * self.limits.waiting, "read")  # what needs no methods
 
     def answer(self, form: Form) -> dict[str, Any]:
         """The answer to a question, as ``Answer.to_json`` gives it. Raises a problem."""
@@ -56,15 +68,33 @@ class Service:
             Prior.of(near, radius_m, since, until, "")
         except VprError as error:
             raise self.refused(error, 422) from None
+        with self._photo(form) as photo:
+            answer = self.map.locate(photo, near=near, radius_m=radius_m, since=since, until=until, k=k)
+        return finite_table(answer.to_json())
+
+    def matches(self, form: Form) -> dict[str, Any]:
+        """The matches of a photograph with an image of the map, as pixels of both. Raises a problem."""
+        if "id" not in form.fields:
+            raise RequestProblem(422, "no field 'id'; give the id of an image of the map", "ConfigError")
+        image = self.record(form.whole("id", 0, _LARGEST_ID))
+        with self._photo(form) as photo:
+            try:
+                found = self.map.matches(photo, image)
+            except ConfigError as error:
+                raise self.refused(error, 409) from None
+        return {"id": image.id, "name": image.name, **pair_json(found)}
+
+    @contextmanager
+    def _photo(self, form: Form) -> Iterator[Path]:
+        """The image of a form as a file, which is decoded as those of the map were. Raises a problem for a bad one."""
         self.require_image(form.image)
         with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
-            photo = Path(folder) / "image"  # a file, which is decoded as those of the map were
+            photo = Path(folder) / "image"
             photo.write_bytes(form.image)
             try:
-                answer = self.map.locate(photo, near=near, radius_m=radius_m, since=since, until=until, k=k)
+                yield photo
             except ImageError as error:
                 raise self.refused(error, 422) from None
-        return finite_table(answer.to_json())
 
     def require_image(self, data: bytes) -> None:
         """Raise a problem for an upload that is no image, or has too many pixels by its header; decodes nothing."""
@@ -83,19 +113,27 @@ class Service:
             raise RequestProblem(404, f"no image {number}; it was removed, or there never was one")
         return found
 
-    def thumbnail(self, number: int) -> bytes:
+    def record_json(self, image: StoredImage) -> dict[str, Any]:
+        """What the map knows of an image, as JSON types."""
+        return record_json(image, thumbnail=self.thumbnails.exists(image))
+
+    def thumbnail(self, number: int, longest: int) -> bytes:
         """A small JPEG of an image; raises a problem (404) without its file."""
-        name = self.record(number).name
-        if self.images is None:
-            raise RequestProblem(404, "this server has no image files; start it with --images DIR")
-        path = ImageSet(self.images, (name,)).path(0)
+        image = self.record(number)
         try:
-            image = read_image(path, "rgb", self.limits.megapixels)
+            return self.thumbnails.read(image, longest)
         except ImageError as error:
             raise self.refused(error, 404) from None
-        height, width = image.shape[:2]
-        small = resize(image, fitted_size(width, height, longest=_THUMBNAIL))
-        return jpeg_bytes(small)
+
+    def page_settings(self) -> dict[str, Any]:
+        """What the page has to know."""
+        return {
+            "leaflet": has_library(),
+            "tiles": None if self.tiles is None else dict(vars(self.tiles)),
+            "thumbnails": self.images is not None or self.thumbnails.kept.is_dir(),
+            "upload_mb": self.limits.upload_bytes / 1e6,
+            "images": len(self.map),
+        }
 
     def overview(self, bbox: str, limit: int) -> dict[str, Any]:
         """The images within a box as GeoJSON. Raises a problem for a box that is none."""
@@ -124,15 +162,19 @@ class Service:
                 raise self.refused(error, 409) from None
         for reason in added.failed.values():
             raise self.refused(ImageError(reason), 422)
-        return self._named(image.name), added.added > 0
+        stored = self._named(image.name)
+        if added.added or added.replaced:
+            self.thumbnails.keep(stored.id, form.image)
+        return stored, added.added > 0
 
     def remove(self, name: str) -> None:
         """Remove an image by name; raises a problem (404) if there is none of that name."""
-        self._named(name)
+        image = self._named(name)
         try:
             self.map.remove([name])
         except DataError as error:
             raise self.refused(error, 409) from None
+        self.thumbnails.forget(image.id)
 
     def _named(self, name: str) -> StoredImage:
         quoted = name.replace("'", "''")
@@ -176,6 +218,23 @@ def record_json(image: StoredImage, *, thumbnail: bool) -> dict[str, Any]:
     return finite_table(about)
 
 
+def pair_json(found: MatchedPair) -> dict[str, Any]:
+    """Sizes of the two images as their features saw them, and the matches in pixels of these; inliers last."""
+    pairs = found.matches.pairs.numpy()
+    order = np.argsort(found.inliers, kind="stable")
+    points = [
+        side.keypoints.numpy()[pairs[order, column]] for column, side in enumerate((found.query, found.candidate))
+    ]
+    rows = np.concatenate(points, axis=1).round(1).tolist()
+    sizes = [dict(zip(("width", "height"), side.image_size, strict=True)) for side in (found.query, found.candidate)]
+    matches = [
+        {"query": row[:2], "candidate": row[2:], "inlier": inlier}
+        for row, inlier in zip(rows, found.inliers[order].tolist(), strict=True)
+    ]
+    about = {"query": sizes[0], "candidate": sizes[1], "matches": matches, "inliers": int(found.inliers.sum())}
+    return finite_table({**about, "inliers_by_chance": found.inliers_by_chance})
+
+
 def finite_table(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table of JSON types in which numbers that are not finite are null."""
     return {key: finite(value) for key, value in table.items()}
@@ -188,13 +247,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def jpeg_bytes(image: Image) -> bytes:
-    """An image (H, W, 3) as a JPEG file."""
-    import cv2
-
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def _placed(form: Form) -> PlacedImage:
