@@ -36,6 +36,7 @@ ORDER = (
     "settings",
     "build",
     "descriptors",
+    "rotations",  # which features of a query are searched and compared
     "given_features",  # in the place of those that a run would extract
     "pipeline",
     "maps",  # built on build, features, index and rerank

@@ -84,6 +84,7 @@ def test_every_section_of_a_run_is_read_while_it_runs(
     given = {
         "local_features.method": "rootsift",
         "shortlist.k": 5,
+        "rotations.degrees": [0, 180],
         "rerank.k": 3,
         "cost.order": "nearest",
         "cost.promise": 0.1,

@@ -27,6 +27,7 @@ class Features:
 
     database: FeatureSet
     queries: FeatureSet
+    turned: tuple[FeatureSet, ...] = ()  # the queries at other rotations
 
 
 class JoinedStores:

@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from vpr import rotations
 from vpr.build import Engine, build, compares_images, compares_patches
 from vpr.config import digest_of_names, dump, fingerprint, plain
-from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, Origin, Ranking, Rows
+from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, ImageSet, Origin, Ranking, Rows
 from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.imported import HlocPaths
-from vpr.features.masks import read_masks
+from vpr.features.masks import Masks, read_masks
 from vpr.features.prepared import PreparedImages
+from vpr.features.turned import turned
 from vpr.given_features import require_comparable, with_imported
 from vpr.images import read_image, resize
 from vpr.index import (
@@ -96,25 +98,17 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
 
     Raises DataError if not one query, or not one database image, can be read.
     """
-    extracts = bool(engine.extractor.passes())
-    if not extracts and not compares_images(engine.settings):  # everything is given
-        return Features(*(FeatureSet(images, (), None, None) for images in (dataset.database, dataset.queries)))
+    by_images = compares_images(engine.settings)
+    if not engine.extractor.passes() and not by_images:  # everything is given
+        return Features(FeatureSet(dataset.database, (), None, None), FeatureSet(dataset.queries, (), None, None))
     masks = read_masks(engine.settings.images.masks, dataset.database)
-    if not extracts:  # only what the images hold
-        roles = (("database", dataset.database), ("queries", dataset.queries))
-        return Features(*(engine.extractor.extract(images, folders(role), masks=masks) for role, images in roles))
-    found = []
-    for role, images in (("database", dataset.database), ("queries", dataset.queries)):
-        with clock.stage(f"extract, {role}", len(images), "image") as stage:
-            features = engine.extractor.extract(images, folders(role), verify=verify, masks=masks)
-            assert features.work is not None
-            stage.reused = features.work.reused
-        failed = features.work.failed
-        if failed:
-            logger.warning("%d of %d images (%s) cannot be used", len(failed), len(images), role)
-        if len(failed) == len(images):
-            raise DataError(f"{images.root}: not one of {len(images)} images ({role}) can be used: {failed[0]}")
-        found.append(features)
+    if not engine.extractor.passes():  # the images themselves are compared
+        keyed = engine.extractor.extract
+        database = keyed(dataset.database, folders("database"), masks=masks)
+        return Features(database, keyed(dataset.queries, folders("queries"), masks=masks))
+    first, *others = engine.settings.rotations.degrees
+    database = _extract("database", dataset.database, 0, engine, folders, clock=clock, verify=verify, masks=masks)
+    queries = _extract("queries", dataset.queries, first, engine, folders, clock=clock, verify=verify, masks=masks)
 
     def single(row: int) -> None:
         try:
@@ -123,7 +117,36 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
             return
 
     clock.per_item(single, len(dataset.queries))
-    return Features(*found)
+    turned = [
+        _extract("queries", dataset.queries, degrees, engine, folders, clock=clock, verify=verify, masks=masks)
+        for degrees in others
+    ]
+    return Features(database, queries, tuple(turned))
+
+
+def _extract(
+    role: str,
+    images: ImageSet,
+    degrees: int,
+    engine: Engine,
+    folders: Folders,
+    *,
+    clock: Clock,
+    verify: bool,
+    masks: Masks | None,
+) -> FeatureSet:
+    """The features of one role, whose images are turned by ``degrees``."""
+    place, name = (f"{role}-{degrees}", f"{role} turned by {degrees}") if degrees else (role, role)
+    with clock.stage(f"extract, {name}", len(images), "image") as stage:
+        features = engine.extractor.extract(images, folders(place), verify=verify, masks=masks, degrees=degrees)
+        assert features.work is not None
+        stage.reused = features.work.reused
+    failed = features.work.failed
+    if failed:
+        logger.warning("%d of %d images (%s) cannot be used", len(failed), len(images), role)
+    if len(failed) == len(images):
+        raise DataError(f"{images.root}: not one of {len(images)} images ({role}) can be used: {failed[0]}")
+    return features
 
 
 def match(
@@ -140,15 +163,35 @@ def match(
     Lasting results go to the folder ``work``, where an interrupted run continues.
     """
     output = engine.settings.output
-    if shortlist is None:
-        candidates = _retrieve(dataset, features, engine, work, clock)
-    else:
+    rotated = bool(features.turned) or features.queries.rotations is not None
+    if engine.settings.rotations.degrees != (0,) and (shortlist is not None or not rotated):
+        raise ConfigError("rotations.degrees: these features, or this shortlist, are of the queries as they are")
+    if shortlist is not None:
         candidates = _allowed(shortlist, dataset, engine.settings)
+    elif features.turned:
+        with clock.stage("rotations", len(dataset.queries), "query"):
+            features, candidates = _at_best_rotation(dataset, features, engine, work)
+    else:
+        candidates = _retrieve(dataset, features, engine, work, clock)
     stages = {output.shortlist_name: candidates}
     if engine.reranker is not None:
         with clock.stage(output.predictions_name, len(dataset.queries), "query") as stage:
             stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work)
     return Matched(stages, features, engine)
+
+
+def _at_best_rotation(dataset: Dataset, features: Features, engine: Engine, work: Path) -> tuple[Features, Ranking]:
+    def folder(each: Features) -> Path:
+        of_queries = each.queries.rotations
+        return work if of_queries is None else work / f"turned-{of_queries[0]}"
+
+    def retrieve(each: Features) -> Ranking:
+        return _retrieve(dataset, each, engine, folder(each), Clock())
+
+    def verify(each: Features, shortlist: Ranking) -> Ranking:
+        return _rerank(each, shortlist, engine, folder(each), engine.settings.rotations.k)[0]
+
+    return rotations.choose(features, retrieve, None if engine.reranker is None else verify)
 
 
 def _allowed(shortlist: Ranking, dataset: Dataset, settings: Settings) -> Ranking:
@@ -204,6 +247,7 @@ def report(
             for role, each in (("database", features.database), ("queries", features.queries))
             if each.work is not None and each.work.failed
         },
+        rotations=None if features.queries.rotations is None else tuple(features.queries.rotations.tolist()),
     )
 
     def picture(role: str, row: int) -> Image | None:
@@ -216,8 +260,10 @@ def report(
     return result
 
 
-def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path) -> tuple[Ranking, int]:
-    """The predictions, and for how many queries they were there already."""
+def _rerank(
+    features: Features, candidates: Ranking, engine: Engine, work: Path, k: int | None = None
+) -> tuple[Ranking, int]:
+    """The predictions, and for how many queries they were there already; ``k`` other than rerank.k are compared."""
     settings, reranker = engine.settings, engine.reranker
     assert reranker is not None
     database, queries = (_compared(each, engine) for each in (features.database, features.queries))
@@ -234,6 +280,7 @@ def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path)
         "rerank": settings.rerank,
         "cost": settings.cost,
         "features": database.fingerprint,
+        **({} if k is None else {"k": k}),
     }
     folder = work / f"{settings.output.predictions_name}-{fingerprint(parts)}"
     return rerank_into(
@@ -245,6 +292,7 @@ def _rerank(features: Features, candidates: Ranking, engine: Engine, work: Path)
         database=database,
         query_keys=features.queries.keys,
         database_keys=features.database.keys,
+        k=k,
     )
 
 
@@ -317,6 +365,8 @@ def _image(features: FeatureSet, row: int, engine: Engine) -> Image | None:
         image = read_image(features.images.path(row), "rgb")
     except ImageError:
         return None
+    if features.rotations is not None:
+        image = turned(image, int(features.rotations[row]))
     store = _compared(features, engine)
     size = store[row].image_size if store is not None else (0, 0)
     return resize(image, size) if all(size) else image

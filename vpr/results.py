@@ -32,6 +32,8 @@ class RunResult:
     seed: int = 0  # of the bootstrap
     unreadable: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # reason by row, by role
 
+    rotations: tuple[int, ...] | None = None  # degrees by which each query was turned; None where none was
+
     @cached_property
     def summary(self) -> Summary | None:
         """Recall and what re-ranking changed; None without ground truth."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from vpr.config import Chooser, Method, MethodSettings, Section, config_path, load
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
@@ -87,6 +87,21 @@ class Shortlist(Section):
     one_per_group: bool = False  # only the best cut-out of each panorama
 
 
+class Rotations(Section):
+    """Rotations of the queries."""
+
+    # Degrees, counter-clockwise; with several, each query is described at each, and the one that verifies best is kept.
+    degrees: tuple[Literal[0, 90, 180, 270], ...] = Field((0,), min_length=1)
+    k: int = Field(5, ge=1)  # candidates of each rotation that are compared for that
+
+    @field_validator("degrees")
+    @classmethod
+    def _once(cls, degrees: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(degrees)) < len(degrees):
+            raise ValueError(f"{list(degrees)} holds a rotation twice")
+        return degrees
+
+
 class Evaluation(Section):
     """Settings of the evaluation."""
 
@@ -123,6 +138,7 @@ class Settings(Section):
     global_descriptor: GlobalSettings = Field(default_factory=GLOBAL.defaults)
     joined: Joined | None = None  # for a global descriptor of images; on where no other descriptor is chosen
     index: Index = Index()
+    rotations: Rotations = Rotations()
     shortlist: Shortlist = Shortlist()
     matcher: MatcherSettings = Field(default_factory=MATCHER.defaults)
     image_matcher: ImageMatcherSettings = Field(default_factory=IMAGE_MATCHER.defaults)  # of rerank.method = "images"
@@ -161,6 +177,12 @@ class Settings(Section):
             )
         if self.joined is not None and self.rerank.method == "patch_netvlad":
             raise ValueError("[joined] needs local features, which rerank.method = 'patch_netvlad' does not extract")
+        return self
+
+    @model_validator(mode="after")
+    def _turned_before_they_are_described(self) -> Settings:
+        if self.rotations.degrees != (0,) and self.rerank.method == "images":
+            raise ValueError("rotations.degrees: rerank.method = 'images' compares the queries as they are")
         return self
 
     @model_validator(mode="after")

@@ -165,9 +165,10 @@ def feature_match(
     warnings = [*datasets.warn(dataset), *more]
     folders = (index_input_features_dir, query_input_features_dir)
     engine, clock = engine_for(settings, folders, retrieves=shortlist is None), Clock()
-    features = Features(
-        *(open_features(engine, *each) for each in zip((dataset.database, dataset.queries), folders, strict=True))
+    of_database, of_queries = (
+        open_features(engine, *each) for each in zip((dataset.database, dataset.queries), folders, strict=True)
     )
+    features = Features(of_database, of_queries)
     matched = pipeline.match(
         dataset, features, engine, work=result_save_folder / "work", clock=clock, shortlist=shortlist
     )

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,11 @@ class Contents:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def keyed(self, what: str) -> Contents:
+        """Keys of the same images after something that ``what`` names was done to them."""
+        keys = [hashlib.blake2b(f"{key} {what}".encode(), digest_size=16).hexdigest() for key in self.keys]
+        return replace(self, keys=tuple(new if old else old for old, new in zip(self.keys, keys, strict=True)))
 
     def digest(self) -> str:
         """Of all images, in order."""

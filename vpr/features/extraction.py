@@ -31,6 +31,7 @@ from vpr.features.contents import Contents
 from vpr.features.masks import Masks, covered, kept
 from vpr.features.shards import Arrays, ShardFolder, StoredItem, read_arrays
 from vpr.features.store import OPTIONAL, GlobalStore, LocalStore, PatchStore, local_arrays, patch_arrays
+from vpr.features.turned import turned
 from vpr.global_descriptors.patches import PatchFeatures
 from vpr.images import MAX_MEGAPIXELS, ImageLike, as_image, in_order
 from vpr.runtime.progress import Progress
@@ -163,10 +164,10 @@ class Pass:
     preprocess: Callable[[Image], Tensor]
     process: Callable[[Sequence[Tensor]], Sequence[tuple[Any, ...]]]  # for each image, an item for each kind
 
-    def prepare(self, image: ImageLike, max_megapixels: float, mask: Image | None = None) -> Tensor:
-        """One image, as ``process`` takes it, without what a mask leaves out. Raises ImageError."""
+    def prepare(self, image: ImageLike, max_megapixels: float, mask: Image | None = None, degrees: int = 0) -> Tensor:
+        """One image, as ``process`` takes it, without what a mask leaves out, and turned. Raises ImageError."""
         decoded = as_image(image, self.channels, max_megapixels)
-        return self.preprocess(decoded if mask is None else covered(decoded, mask))
+        return self.preprocess(turned(decoded if mask is None else covered(decoded, mask), degrees))
 
 
 class Prepared(NamedTuple):
@@ -217,19 +218,22 @@ def extract(
     *,
     how: Extraction,
     masks: Masks | None = None,
+    degrees: int = 0,
     said: set[str] | None = None,
 ) -> Work:
     """Features of every image into the folders, in the order of the images; what they hold already is not computed.
 
     An image that cannot be read has empty features, and is tried again by the next call. Raises ImageError at the first
     such image if ``how.on_bad_image`` is "fail", and DataError if a folder was made with other settings or weights.
-    With ``masks`` the keys of the contents are those of Masks.keyed. ``said`` collects the warnings about such images,
+    Images are turned counter-clockwise by ``degrees``; the keys of the contents are those of Masks.keyed and
+    Contents.keyed. ``said`` collects the warnings about such images,
     so that another pass over them does not repeat any.
     """
 
     def load(row: int) -> Prepared:
         mask = None if masks is None else masks.of(images, row)
-        return Prepared(way.prepare(images.path(row), how.max_megapixels, mask), mask)
+        prepared = way.prepare(images.path(row), how.max_megapixels, mask, degrees)
+        return Prepared(prepared, None if mask is None else turned(mask, degrees))
 
     said = set() if said is None else said
     keys = contents.keys

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor
 
 from vpr.config import digest_of_names, fingerprint, plain
@@ -22,6 +23,7 @@ from vpr.core import (
     LocalFeatures,
     Origin,
     PatchDescriptor,
+    Rows,
     usable_name,
 )
 from vpr.features.contents import read_contents
@@ -44,6 +46,7 @@ from vpr.features.masks import Masks
 from vpr.features.patchnetvlad_folder import PatchNetVladFolder
 from vpr.features.shards import refuse_other_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
+from vpr.features.turned import ChosenTurns
 from vpr.images import ImageLike, in_order
 
 LOCAL, GLOBAL, CONTENTS = "local", "global", "contents.json"  # in a folder of features
@@ -59,10 +62,14 @@ class FeatureSet:
     global_store: GlobalStore | PatchNetVladFolder | None  # global descriptors of methods that look at the image
     work: Work | None = None  # of the extraction, where there was one
     masks: Masks | None = None  # which pixels give features
+    rotations: Rows | None = None  # (N,) degrees by which each image was turned counter-clockwise; None: not at all
+    chosen: ChosenTurns | None = None  # what the second stage compares where images are turned one by one
 
     @property
-    def rerank_store(self) -> LocalStore | PatchStore | PatchNetVladFolder | None:
+    def rerank_store(self) -> LocalStore | PatchStore | PatchNetVladFolder | ChosenTurns | None:
         """The store that the second stage compares."""
+        if self.chosen is not None:
+            return self.chosen
         return self.global_store if isinstance(self.global_store, PatchStore | PatchNetVladFolder) else self.local_store
 
 
@@ -119,25 +126,34 @@ class FeatureExtractor:
         self.joint = local is not None and shares is not None and not patches and bool(shares(local))
 
     def extract(
-        self, images: ImageSet, folders: FeatureFolders, *, verify: bool = False, masks: Masks | None = None
+        self,
+        images: ImageSet,
+        folders: FeatureFolders,
+        *,
+        verify: bool = False,
+        masks: Masks | None = None,
+        degrees: int = 0,
     ) -> FeatureSet:
         """All features of an image set; continues where it was interrupted and computes only what is new.
 
         With ``verify`` every file is hashed, even if its size and times are those it had.
-        ``masks`` say which pixels give features.
+        ``masks`` say which pixels give features; every image is turned counter-clockwise by ``degrees`` before.
         Raises DataError if a folder holds features of other settings.
         """
         contents = read_contents(images, folders.contents, threads=self.how.threads, verify=verify)
         if masks is not None:
             contents = masks.keyed(images, contents)
+        if degrees:
+            contents = contents.keyed(f"turned {degrees}")
         work, said = Work(reused=len(images)), set[str]()
         for way, kinds in self.passes():
             outputs = [self._output(kind, folders) for kind in kinds]
-            done = extract(images, contents, way, outputs, how=self.how, masks=masks, said=said)
+            done = extract(images, contents, way, outputs, how=self.how, masks=masks, degrees=degrees, said=said)
             work = Work(
                 max(work.computed, done.computed), min(work.reused, done.reused), {**work.failed, **done.failed}
             )
-        return replace(self._found(images, contents.keys, folders, work), masks=masks)
+        rotations = np.full(len(images), degrees) if degrees else None
+        return replace(self._found(images, contents.keys, folders, work), masks=masks, rotations=rotations)
 
     def open(self, images: ImageSet, folders: FeatureFolders) -> FeatureSet:
         """The features that ``extract`` left.

@@ -31,6 +31,7 @@ from vpr.runtime.files import read_json, write_atomically, write_json
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
+ROTATIONS = "rotations.json"
 
 
 def write_outputs(
@@ -55,6 +56,8 @@ def write_outputs(
     _write_pairs(out / "pairs_kapture.txt", write_kapture, dataset, predictions)
     _write_pairs(out / "pairs_hloc.txt", write_hloc, dataset, predictions)
     write_dataset(out / DATASET, dataset)
+    if report.rotations is not None:
+        write_json(out / ROTATIONS, dict(zip(dataset.queries.names, report.rotations, strict=True)))
     write_atomically(out / "settings.toml", report.settings_toml)
     write_json(out / RUN, run_record(report))
     recorder = Recorder(pictures, correspondences)
@@ -76,6 +79,7 @@ def remove_outputs(out: Path) -> None:
         "pairs_kapture.txt",
         "pairs_hloc.txt",
         DATASET,
+        ROTATIONS,
         "settings.toml",
         RUN,
         "recalls.txt",

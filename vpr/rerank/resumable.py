@@ -27,7 +27,9 @@ F_contra = TypeVar("F_contra", contravariant=True)
 class Reranks(Protocol[F_contra]):
     """A re-ranker by local features, patches, or whatever ``F`` is."""
 
-    def rerank(self, shortlist: Ranking, queries: Sequence[F_contra], database: Sequence[F_contra]) -> Ranking: ...
+    def rerank(
+        self, shortlist: Ranking, queries: Sequence[F_contra], database: Sequence[F_contra], k: int | None = None
+    ) -> Ranking: ...
 
 
 class Reranked(NamedTuple):
@@ -47,9 +49,11 @@ def rerank_into(
     database: Sequence[F],
     query_keys: Sequence[str],
     database_keys: Sequence[str],
+    k: int | None = None,
 ) -> Reranked:
     """Re-rank block by block into the folder, and return all of it; what is there already is read.
 
+    ``k`` candidates are compared, by default as many as the re-ranker's settings say.
     The keys are the images' content keys. Raises DataError if the folder holds blocks of another origin or a damaged
     one.
     """
@@ -65,7 +69,7 @@ def rerank_into(
                 name = job.name_of(items, {})
                 if not job.path(name).exists():
                     todo = [query for query in items if query in lacking]
-                    fresh = _arrays(reranker.rerank(shortlist.part(todo), [queries[q] for q in todo], database))
+                    fresh = _arrays(reranker.rerank(shortlist.part(todo), [queries[q] for q in todo], database, k))
                     rows = {query: {key: array[i] for key, array in fresh.items()} for i, query in enumerate(todo)}
                     for query in items:
                         if query not in rows:

@@ -1,0 +1,111 @@
+"""Queries at several rotations: the one that verifies best is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_picture
+from test_hostile import call
+
+import vpr
+from vpr.core import ConfigError
+from vpr.features.turned import ChosenTurns, turned
+from vpr.images import read_image
+from vpr.rotations import best_rotation
+from vpr.settings import configured
+
+FAST = {"local_features": {"method": "rootsift"}, "global_descriptor": {"method": "thumbnail"}}
+FAST |= {"rerank": {"k": 2}, "evaluation": {"recall_at": [1]}}
+
+
+@pytest.fixture
+def turned_city(small_city: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Brighter images of the first four places, turned clockwise by 0, 90, 180 and 270 degrees."""
+    queries = tmp_path / "turned" / "queries"
+    for i, path in enumerate(sorted(small_city[0].glob("*.png"))[:4]):
+        brighter = np.clip(read_image(path, "rgb") + 8.0, 0, 255).astype(np.uint8)
+        write_picture(queries / path.name, np.ascontiguousarray(np.rot90(brighter, -i)))
+    return small_city[0], queries
+
+
+def told(out: Path) -> list[int]:
+    """Degrees of each query."""
+    return [degrees for _, degrees in sorted(json.loads((out / "rotations.json").read_text()).items())]
+
+
+def test_turned_queries_are_found(
+    turned_city: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thumbnail finds the place only upright, RootSIFT verifies it there."""
+    caplog.set_level("INFO")
+    every = {"degrees": [0, 90, 180, 270], "k": 3}
+    assert vpr.run(*turned_city, tmp_path / "out", **FAST).recall(1) < 1
+    found = vpr.run(*turned_city, tmp_path / "out", **FAST, rotations=every)
+    assert found.recall(1) == 1 and told(tmp_path / "out")[0] == 0
+    caplog.clear()
+    again = vpr.run(*turned_city, tmp_path / "out", **FAST, rotations=every)
+    assert (again.predictions.rows == found.predictions.rows).all()
+    assert "extract, queries turned by 270: all reused" in caplog.text
+    vpr.run(*turned_city, tmp_path / "out", **FAST)
+    assert not (tmp_path / "out" / "rotations.json").exists()  # the files are those of one run
+
+
+def test_without_a_second_stage_the_similarity_decides(turned_city: tuple[Path, Path], tmp_path: Path) -> None:
+    chosen = {**FAST, "rerank": {"k": 0}}
+    found = vpr.run(*turned_city, tmp_path / "out", **chosen, rotations={"degrees": [0, 90, 180, 270]})
+    assert told(tmp_path / "out") == [0, 90, 180, 270] and found.recall(1) == 1
+
+
+def test_one_rotation_is_that_of_a_camera_mounted_sideways(turned_city: tuple[Path, Path], tmp_path: Path) -> None:
+    found = vpr.run(*turned_city, tmp_path / "out", **{**FAST, "rerank": {"k": 0}}, rotations={"degrees": [90]})
+    first = [found.dataset.positives[query][0] == found.predictions.rows[query, 0] for query in range(4)]
+    assert first[1] and not all(first) and told(tmp_path / "out") == [90] * 4
+
+
+def test_another_rotation_must_verify_clearly_better() -> None:
+    inliers = np.array([[10, 10, 0, -1, 30], [15, 16, 6, -1, 29], [12, 14, 5, -1, 44]])
+    assert best_rotation(inliers).tolist() == [0, 1, 1, 0, 0]
+
+
+def test_rows_come_from_the_store_that_was_chosen() -> None:
+    class Store(list[str]):
+        folder, fingerprint = Path("x"), "y"
+
+    chosen = ChosenTurns([Store(["a0", "a1", "a2"]), Store(["b0", "b1", "b2"])], np.array([1, 0, 1]))
+    assert list(chosen) == ["b0", "a1", "b2"] and chosen[1:] == ["a1", "b2"] and chosen.fingerprint == "y"
+
+
+def test_degrees_are_counter_clockwise() -> None:
+    image = np.array([[1, 2], [3, 4]], np.uint8)
+    assert turned(image, 90).tolist() == [[2, 4], [1, 3]] and turned(image, 0) is image
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"rotations": {"degrees": [0, 0]}}, "holds a rotation twice"),
+        ({"rotations": {"degrees": [45]}}, "0, 90, 180 or 270"),
+        ({"rotations": {"degrees": []}}, "at least 1 item"),
+        ({"rotations": {"degrees": [0, 90]}, "rerank": {"method": "images"}}, "compares the queries as they are"),
+    ],
+)
+def test_rotations_that_cannot_be_are_refused(given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        configured(None, given)
+
+
+def test_a_given_shortlist_is_of_the_queries_as_they_are(
+    small_city: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [sorted(path.name for path in folder.glob("*.png"))[0] for folder in small_city]
+    (tmp_path / "pairs.txt").write_text(f"queries/{names[1]} database/{names[0]}\n")
+    with pytest.raises(SystemExit):
+        call([
+            *("run", "--database", str(small_city[0]), "--queries", str(small_city[1]), "--out", f"{tmp_path}/out"),
+            *("--shortlist", f"{tmp_path}/pairs.txt", "--set", "rotations.degrees=[0,90]"),
+            *("--set", "local_features.method=rootsift", "--set", "evaluation.recall_at=[1]"),
+        ])  # fmt: skip
+    assert "are of the queries as they are" in capsys.readouterr().err

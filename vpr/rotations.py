@@ -1,0 +1,82 @@
+"""Queries whose camera was turned: each is described at several rotations, and the one that verifies best is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vpr.core import Doubles, Ranking, Rows
+from vpr.descriptors import Features
+from vpr.features.feature_set import FeatureSet
+from vpr.features.turned import ChosenTurns
+
+logger = logging.getLogger(__name__)
+
+LEAD = 1.5  # times the inliers of the rotation named first, that another needs, and ...
+LEAST = 6  # ... this many more
+
+
+def choose(
+    features: Features, retrieve: Callable[[Features], Ranking], verify: Callable[[Features, Ranking], Ranking] | None
+) -> tuple[Features, Ranking]:
+    """The features and the shortlist of the queries, each at the rotation that is chosen for it.
+
+    ``retrieve`` gives a shortlist, and ``verify`` compares the first few of its candidates; without it the similarity
+    of the first candidate decides.
+    """
+    sets = (features.queries, *features.turned)
+    shortlists = [retrieve(Features(features.database, each)) for each in sets]
+    if verify is None:
+        choice = np.argmax([_first(each) for each in shortlists], axis=0)
+    else:
+        pairs = zip(sets, shortlists, strict=True)
+        verified = [verify(Features(features.database, each), found) for each, found in pairs]
+        choice = best_rotation(np.stack([_inliers(each) for each in verified]))
+    degrees = np.stack([_rotations(each) for each in sets])[choice, np.arange(len(choice))]
+    logger.info("rotations: %d of %d queries turned", int((degrees != 0).sum()), len(degrees))
+    return Features(features.database, _joined(sets, choice, degrees)), _mixed(shortlists, choice)
+
+
+def best_rotation(inliers: Rows) -> Rows:
+    """(Q,) the rotation of each query, from (R, Q) inliers of its best candidate.
+
+    The rotation named first is kept unless another verifies clearly better.
+    """
+    best = inliers.argmax(axis=0)
+    most = inliers.max(axis=0)
+    clear = (most >= LEAD * inliers[0]) & (most >= inliers[0] + LEAST)
+    chosen: Rows = np.where(clear, best, 0)
+    return chosen
+
+
+def _first(shortlist: Ranking) -> Doubles:
+    """(Q,) similarity of the first candidate."""
+    return shortlist.scores[:, 0].astype(np.float64)
+
+
+def _rotations(queries: FeatureSet) -> Rows:
+    return np.zeros(len(queries.images), np.int64) if queries.rotations is None else queries.rotations
+
+
+def _inliers(verified: Ranking) -> Rows:
+    """(Q,) inliers of the candidate that has most."""
+    assert verified.evidence is not None
+    most: Rows = verified.evidence.inliers.max(axis=1).astype(np.int64)
+    return most
+
+
+def _joined(sets: Sequence[FeatureSet], choice: Rows, degrees: Rows) -> FeatureSet:
+    keys = tuple(sets[place].keys[row] for row, place in enumerate(choice.tolist()))
+    stores = [each.rerank_store for each in sets]
+    chosen = None if any(store is None for store in stores) else ChosenTurns(stores, choice)
+    return replace(sets[0], keys=keys, chosen=chosen, rotations=degrees)
+
+
+def _mixed(rankings: Sequence[Ranking], choice: Rows) -> Ranking:
+    queries = np.arange(len(choice))
+    rows = np.stack([each.rows for each in rankings])[choice, queries]
+    scores = np.stack([each.scores for each in rankings])[choice, queries]
+    return Ranking(rows, scores)
