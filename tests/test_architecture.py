@@ -45,6 +45,7 @@ ORDER = (
     "benchmark",
     "geometry_examples",
     "geometry_benchmark",
+    "inspection",  # built on build, report and geometry_benchmark
     "training",
     "cli",
     "api",

@@ -19,6 +19,8 @@ from vpr.geometry_examples import Examples, draw_examples
 if TYPE_CHECKING:
     from vpr.datasets.homography_pairs import HomographyPair
     from vpr.datasets.pose_pairs import PosePair
+    from vpr.geometry.homography_benchmark import HomographyBench
+    from vpr.geometry.pose_benchmark import PoseBench
     from vpr.geometry.rows import Estimator, Row
     from vpr.geometry.views import MatchedViews, Resize, Views
     from vpr.settings import Settings
@@ -64,11 +66,21 @@ class Bench(Protocol):
 
 def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: str, options: Options) -> str:
     """Measure a benchmark of homographies, write its tables, and return them as text."""
-    from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
-    from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS
+    from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, summarise_homographies
 
     if protocol not in HOMOGRAPHY_PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}; known: {', '.join(HOMOGRAPHY_PROTOCOLS)}")
+    bench, settings, about = homography_bench(benchmark, protocol, options)
+    return _run(bench, pairs, options, about, settings=settings, summarise=summarise_homographies)
+
+
+def homography_bench(
+    benchmark: str, protocol: str, options: Options
+) -> tuple[HomographyBench, Settings, dict[str, str]]:
+    """What measures pairs by a protocol, its settings, and what is recorded of it."""
+    from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench
+    from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS
+
     chosen = HOMOGRAPHY_PROTOCOLS[protocol]
     resize = _size(chosen.resize, options)
     settings = _settings(options, chosen.settings)
@@ -77,12 +89,20 @@ def run_homographies(benchmark: str, pairs: Sequence[HomographyPair], protocol: 
     bench = HomographyBench(views, matcher, verifier, chosen, judged)
     about = {"benchmark": benchmark, "protocol": protocol, "source": chosen.source, "size": str(resize)}
     about |= {"corners": chosen.corners, "points_judged": str(chosen.points)}
-    return _run(bench, pairs, options, about, settings=settings, summarise=summarise_homographies)
+    return bench, settings, about
 
 
 def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> str:
     """Measure a benchmark of relative poses, write its tables, and return them as text."""
-    from vpr.geometry.pose_benchmark import POSE_PROTOCOLS, PoseBench, summarise_poses
+    from vpr.geometry.pose_benchmark import summarise_poses
+
+    bench, settings, about = pose_bench(benchmark, options)
+    return _run(bench, pairs, options, about, settings=settings, summarise=summarise_poses)
+
+
+def pose_bench(benchmark: str, options: Options) -> tuple[PoseBench, Settings, dict[str, str]]:
+    """What measures pairs of a benchmark, its settings, and what is recorded of it."""
+    from vpr.geometry.pose_benchmark import POSE_PROTOCOLS, PoseBench
     from vpr.geometry.pose_estimators import POSE_ESTIMATORS
 
     chosen = POSE_PROTOCOLS[benchmark]
@@ -92,7 +112,7 @@ def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> st
     views, matcher, verifier = _methods(settings, resize, "fundamental")
     bench = PoseBench(views, matcher, verifier, judged)
     about = {"benchmark": benchmark, "protocol": chosen.name, "source": chosen.source, "size": str(resize)}
-    return _run(bench, pairs, options, about, settings=settings, summarise=summarise_poses)
+    return bench, settings, about
 
 
 def _size(resize: Resize, options: Options) -> Resize:
@@ -176,6 +196,7 @@ def _run(
 ) -> str:
     """Measure what is missing of the rows, write the tables, and return them as text."""
     from vpr.config import digest_of_names, dump, fingerprint, plain
+    from vpr.datasets.pair_records import PAIRS, write_pairs
     from vpr.geometry.rows import resumed
     from vpr.runtime.progress import Progress
 
@@ -206,7 +227,9 @@ def _run(
         f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
         f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
     )
-    about_all = {**about, "weights": used, "settings": dump(settings), MEASURED_WITH: measured_with}
+    about_all = {**about, "weights": used, "settings": dump(settings), "longest_side": options.longest_side}
+    about_all |= {MEASURED_WITH: measured_with}
+    write_pairs(options.out / PAIRS, pairs)
     drawn = draw_examples(options.out, pairs, rows, bench.matched, options.examples)
     return _write(options, title, rows, summarise(rows), about_all, drawn=drawn, device=settings.machine.device)
 

@@ -16,6 +16,7 @@ from vpr.cli.demo import demo_city, demo_places
 from vpr.cli.evaluate import evaluate
 from vpr.cli.fit import fit
 from vpr.cli.frames import frames
+from vpr.cli.inspect import inspect
 from vpr.cli.match_pairs import match_pairs
 from vpr.cli.match_two import match_two
 from vpr.cli.rank import rank
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(report)
 app.command()(compare)
+app.command()(inspect)
 app.command(cls=SeveralValues)(benchmark)
 app.command("match-two")(match_two)
 app.command("match-pairs", no_args_is_help=True)(match_pairs)

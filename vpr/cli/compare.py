@@ -41,7 +41,7 @@ def compare(
         raise ConfigError(f"{folder_a} and {folder_b} have no recall@k in common; set evaluation.recall_at alike")
     comparison = compare_runs(one.dataset, _ranking(one, stage), other.dataset, _ranking(other, stage), ks)
     settings = settings_that_differ(one.settings_toml, other.settings_toml)
-    say(comparison_text(comparison, _short_names(folder_a, folder_b), settings, most).rstrip())
+    say(comparison_text(comparison, short_names(folder_a, folder_b), settings, most).rstrip())
     if out is not None:
         write_atomically(out, "".join(line + "\n" for line in difference_lines(comparison)))
 
@@ -52,7 +52,7 @@ def _ranking(run: RunResult, stage: str) -> Ranking:
     return list(run.stages.values())[0 if stage == "first" else -1]
 
 
-def _short_names(one: Path, other: Path) -> tuple[str, str]:
+def short_names(one: Path, other: Path) -> tuple[str, str]:
     """Column titles: the last part of each path that tells the two apart."""
     pairs = zip(reversed(one.absolute().parts), reversed(other.absolute().parts), strict=False)
     return next(((a, b) for a, b in pairs if a != b), ("before", "after"))
