@@ -1,6 +1,7 @@
-"""SuperPoint and SuperGlue as the papers write them down, one image and one pair at a time.
+"""SuperPoint, SuperGlue and IMP as the papers write them down, one image and one pair at a time.
 
-DeTone et al., CVPR workshops 2018, arXiv:1712.07629; Sarlin et al., CVPR 2020, arXiv:1911.11763. These are what
+DeTone et al., CVPR workshops 2018, arXiv:1712.07629; Sarlin et al., CVPR 2020, arXiv:1911.11763; Xue et al., CVPR 2023,
+arXiv:2304.14837. These are what
 `vpr` is compared with, for speed and for results. They read the same published weights, a dict of tensors.
 """
 
@@ -110,6 +111,58 @@ def superglue(
     return log_sinkhorn(similarity, weights["bin_score"], iterations)
 
 
+def imp(
+    weights: Weights,
+    first: Points,
+    second: Points,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    sinkhorn_iterations: int = 20,
+) -> Tensor:
+    """IMP's assignment (M + 1, N + 1), probabilities, after all iterations; images of sizes (width, height)."""
+    x0 = first.descriptors + _encode(weights, first, sizes[0])
+    x1 = second.descriptors + _encode(weights, second, sizes[1])
+    last = sum(key.startswith("final_proj.") and key.endswith(".weight") for key in weights) - 1
+    attention: dict[tuple[int, int], Tensor] = {}  # of each kind, self and cross, and of each image
+    for layer in range(2 * last + 2):
+        name, kind = f"gnn.layers.{layer}", layer % 2
+        pairs = ((x0, x1), (x1, x0)) if kind else ((x0, x0), (x1, x1))
+        added = []
+        for image, (x, source) in enumerate(pairs):
+            shared = f"{name}.proj.weight" in weights
+            if not shared:
+                q, k = (
+                    _linear(weights, f"{name}.attn.proj.{i}", each).view(-1, 4, each.shape[1])
+                    for i, each in enumerate((x, source))
+                )
+                scores = torch.einsum("dhn,dhm->hnm", q, k) / math.sqrt(len(q))
+                attention[kind, image] = torch.softmax(scores, dim=-1)
+            v = _linear(weights, f"{name}.proj" if shared else f"{name}.attn.proj.2", source).view(
+                -1, 4, source.shape[1]
+            )
+            message = torch.einsum("hnm,dhm->dhn", attention[kind, image], v).reshape(x.shape)
+            merged = _linear(weights, f"{name}.merge" if shared else f"{name}.attn.merge", message)
+            added.append(_perceptron(weights, f"{name}.mlp", torch.cat([x, merged])))
+        x0, x1 = x0 + added[0], x1 + added[1]
+    m0, m1 = _linear(weights, f"final_proj.{last}", x0), _linear(weights, f"final_proj.{last}", x1)
+    similarity = torch.einsum("dn,dm->nm", m0, m1) / math.sqrt(len(m0))
+    return _sinkhorn_on_probabilities(similarity, weights["bin_score"], sinkhorn_iterations)
+
+
+def _sinkhorn_on_probabilities(similarity: Tensor, bin_score: Tensor, iterations: int) -> Tensor:
+    m, n = similarity.shape
+    scores = functional.pad(similarity, (0, 1, 0, 1))
+    scores[-1, :] = bin_score
+    scores[:, -1] = bin_score
+    p = torch.softmax(scores, dim=-1)
+    r, c = torch.ones(m + 1, device=p.device), torch.ones(n + 1, device=p.device)
+    r[-1], c[-1] = m + 1, n + 1
+    u, v = torch.ones_like(r), torch.ones_like(c)
+    for _ in range(iterations):
+        u = r / ((p * v[None, :]).sum(1) + 1e-8)
+        v = c / ((p * u[:, None]).sum(0) + 1e-8)
+    return p * u[:, None] * v[None, :]
+
+
 def matches(log_assignment: Tensor, threshold: float = 0.2) -> tuple[Tensor, Tensor]:
     """For each point of the first image its partner or -1, and its probability or 0."""
     scores = log_assignment[:-1, :-1]
@@ -163,5 +216,7 @@ def _linear(weights: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def _normalise(weights: Weights, name: str, x: Tensor) -> Tensor:
+    if f"{name}.running_mean" not in weights:  # over the points of this image
+        return functional.instance_norm(x[None], eps=1e-3)[0]
     mean, variance = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
     return functional.batch_norm(x[None], mean, variance, weights[f"{name}.weight"], weights[f"{name}.bias"])[0]

@@ -30,6 +30,10 @@ from vpr.index import build_index
 from vpr.local_features.superpoint import Settings as SuperPointSettings
 from vpr.local_features.superpoint import SuperPoint
 from vpr.local_features.superpoint_network import SuperPointNetwork
+from vpr.matchers.imp import Imp
+from vpr.matchers.imp import Settings as ImpSettings
+from vpr.matchers.imp_network import ImpNetwork
+from vpr.matchers.imp_pooling import Pooling
 from vpr.matchers.sinkhorn import log_assignment
 from vpr.matchers.superglue import Settings as SuperGlueSettings
 from vpr.matchers.superglue import SuperGlue
@@ -230,6 +234,49 @@ def matching(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
         yield from take_turns(what, variants, device, rounds, per=count, note=notes)
 
 
+def imp_matching(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
+    """IMP, and EIMP on the same weights: how many keypoints it leaves out depends on them."""
+    network = matching_everything(ImpNetwork())
+    weights = {name: value.to(device) for name, value in network.state_dict().items()}
+    query = random_features(0)
+    candidates = [view_of(query, seed) for seed in range(1, 5)]
+
+    def one_by_one(count: int) -> list[tuple[Tensor, Tensor]]:
+        with torch.inference_mode():
+            found = (
+                plain.imp(weights, as_plain(query, device), as_plain(each, device), (SIZE, SIZE))
+                for each in candidates[:count]
+            )
+            return [plain.matches(each.log()) for each in found]
+
+    reference = one_by_one(2)
+    for count in (1,) if device.type == "cpu" else (1, 4):
+        variants: Variants = {"plain, one by one": partial(one_by_one, count)}
+        notes = {}
+        for name, pooling in (("IMP", None), ("EIMP", Pooling())):
+            for precision in precisions(device):
+                method = Imp(network, "", ImpSettings(precision=precision), device, pooling=pooling)
+                variants[f"{name} {precision}"] = partial(method.match, query, candidates[:count])
+                ours = method.match(query, candidates[:2])
+                same = statistics.mean(same_matches(a, b) for a, b in zip(ours, reference, strict=True))
+                notes[f"{name} {precision}"] = f"{100 * same:.1f} % same matches"
+        what = f"IMP {POINTS} x {POINTS}, 15 iterations, 1 x {count}"
+        yield from take_turns(what, variants, device, rounds, per=count, note=notes)
+
+
+def matching_everything(network: ImpNetwork) -> ImpNetwork:
+    """Random weights that change the descriptors little, so that those alike match, as a trained network does."""
+    randomised(network)
+    for layer in network.gnn.layers:
+        layer.mlp[-1].weight.data *= 0.03
+    network.kenc.encoder[-1].weight.data *= 0.01
+    for head in network.final_proj:
+        head.weight.data = 18 * torch.eye(DIM)[..., None]
+        torch.nn.init.zeros_(head.bias)
+    network.bin_score.data = torch.tensor(9.0)
+    return network
+
+
 def same_matches(ours: Matches, theirs: tuple[Tensor, Tensor]) -> float:
     """Share of the points whose partner, or lack of one, is the same."""
     partner = torch.full((POINTS,), -1)
@@ -358,6 +405,7 @@ def query(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
 
 MEASUREMENTS: dict[str, Callable[[torch.device, int], Iterator[dict[str, Any]]]] = {
     "extraction": extraction,
+    "imp": imp_matching,
     "matching": matching,
     "query": query,
     "search": search,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from published import CPU, alike, random_features, randomise, same_matches
+from published import CPU, alike, plain, random_features, randomise, same_matches
 
 from vpr.config import parse
 from vpr.core import ConfigError, DataError, LocalFeatures
@@ -318,3 +318,14 @@ def test_settings(tmp_path, row):
 def test_every_setting_is_here():
     for method, of_method in SETTINGS.items():
         assert of_method.keys() == set(MATCHERS[method].settings.model_fields) - {"method", "weights", "precision"}
+
+
+@torch.inference_mode()
+def test_equals_the_plain_procedure():
+    network = small()
+    query = random_features(41, 32, seed=1)
+    candidate = alike(query, 36, seed=2)
+    theirs = [plain.Points(each.keypoints, each.scores, each.descriptors.T) for each in (query, candidate)]
+    expected = plain.imp(network.state_dict(), *theirs, (query.image_size, candidate.image_size))
+    ours = network(*(stack([each], REACH, CPU) for each in (query, candidate)))[-1][0]
+    torch.testing.assert_close(ours, expected, rtol=0, atol=5e-5)

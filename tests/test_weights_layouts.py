@@ -16,6 +16,7 @@ from vpr.global_descriptors.resnet import GemNetwork
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.matchers import IMAGE_MATCHERS, MATCHERS
+from vpr.matchers.gluestick_network import GlueStickNetwork
 from vpr.matchers.imp_network import ImpNetwork
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.superglue_network import SuperGlueNetwork
@@ -73,6 +74,7 @@ GOLDEN = {
     "lightglue": ("LightGlue, as first published", {"layers": 9, "descriptor": 256}),
     "netvlad_hloc": ("NetVLAD, MATLAB network", {"clusters": 64, "descriptor": 4096}),
     "imp": ("IMP or EIMP", {"layers": 30, "descriptor": 256}),
+    "gluestick": ("GlueStick", {"layers": 18, "line layers": 9, "descriptor": 256}),
 }
 
 
@@ -91,6 +93,7 @@ NETWORKS = {
     "SuperPoint v1": lambda: SuperPointNetwork("v1", (4, 4, 8, 8), 16, 32),
     "SuperPoint, open weights": lambda: SuperPointNetwork("open", (4, 4, 8, 8), 16, 32),
     "SuperGlue": lambda: SuperGlueNetwork((8, 32), layers=4),
+    "GlueStick": lambda: GlueStickNetwork((8, 32), layers=4),
     "IMP or EIMP": lambda: ImpNetwork((8, 32), iterations=9),
     "LightGlue": lambda: LightGlueNetwork(input_dim=32, dim=64, layers=3),
     "NetVLAD, not whitened": lambda: NetVladNetwork(4, None),
@@ -106,6 +109,7 @@ NETWORKS = {
 SIZES = {
     "SuperPoint v1": {"descriptor": 32},
     "SuperGlue": {"layers": 4, "descriptor": 32, "encoder modules": 4},
+    "GlueStick": {"layers": 4, "line layers": 2, "descriptor": 32},
     "IMP or EIMP": {"iterations": 9, "descriptor": 32},
     "LightGlue": {"layers": 3, "exits": 2, "descriptor": 32, "inner width": 64, "inputs per keypoint": 2},
     "NetVLAD, not whitened": {"clusters": 4, "local descriptor": 512},

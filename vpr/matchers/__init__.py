@@ -2,7 +2,7 @@
 
 from vpr.config import Method
 from vpr.core import ImageMatcher, Matcher
-from vpr.matchers import adalam, eimp, imp, lightglue, loftr, nearest, superglue, xfeat_semi_dense
+from vpr.matchers import adalam, eimp, gluestick, imp, lightglue, loftr, nearest, superglue, xfeat_semi_dense
 
 MATCHERS: dict[str, Method[Matcher]] = {
     "adalam": Method(adalam.Settings, adalam.build),
@@ -16,6 +16,7 @@ MATCHERS: dict[str, Method[Matcher]] = {
 }
 
 IMAGE_MATCHERS: dict[str, Method[ImageMatcher]] = {
+    "gluestick": Method(gluestick.Settings, gluestick.build),
     "loftr": Method(loftr.Settings, loftr.build),
     "xfeat_semi_dense": Method(xfeat_semi_dense.Settings, xfeat_semi_dense.build),
 }

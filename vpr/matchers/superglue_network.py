@@ -43,7 +43,7 @@ class KeypointEncoder(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.encoder = _perceptron([3, *widths])
+        self.encoder = perceptron([3, *widths])
 
     def forward(self, batch: PointBatch) -> Tensor:
         """(B, N, D)"""
@@ -73,7 +73,7 @@ class Layer(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.attn = Attention(dim)
-        self.mlp = _perceptron([2 * dim, 2 * dim, dim])
+        self.mlp = perceptron([2 * dim, 2 * dim, dim])
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         delta: Tensor = self.mlp(torch.cat([x, self.attn(x, source, mask)], dim=2))
@@ -142,7 +142,7 @@ class SuperGlueNetwork(nn.Module):
         return log_assignment(similarity, self.bin_score, self.sinkhorn_iterations, first.mask, second.mask)
 
 
-def _perceptron(widths: Sequence[int]) -> nn.Sequential:
+def perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers on every point, with BatchNorm and ReLU between them; the last one starts without bias."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):

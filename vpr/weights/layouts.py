@@ -106,6 +106,27 @@ SUPERGLUE = (
         ),
     ),
     Layout(
+        "GlueStick",
+        loads=("gluestick",),
+        signature_keys=("gnn.layers.0.update.attn.merge.weight", "final_line_proj.weight", "line_bin_score"),
+        sizes={
+            "layers": count("gnn.layers."),
+            "line layers": count("gnn.line_layers."),
+            "descriptor": axis("final_proj.weight"),
+            "encoder modules": count("kenc.encoder."),
+        },
+        keys=(
+            "{bin_score,line_bin_score}",
+            f"{{final_proj,final_line_proj}}.{LINEAR}",
+            f"{{kenc,lenc}}.encoder.{{0..<encoder modules/3}}.{LINEAR}",
+            f"{{kenc,lenc}}.encoder.{{1..<encoder modules/3}}.{NORM}",
+            f"gnn.layers.{{0..<layers}}.update.{{attn.merge,attn.proj.0,attn.proj.1,attn.proj.2,mlp.0,mlp.3}}.{LINEAR}",
+            f"gnn.layers.{{0..<layers}}.update.mlp.1.{NORM}",
+            f"gnn.line_layers.{{0..<line layers}}.{{mlp.0,mlp.3}}.{LINEAR}",
+            f"gnn.line_layers.{{0..<line layers}}.mlp.1.{NORM}",
+        ),
+    ),
+    Layout(
         "IMP or EIMP",
         loads=("eimp", "eimp_iterative", "imp", "imp_iterative"),
         signature_keys=("gnn.layers.0.attn.merge.weight", "final_proj.0.weight", "bin_score"),
