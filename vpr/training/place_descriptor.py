@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vpr.config import MethodSettings
 from vpr.core import ConfigError, Floats, Image, Rows
+from vpr.datasets.place_folders import GROUPS
 from vpr.global_descriptors.place import CELL, LEVELS, PlaceNetwork, seen_size
 from vpr.global_descriptors.whitening import fit_whitening
 from vpr.images import resize
@@ -42,7 +43,9 @@ class Settings(MethodSettings):
     """Settings of the descriptor's training."""
 
     method: Literal["place"] = "place"
-    manifest: tuple[Path, ...] | Path  # csv files with a column image or file, and place, group as far as known
+    # Csv files with a column image or file, and place, group as far as known; or folders of GSV-Cities or SF-XL.
+    manifest: tuple[Path, ...] | Path
+    cosplace_group: int = Field(0, ge=0, lt=GROUPS)  # of the places of SF-XL
     start: Path | None = None  # weights of this descriptor to go on from
     backbone: str = "efficientnet-lite0"  # name or path of published weights
     blocks: int = Field(11, ge=1, le=16)
@@ -363,5 +366,11 @@ def _fit_projection(network: PlaceNetwork, settings: Settings, places: Places) -
 
 
 def build(settings: Settings) -> PlaceDescriptorTask:
-    places = Places(settings.manifests, (0, 0), settings.held_out, longest_side=settings.longest_side)
+    places = Places(
+        settings.manifests,
+        (0, 0),
+        settings.held_out,
+        longest_side=settings.longest_side,
+        cosplace_group=settings.cosplace_group,
+    )
     return PlaceDescriptorTask(settings, _started(settings, places), places)

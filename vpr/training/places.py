@@ -10,15 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import DataError, Image, Rows
+from vpr.datasets.place_folders import read_place_folder
 from vpr.datasets.tables import Table, name_at, read_table
 from vpr.images import fitted_size, read_image, resize
 from vpr.training.grey_images import cut_to
 
 IMAGE_COLUMNS = ("image", "file")
+KEPT = 20_000  # images in memory: 4.6 GB in colour at 320 x 240
 
 
 class Places:
-    """The images of some csv files with a column ``image`` (or ``file``), relative to the csv file.
+    """The images of some csv files with a column ``image`` (or ``file``), relative to the csv file, or of folders.
+
+    A folder has the layout of GSV-Cities or SF-XL; see vpr.datasets.place_folders.
 
     A column ``place`` says which of them show the same place. An image without a place is one of its own. Images of
     one ``group``, where there is such a column, may show the same; groups of one name in several files are one group,
@@ -29,7 +33,13 @@ class Places:
     """
 
     def __init__(
-        self, manifests: Sequence[Path], size: tuple[int, int], held_out: float, *, longest_side: int | None = None
+        self,
+        manifests: Sequence[Path],
+        size: tuple[int, int],
+        held_out: float,
+        *,
+        longest_side: int | None = None,
+        cosplace_group: int = 0,
     ) -> None:
         self.size = size
         self.longest_side = longest_side
@@ -38,9 +48,9 @@ class Places:
         self.groups: Rows  # (N,) images that may show the same have one number
         self.group_names: list[str] = []  # as the csv files have them
         listed = [
-            (number, path.parent / image, place, group)
+            (number, *listed)
             for number, path in enumerate(manifests)
-            for image, place, group in _rows(read_table(path))
+            for listed in (_of_folder(path, cosplace_group) if path.is_dir() else _rows(read_table(path)))
         ]
         known = {group for *_, group in listed if group}
         found: dict[tuple[object, ...], int] = {}
@@ -64,7 +74,7 @@ class Places:
         self.held_places = [rows for rows in several if self.groups[rows[0]] in held]
         if len(self.places) + len(self.single) < 2:
             raise DataError(f"{', '.join(map(str, manifests)) or 'no csv file'}: fewer than two places to learn from")
-        self._image = lru_cache(maxsize=None)(self._read)
+        self._image = lru_cache(maxsize=KEPT)(self._read)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -104,11 +114,15 @@ class Places:
         return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64))]
 
 
-def _rows(table: Table) -> list[tuple[str, str, str]]:
+def _of_folder(root: Path, group: int) -> list[tuple[Path, str, str]]:
+    return [(image.path, image.place, "") for image in read_place_folder(root, group)]
+
+
+def _rows(table: Table) -> list[tuple[Path, str, str]]:
     """Image, place and group of each line; "" where nothing is said."""
     column = next((name for name in IMAGE_COLUMNS if name in table.columns), IMAGE_COLUMNS[0])
     names = [
-        name_at(name, f"{table.path}, line {line}")
+        table.path.parent / name_at(name, f"{table.path}, line {line}")
         for name, line in zip(table.column(column), table.lines, strict=True)
     ]
     blank = ("",) * len(names)
