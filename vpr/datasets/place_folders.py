@@ -2,8 +2,9 @@
 
 GSV-Cities (Ali-bey et al., Neurocomputing 2022): ``Dataframes/<City>.csv`` with place_id, year, month, northdeg,
 city_id, lat, lon, panoid, and ``Images/<City>/``. SF-XL (Berton et al., CVPR 2022): images named
-@utm_east@utm_north@...@heading@...@.jpg. Its places are CosPlace's: cells of 10 m, cut into headings of 30 degrees, of which only every fifth
-cell and every second heading, in each direction, belong to one group; so no two places of a group show the same.
+@utm_east@utm_north@...@heading@...@.jpg. Its places are CosPlace's: cells of 10 m, cut into headings of 30 degrees, of
+which only every fifth cell and every second heading, in each direction, belong to one group; so no two places of a
+group show the same.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def _sf_xl(root: Path, group: int) -> list[PlaceImage]:
         placed = utm_names.parse(name)
         if placed is None or placed.heading is None:
             raise DataError(
-                f"{root}: {name!r} has no position and heading in its name (@utm_east@utm_north@...@heading@...@.jpg, as "
-                "SF-XL has), and there is no folder Dataframes, as GSV-Cities has; list other images in a csv file"
+                f"{root}: {name!r} has no position and heading in its name (@utm_east@utm_north@...@heading@...@.jpg, "
+                "as SF-XL has), and there is no folder Dataframes, as GSV-Cities has; list other images in a csv file"
             )
         cell = int(placed.east_m // CELL_M), int(placed.north_m // CELL_M), int(placed.heading // HEADING)
         if group_of(*cell) == group:
