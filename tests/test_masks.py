@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,12 +128,14 @@ def test_a_run_finds_what_is_constant(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "use",
     [
-        lambda given: vpr.match("a.png", "b.png", images=given),
-        lambda given: build_engine(configured(None, {"images": given})),
-        lambda given: build_pair_methods(configured(None, {"images": given})),
+        lambda given: vpr.match("a.png", "b.png", **given),
+        lambda given: build_engine(configured(None, given)),
+        lambda given: build_pair_methods(configured(None, given)),
     ],
     ids=["pair", "map", "single images"],
 )
-def test_where_masks_are_not_applied_they_are_refused(use: Callable[[dict[str, str]], object]) -> None:
+def test_masks_and_rotations_are_refused_where_they_are_not_applied(use: Callable[[dict[str, Any]], object]) -> None:
     with pytest.raises(ConfigError, match="takes no masks"):
-        use({"masks": "auto"})
+        use({"images": {"masks": "auto"}})
+    with pytest.raises(ConfigError, match="turns no images"):
+        use({"rotations": {"degrees": [0, 90]}})

@@ -108,6 +108,7 @@ def build_pair_methods(settings: Settings, *, dense: bool = False, masked: bool 
     """
     if not masked:
         refuse_masks(settings, "a comparison of single images")
+    refuse_rotations(settings, "a comparison of single images")
     if compares_images(settings) and not dense:
         raise ConfigError(
             f"rerank.method = {settings.rerank.method!r} compares images, which have no keypoints to keep; it is for "
@@ -215,6 +216,12 @@ def refuse_masks(settings: Settings, what: str) -> None:
     """Raise ConfigError for ``images.masks`` where ``what`` does not apply them."""
     if settings.images.masks:
         raise ConfigError(f"images.masks: {what} takes no masks; vpr run, benchmark, fit and match-pairs do")
+
+
+def refuse_rotations(settings: Settings, what: str) -> None:
+    """Raise ConfigError for ``rotations.degrees`` where ``what`` does not turn images."""
+    if settings.rotations.degrees != (0,):
+        raise ConfigError(f"rotations.degrees: {what} turns no images; vpr run and vpr benchmark turn their queries")
 
 
 def _require_compatible(settings: Settings, section: str, method: MethodSettings) -> None:

@@ -175,10 +175,11 @@ def _estimator(text: str, table: Mapping[str, Any]) -> Estimator:
 def _methods(
     settings: Settings, resize: Resize, model: Literal["homography", "fundamental"]
 ) -> tuple[Views, Matcher, Verifier | None]:
-    from vpr.build import build_local, build_matcher, build_verifier, refuse_masks
+    from vpr.build import build_local, build_matcher, build_verifier, refuse_masks, refuse_rotations
     from vpr.geometry.views import Views as Extracting
 
     refuse_masks(settings, "an evaluation on pairs")
+    refuse_rotations(settings, "an evaluation on pairs")
     settings = settings.model_copy(update={"verification": settings.verification.model_copy(update={"model": model})})
     verifier = build_verifier(settings) if settings.verification.method != "none" else None
     views = Extracting(build_local(settings), resize, settings.images.max_megapixels)

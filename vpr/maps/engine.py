@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.build import Engine, build, compares_patches, refuse_masks
+from vpr.build import Engine, build, compares_patches, refuse_masks, refuse_rotations
 from vpr.core import ConfigError, DataError, Floats, ImageError, ImageSet, LocalFeatures
 from vpr.features.feature_set import ImageFeatures
 from vpr.images import ImageLike
@@ -78,6 +78,7 @@ def build_engine(settings: Settings) -> MapEngine:
     if compares_patches(settings):
         raise ConfigError('a map compares local features; rerank.method = "patch_netvlad" is not for maps')
     refuse_masks(settings, "a map")
+    refuse_rotations(settings, "a map")
     if settings.shortlist.one_per_group:
         raise ConfigError("shortlist.one_per_group is not for maps; every image of a panorama is a candidate")
     engine = build(settings)
