@@ -17,6 +17,8 @@ from vpr.core import ConfigError, DataError
 from vpr.datasets.posed_views import read_city, read_megadepth, read_millimetres, read_scannet
 from vpr.demo_city import depth_path, read_shots, write_demo_city
 from vpr.local_features import rootsift
+from vpr.matchers.imp_assignment import assignment
+from vpr.matchers.imp_network import ImpNetwork
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.points import PointBatch
 from vpr.matchers.sinkhorn import log_assignment
@@ -38,8 +40,9 @@ from vpr.training.correspondence import (
 from vpr.training.grey_images import cut_matrix, cut_to
 from vpr.training.initial import SHARPNESS, start_as_nearest
 from vpr.training.matching_losses import assignment_loss, judge
+from vpr.training.pose_consistency import pose_consistency_loss
 from vpr.training.randomness import randomness
-from vpr.weights import record_of
+from vpr.weights import Record, record_of
 
 CPU = torch.device("cpu")
 SIZE = (160, 120)
@@ -451,11 +454,11 @@ def last(folder: Path, name: str = "loss") -> float:
     return float(lines[-1].split(",")[header.split(",").index(name)])
 
 
-@pytest.mark.parametrize("network", ["superglue", "lightglue"])
+@pytest.mark.parametrize("network", ["superglue", "lightglue", "imp"])
 def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    task = matcher.build(settings(photos, network=network))
-    steps = {"superglue": 120, "lightglue": 200}[network]
+    task = matcher.build(settings(photos, network=network, layers=2 if network == "imp" else 4))
+    steps = {"superglue": 120, "lightglue": 200, "imp": 50}[network]
     best = loop.train(task, fast(steps=steps, overfit=1), tmp_path, CPU)
     assert last(tmp_path, "matched") < 0.3 and last(tmp_path, "unmatched") < 0.3
     header = (tmp_path / "validation.csv").read_text().splitlines()[0]
@@ -464,12 +467,73 @@ def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_
 
     chosen = MATCHERS[network]
     built = chosen.build(chosen.settings(weights=str(best)), CPU)
+    if network == "imp":
+        assert set(recorded(best).loads) == {"imp", "imp_iterative", "eimp", "eimp_iterative"}
     part = task.sources[0].draw(1, randomness(0), held=True)
     extractor = task.extractor(CPU)
     one, other = (
         extractor.extract([extractor.preprocess(image[0, 0].numpy())])[0] for image in (part.first, part.second)
     )
     assert len(built.match(one, [other])) == 1
+
+
+def recorded(path: Path) -> Record:
+    record = record_of(str(path))
+    assert record is not None
+    return record
+
+
+def test_imp_begins_as_transport_on_cosines_in_every_iteration() -> None:
+    torch.manual_seed(0)
+    network = ImpNetwork((16, 32), iterations=4)
+    start_as_nearest(network)
+    first, second = (random_points(n) for n in (20, 25))
+    with torch.inference_mode():
+        cosines = first.descriptors @ second.descriptors.mT
+        expected = assignment(SHARPNESS * cosines, network.bin_score, 20)
+        for found in network(first, second):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def moving_camera(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Normalised places (1, N, 2) of points at all depths in two images."""
+    random = torch.Generator().manual_seed(seed)
+    points = torch.rand(count, 3, generator=random) * torch.tensor([4.0, 3.0, 5.0]) - torch.tensor([2.0, 1.5, -4.0])
+    moved = points + torch.tensor([0.8, 0.1, 0.3])
+    return points[None, :, :2] / points[None, :, 2:], moved[None, :, :2] / moved[None, :, 2:]
+
+
+def test_the_pose_loss_is_of_matches_that_do_not_give_the_pose() -> None:
+    """0 for the true matches, much for shuffled ones, less the less these weigh; nothing of a flat scene."""
+    points, others = moving_camera(40, seed=0)
+    truth = Truth(torch.arange(40)[None], torch.arange(40)[None], torch.zeros(1, 40, 40, dtype=torch.bool))
+    right = functional.pad(torch.eye(40), (0, 1, 0, 1))[None]
+    assert pose_consistency_loss(right, points, others, truth) < 1e-3
+    turned = torch.eye(40)
+    turned[20:] = turned[20:].roll(1, dims=1).flip(0)
+    losses = []
+    for weight in (0.05, 1.0):
+        scores = functional.pad(torch.cat([torch.eye(40)[:20], weight * turned[20:]]), (0, 1, 0, 1))[None]
+        scores.requires_grad_()
+        losses.append(pose_consistency_loss(scores, points, others, truth))
+        losses[-1].backward()
+        losses[-1] = losses[-1].detach()
+        assert scores.grad is not None and scores.grad.isfinite().all() and scores.grad.any()
+    low, high = (float(each) for each in losses)
+    assert 1e-3 < low < high <= 5
+    flat = pose_consistency_loss(right, points, points @ torch.tensor([[1.0, 0.1], [-0.1, 1.0]]), truth)
+    assert flat == 0
+    few = Truth(torch.full((1, 40), UNMATCHED), *truth[1:])
+    assert pose_consistency_loss(right, points, others, few) == 0
+
+
+def test_the_pose_loss_trains_imp_alone(photos: Path) -> None:
+    task = matcher.build(settings(photos, network="imp", pose_weight=0.5))
+    losses = task.losses(task.model, task.batch(2, randomness(0)), randomness(1))
+    expected = (losses["matched"] + losses["unmatched"]) / 2 + 0.5 * losses["pose"]
+    assert losses["loss"].item() == pytest.approx(expected.item())
+    with pytest.raises(ConfigError, match=r"task.pose_weight is for task.network = 'imp'"):
+        matcher.build(settings(photos, pose_weight=0.5))
 
 
 def random_points(count: int) -> PointBatch:

@@ -53,13 +53,35 @@ def _trainer(usual: str) -> Callable[..., None]:
     return command
 
 
+def matcher(
+    *,
+    out: OutOption,
+    method: Annotated[
+        str, typer.Option(help="superglue, lightglue or imp; the same as --set task.network=NAME.")
+    ] = "superglue",
+    config: Annotated[
+        str,
+        typer.Option("--config", metavar="NAME|FILE", help="A TOML file, or a training config of `vpr config list`."),
+    ] = "",
+    overfit: OverfitOption = 0,
+    devices: DevicesOption = 1,
+    overrides: SetOption = None,
+) -> None:
+    """Train SuperGlue, LightGlue, or IMP and EIMP, on the features of any extractor."""
+    chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp"}
+    if method not in chosen:
+        raise ConfigError(f"--method {method}: expected one of {', '.join(chosen)}")
+    given = [] if config and method == "superglue" else [f"task.network={method}"]
+    train(config or chosen[method], out, overfit, devices, [*given, *(overrides or [])])
+
+
 for kind, usual, text in (
     ("superpoint", "superpoint", "Train SuperPoint on images that `vpr train label` has labelled."),
     ("magicpoint", "magicpoint", "Train MagicPoint on synthetic shapes."),
-    ("matcher", "superglue", "Train SuperGlue (or, with --config, LightGlue) on the features of any extractor."),
     ("descriptor", "global", "Train a global descriptor on places."),
 ):
     app.command(kind, help=text)(_trainer(usual))
+app.command("matcher")(matcher)
 app.command("netvlad")(train_netvlad)
 app.command("pca")(pca)
 app.command("label")(label)

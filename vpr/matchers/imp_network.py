@@ -146,6 +146,7 @@ class ImpNetwork(nn.Module):
     """
 
     reach = 0.7
+    oriented = False
 
     def __init__(
         self, encoder: Sequence[int] = (32, 64, 128, 256, 256), iterations: int = 15, sinkhorn_iterations: int = 20

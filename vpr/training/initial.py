@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vpr.matchers.imp_network import ImpNetwork, OwnLayer, SharingLayer
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.superglue_network import Layer, PointLinear, SuperGlueNetwork
 
@@ -28,15 +29,23 @@ def keep_variance(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork) -> None:
+def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork | ImpNetwork) -> None:
     """First weights with which a network matches only by cosines, and its layers learn what to add to that.
 
-    SuperGlue is optimal transport then, and LightGlue a softmax over both sides, in which each point rather has a
-    partner than not; LightGlue's points differ by their places at once, over lengths from the whole image's down.
+    SuperGlue and IMP are optimal transport then, and LightGlue a softmax over both sides, in which each point rather
+    has a partner than not; LightGlue's points differ by their places at once, over lengths from the whole image's down.
     """
     if isinstance(network, SuperGlueNetwork):
-        last = [network.kenc.encoder[-1], *(cast(Layer, layer).mlp[-1] for layer in network.gnn.layers)]
+        last: list[nn.Module] = [
+            network.kenc.encoder[-1],
+            *(cast(Layer, layer).mlp[-1] for layer in network.gnn.layers),
+        ]
         projections: list[nn.Linear | PointLinear] = [network.final_proj]
+        network.bin_score.fill_(SHARPNESS * BELIEVED)
+    elif isinstance(network, ImpNetwork):
+        of_layers = [cast(OwnLayer | SharingLayer, layer).mlp[-1] for layer in network.gnn.layers]
+        last = [network.kenc.encoder[-1], *of_layers]
+        projections = [cast(PointLinear, head) for head in network.final_proj]
         network.bin_score.fill_(SHARPNESS * BELIEVED)
     else:
         layers = [layer for layer, _, _ in network.parts()]

@@ -1,4 +1,4 @@
-"""SuperGlue and LightGlue, on the features of any extractor, from pairs whose geometry is known.
+"""SuperGlue, LightGlue and IMP, on the features of any extractor, from pairs whose geometry is known.
 
 Homographies of photographs, scenes with depth and poses, pairs with an estimated fundamental matrix, and images of
 different places, of which a matcher that decides about places has to say that nothing matches.
@@ -19,6 +19,7 @@ from vpr.config import Chooser, MethodSettings, lookup
 from vpr.core import ConfigError, LocalExtractor, LocalFeatures
 from vpr.images import as_image
 from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.matchers.imp_network import ImpNetwork
 from vpr.matchers.lightglue_network import LayerResult, LightGlueNetwork
 from vpr.matchers.points import PointBatch, stack
 from vpr.matchers.superglue_network import SuperGlueNetwork
@@ -27,12 +28,15 @@ from vpr.training.correspondence import Truth
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
 from vpr.training.matching_losses import AssignmentLoss, assignment_loss, confidence_loss, judge
+from vpr.training.pose_consistency import pose_consistency_loss
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
 from vpr.weights import Record, features_of, load_published, recipe_of
 
 FEWEST = 16  # points of an image that a pair is trained on
 BELIEVED = 0.2  # probability above which a match counts in validation, as in the published settings
+LEAST = 1e-13  # probability whose log still teaches
+IMP_METHODS = ("imp", "imp_iterative", "eimp", "eimp_iterative")
 MANY = 10  # matches between images of different places that would mislead
 
 FEATURES = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
@@ -43,12 +47,14 @@ class Settings(MethodSettings):
     """Settings of a matcher's training; at least one source of pairs is needed."""
 
     method: Literal["matcher"] = "matcher"
-    network: Literal["superglue", "lightglue"] = "superglue"
+    network: Literal["superglue", "lightglue", "imp"] = "superglue"  # imp: for EIMP too
     features: Features = Field(default_factory=FEATURES.defaults)
     start: Path | None = None  # initial weights
-    encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's keypoint encoder, before the descriptor's
-    layers: int = Field(18, ge=2)  # SuperGlue's self- and cross-attention layers; LightGlue's layers, each of both
-    heads: int = Field(4, ge=1)  # of LightGlue; SuperGlue has 4
+    encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's or IMP's keypoint encoder, before D
+    # SuperGlue's self- and cross-attention layers; LightGlue's layers, or IMP's iterations, each of both
+    layers: int = Field(18, ge=2)
+    heads: int = Field(4, ge=1)  # of LightGlue; the others have 4
+    pose_weight: float = Field(0.0, ge=0)  # of IMP's loss of matches that do not give the pose
     oriented: bool = False  # LightGlue also reads size and orientation of each keypoint, which SIFT's have
     sinkhorn_iterations: int = Field(50, ge=1)
     size: tuple[int, int] = (640, 480)  # width, height of the images
@@ -90,7 +96,7 @@ class MatcherTask:
         network = _network(settings, self.extractor(torch.device("cpu")).dim)
         self.model: nn.Module = network
         self.oriented = network.oriented
-        self.reach = LightGlueNetwork.reach if settings.network == "lightglue" else SuperGlueNetwork.reach
+        self.reach = network.reach
 
     def batch(self, size: int, random: Randomness) -> MatcherBatch:
         if self.settings.pool:
@@ -112,9 +118,13 @@ class MatcherTask:
         of_layers = [assignment_loss(each, truth) for each in _assignments(output)]
         mean = AssignmentLoss(*(torch.stack(parts).mean() for parts in zip(*of_layers, strict=True)))
         loss, losses = mean.total, mean._asdict()
-        if isinstance(output, list):
+        if isinstance(output[0], LayerResult):
             losses["confidence"] = confidence_loss(output)
             loss = loss + losses["confidence"]
+        if self.settings.pose_weight:
+            poses = [pose_consistency_loss(each, first.points, second.points, truth) for each in output]
+            losses["pose"] = torch.stack(poses).mean()
+            loss = loss + self.settings.pose_weight * losses["pose"]
         return {"loss": loss, **losses}
 
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -143,7 +153,9 @@ class MatcherTask:
     def export(self, model: nn.Module, path: Path) -> None:
         chosen, extractor = self.settings.features, self.extractor(torch.device("cpu"))
         trained_for = features_of(chosen, extractor.dim, extractor.weights)
-        save_weights(path, model, record=Record(loads=(self.settings.network,), trained_for=trained_for))
+        network = self.settings.network
+        loads = IMP_METHODS if network == "imp" else (network,)
+        save_weights(path, model, record=Record(loads=loads, trained_for=trained_for))
 
     def _pooled_features(self, place: int, device: torch.device) -> Seen:
         """A pair of the pool, a pure function of its place and the process; it has all the points that are wanted."""
@@ -225,6 +237,8 @@ def build(settings: Settings) -> MatcherTask:
         sources.append(pairs.NegativePairs(settings.negative_pairs, settings.size))
     if not sources or sum(_shares(settings)) <= 0:
         raise ConfigError("task: name a source of pairs: task.homographies, task.scenes or task.two_views")
+    if settings.pose_weight and settings.network != "imp":
+        raise ConfigError(f"task.pose_weight is for task.network = 'imp', not {settings.network!r}")
     if settings.oriented and settings.network != "lightglue":
         raise ConfigError(f"task.oriented is for task.network = 'lightglue', not {settings.network!r}")
     if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
@@ -240,9 +254,11 @@ def _shares(settings: Settings) -> list[float]:
     return [share / total for share in shares] if total > 0 else []
 
 
-def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwork:
-    network: SuperGlueNetwork | LightGlueNetwork
-    if settings.network == "lightglue":
+def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwork | ImpNetwork:
+    network: SuperGlueNetwork | LightGlueNetwork | ImpNetwork
+    if settings.network == "imp":
+        network = ImpNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
+    elif settings.network == "lightglue":
         network = LightGlueNetwork(dim, dim, settings.layers, settings.heads, oriented=settings.oriented)
     else:
         network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
@@ -252,8 +268,11 @@ def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwor
     return network
 
 
-def _assignments(output: Tensor | list[LayerResult]) -> list[Tensor]:
-    return [each.log_assignment for each in output] if isinstance(output, list) else [output]
+def _assignments(output: Tensor | list[LayerResult] | list[Tensor]) -> list[Tensor]:
+    """Log-probabilities of every layer or iteration."""
+    if isinstance(output, Tensor):
+        return [output]
+    return [each.log_assignment if isinstance(each, LayerResult) else each.clamp_min(LEAST).log() for each in output]
 
 
 def _strongest(features: LocalFeatures, count: int) -> LocalFeatures:
