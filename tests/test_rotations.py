@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_picture
+from maps import small_map, view
 from test_hostile import call
 
 import vpr
@@ -15,6 +16,7 @@ from vpr.core import ConfigError
 from vpr.features.turned import ChosenTurns, turned
 from vpr.images import read_image
 from vpr.rotations import best_rotation
+from vpr.serve.client import answer_of
 from vpr.settings import configured
 
 FAST = {"local_features": {"method": "rootsift"}, "global_descriptor": {"method": "thumbnail"}}
@@ -81,6 +83,40 @@ def test_rows_come_from_the_store_that_was_chosen() -> None:
 def test_degrees_are_counter_clockwise() -> None:
     image = np.array([[1, 2], [3, 4]], np.uint8)
     assert turned(image, 90).tolist() == [[2, 4], [1, 3]] and turned(image, 0) is image
+
+
+def test_a_map_turns_a_photograph_until_it_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every = (0, 90, 180, 270)
+    for i in (0, 1):
+        write_picture(tmp_path / f"{i}.png", np.ascontiguousarray(np.rot90(view(1, shift=6), -i)))
+    with small_map(tmp_path) as held:
+        assert not held.locate(tmp_path / "1.png", rerank=1).here  # the thumbnail finds it only upright
+        found = held.locate(tmp_path / "1.png", rerank=1, rotations=every)
+        assert found.here and found.candidates[0].name == "001.png" and found.rotation == 90
+        assert answer_of(json.loads(json.dumps(found.to_json()))).rotation == 90
+        assert held.locate(tmp_path / "0.png", rerank=1, rotations=every).rotation == 0
+        first = held.locate(tmp_path / "1.png", rotations=every, rerank=0)  # without re-ranking the similarity decides
+        assert first.candidates[0].inliers is None and first.rotation == 90
+        for wrong in ((), (0, 0), (45,)):
+            with pytest.raises(ConfigError, match="each once"):
+                held.locate(tmp_path / "0.png", rotations=wrong)
+        with pytest.raises(ConfigError, match="cannot be turned"):
+            held.locate(held.features(tmp_path / "0.png"), rotations=every)
+    capsys.readouterr()
+    call(
+        [
+            "map",
+            "locate",
+            str(tmp_path / "city"),
+            str(tmp_path / "1.png"),
+            "--rotations",
+            "0,90",
+            "--rerank",
+            "1",
+            "--json",
+        ]
+    )
+    assert json.loads(capsys.readouterr().out)["rotation"] == 90
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vpr.core import Doubles, Ranking, Rows
+from vpr.core import ConfigError, Doubles, Ranking, Rows
 from vpr.descriptors import Features
 from vpr.features.feature_set import FeatureSet
 from vpr.features.turned import ChosenTurns
@@ -38,6 +38,12 @@ def choose(
     degrees = np.stack([_rotations(each) for each in sets])[choice, np.arange(len(choice))]
     logger.info("rotations: %d of %d queries turned", int((degrees != 0).sum()), len(degrees))
     return Features(features.database, _joined(sets, choice, degrees)), _mixed(shortlists, choice)
+
+
+def require_rotations(degrees: Sequence[int]) -> None:
+    """Raise ConfigError for anything but different ones of 0, 90, 180 and 270."""
+    if not degrees or len(set(degrees)) < len(degrees) or not set(degrees) <= {0, 90, 180, 270}:
+        raise ConfigError(f"rotations {list(degrees)}: give some of 0, 90, 180 and 270 degrees, each once")
 
 
 def best_rotation(inliers: Rows) -> Rows:

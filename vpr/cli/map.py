@@ -121,6 +121,9 @@ def locate(
     where: Where = "",
     k: Annotated[int, typer.Option(help="Candidates in an answer.", min=1)] = 5,
     rerank: Annotated[int | None, typer.Option(help="Candidates compared by local features.", min=0)] = None,
+    rotations: Annotated[
+        str, typer.Option(metavar="DEGREES", help="Turn the photograph until it verifies: 0,90,180,270.")
+    ] = "0",
     sequence: Annotated[
         bool, typer.Option("--sequence", help="The photographs are frames of a drive, in order: use those before.")
     ] = False,
@@ -136,11 +139,14 @@ def locate(
     paths = [folder / name for folder, names in map(folder_and_names, photos) for name in names]
     if sequence and rerank:
         raise ConfigError("--rerank is not for --sequence, which compares global descriptors")
+    turns = _rotations(rotations)
+    if sequence and turns != (0,):
+        raise ConfigError("--rotations is not for --sequence; turn the frames")
     with Map(city, device=device) as held:
         if sequence:
             answers = held.locate_sequence(paths, step_m=step, k=k, **prior)
         else:
-            answers = (held.locate(path, k=k, rerank=rerank, **prior) for path in paths)
+            answers = (held.locate(path, k=k, rerank=rerank, rotations=turns, **prior) for path in paths)
         for path, answer in zip(paths, answers, strict=True):
             if as_json:
                 say(json.dumps({"photo": str(path), **answer.to_json()}, ensure_ascii=False))
@@ -244,6 +250,13 @@ def _degrees(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise ConfigError(f"--near {text!r}: give latitude and longitude in degrees, as 55.6982,13.1952") from None
     return latitude, longitude
+
+
+def _rotations(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--rotations {text!r}: give degrees, as 0,90,180,270") from None
 
 
 def _say_added(added: Added) -> None:

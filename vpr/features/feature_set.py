@@ -174,9 +174,13 @@ class FeatureExtractor:
         descriptors = None if self.descriptor is None else kind(folders.descriptors)
         return FeatureSet(images, keys, local, descriptors, work)
 
-    def single(self, image: ImageLike) -> ImageFeatures:
-        """The features of one image, which are kept nowhere. Raises ImageError if it cannot be read."""
-        return self._process([[way.prepare(image, self.how.max_megapixels) for way, _ in self.passes()]])[0]
+    def single(self, image: ImageLike, degrees: int = 0) -> ImageFeatures:
+        """The features of one image, turned counter-clockwise by ``degrees``, which are kept nowhere.
+
+        Raises ImageError if it cannot be read.
+        """
+        most = self.how.max_megapixels
+        return self._process([[way.prepare(image, most, degrees=degrees) for way, _ in self.passes()]])[0]
 
     def stream(self, images: ImageSet) -> Iterator[tuple[int, ImageFeatures | ImageError]]:
         """Row and features of each image, in order, kept nowhere; decoded in threads ahead of the methods.

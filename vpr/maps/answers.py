@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from vpr.datasets.placed import Position, Value
 from vpr.rerank.scores import same_place
+from vpr.rotations import best_rotation
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ class Answer:
     candidates: tuple[Candidate, ...]  # best first
     version: int  # of the map: its number of commits
     images: int  # that the map holds
+    rotation: int = 0  # degrees by which the photograph was turned counter-clockwise
     elapsed_ms: Mapping[str, float] = field(default_factory=dict)  # by step
+
+    @property
+    def verified(self) -> bool:
+        """Whether the first candidate was compared, and shows the place."""
+        return self.here and bool(self.candidates) and self.candidates[0].inliers is not None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as JSON types; what is unknown is null."""
@@ -59,6 +66,7 @@ class Answer:
             "position": _position(self.position),
             "probability": self.probability,
             "here": self.here,
+            "rotation": self.rotation,
             "candidates": [
                 {**_plain(candidate), "position": _position(candidate.position)} for candidate in self.candidates
             ],
@@ -87,6 +95,21 @@ def position_text(position: Position) -> str:
         zone = "own frame" if position.zone is None else f"UTM {position.zone}"
         parts.append(f"{zone} {position.metres[0]:.1f} east {position.metres[1]:.1f} north")
     return "; ".join(parts)
+
+
+def best_of_rotations(answers: Sequence[Answer]) -> Answer:
+    """The verified answer, or the one with clearly most inliers, or most similar; with the time of all of them."""
+    steps = {step for answer in answers for step in answer.elapsed_ms}
+    elapsed = {step: sum(answer.elapsed_ms.get(step, 0.0) for answer in answers) for step in sorted(steps)}
+    firsts = [answer.candidates[0] if answer.candidates else None for answer in answers]
+    if answers[-1].verified:
+        best = len(answers) - 1
+    elif any(first is not None and first.inliers is not None for first in firsts):
+        most = [max((each.inliers or 0 for each in answer.candidates), default=-1) for answer in answers]
+        best = int(best_rotation(np.array(most)[:, None])[0])
+    else:
+        best = int(np.argmax([-math.inf if first is None else first.similarity for first in firsts]))
+    return replace(answers[best], elapsed_ms=elapsed)
 
 
 AGREEING = 10  # candidates whose positions may be averaged,

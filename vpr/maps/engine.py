@@ -45,9 +45,9 @@ class MapEngine:
         vocabulary = str(getattr(self.engine.aggregation, "weights", ""))
         return {**made_by, "vocabulary": find(vocabulary).sha256 if vocabulary else ""}
 
-    def single(self, image: ImageLike) -> MapFeatures:
-        """The features of one image. Raises ImageError."""
-        return self._of(self.engine.extractor.single(image))
+    def single(self, image: ImageLike, degrees: int = 0) -> MapFeatures:
+        """The features of one image, turned counter-clockwise by ``degrees``. Raises ImageError."""
+        return self._of(self.engine.extractor.single(image, degrees))
 
     def stream(self, images: ImageSet) -> Iterator[tuple[int, MapFeatures | ImageError]]:
         """Row and features of each image, in order; see FeatureExtractor.stream."""

@@ -20,7 +20,7 @@ from vpr.datasets.placed import PlacedImage
 from vpr.images import ImageLike
 from vpr.maps import creating, writing
 from vpr.maps.about import About
-from vpr.maps.answers import Answer, Candidate, fused
+from vpr.maps.answers import Answer, Candidate, best_of_rotations, fused
 from vpr.maps.compacting import Compacted, compact
 from vpr.maps.engine import MapEngine, MapFeatures, build_engine, require_weights
 from vpr.maps.filters import parse_filter
@@ -35,6 +35,7 @@ from vpr.maps.sequence import STEP_M, SequenceFilter
 from vpr.maps.snapshot import Snapshot, by_segment
 from vpr.maps.sources import read_images
 from vpr.maps.writing import Added
+from vpr.rotations import require_rotations
 from vpr.settings import Settings, configured
 
 PathLike = str | os.PathLike[str]
@@ -115,11 +116,14 @@ class Map:
                 self._codec = LocalCodec.load(self.folder / writing.CODEC)
             return self._codec
 
-    def features(self, photo: ImageLike) -> MapFeatures:
-        """The features of a photograph, as ``locate`` compares them. Raises ImageError."""
+    def features(self, photo: ImageLike, degrees: int = 0) -> MapFeatures:
+        """The features of a photograph turned counter-clockwise by ``degrees``, as ``locate`` compares them.
+
+        Raises ImageError.
+        """
         engine = self.engine
         with self._computing:
-            return engine.single(photo)
+            return engine.single(photo, degrees)
 
     def locate(
         self,
@@ -132,20 +136,38 @@ class Map:
         where: str = "",
         k: int = CANDIDATES,
         rerank: int | None = None,
+        rotations: Sequence[int] = (0,),
     ) -> Answer:
         """Where a photograph was taken.
 
         Only images within ``radius_m`` metres of ``near`` (latitude, longitude), taken from ``since`` to ``until`` (ISO
         8601, or seconds since 1970), and that meet the filter ``where``, are compared. ``rerank`` of them (None: as
         many as the setting rerank.k says) are compared by local features; the answer has at most ``k`` candidates.
+        With several ``rotations`` (0, 90, 180, 270 degrees) the photograph is turned counter-clockwise until it
+        verifies; where it never does, the answer is that of the rotation with clearly most inliers, or the first.
         Raises ImageError for the photograph, ConfigError or DataError for arguments that make no sense.
         """
         if k < 1 or (rerank is not None and rerank < 0):
             raise ConfigError(f"k = {k}, rerank = {rerank}: an answer has at least one candidate")
+        require_rotations(rotations)
         prior = Prior.of(near, radius_m, since, until, where)
-        clock = {"start": time.perf_counter()}
-        features = photo if isinstance(photo, MapFeatures) else self.features(photo)
-        clock["features"] = time.perf_counter()
+        if isinstance(photo, MapFeatures):
+            if tuple(rotations) != (0,):
+                raise ConfigError("rotations: features cannot be turned; give the photograph")
+            return self._locate(photo, prior, k, rerank, {"start": time.perf_counter()})
+        answers = []
+        for degrees in rotations:
+            clock = {"start": time.perf_counter()}
+            features = self.features(photo, degrees)
+            clock["features"] = time.perf_counter()
+            answers.append(replace(self._locate(features, prior, k, rerank, clock), rotation=degrees))
+            if answers[-1].verified:
+                break
+        return best_of_rotations(answers)
+
+    def _locate(
+        self, features: MapFeatures, prior: Prior | None, k: int, rerank: int | None, clock: dict[str, float]
+    ) -> Answer:
         compared = self._compared(features, rerank)
         with self._reader.reading() as (manifest, snapshot):
             among = None if prior is None else by_segment(prior.places(manifest))
