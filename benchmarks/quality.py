@@ -51,7 +51,13 @@ POINTS = "local_features.max_keypoints=1000"
 
 
 def main() -> None:
-    arguments = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="names of data sets, instead of all")
+    arguments = parser.parse_args()
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        return [name for name in names if not arguments.only or name in arguments.only]
+
     settings = settings_of(arguments.config, arguments.overrides)
     results: dict[str, Any] = {}
 
@@ -61,18 +67,18 @@ def main() -> None:
 
         return Options(arguments.work / name, settings, shlex.join(["python", *sys.argv]))
 
-    for name in HOMOGRAPHIES:
+    for name in wanted(HOMOGRAPHIES):
         pairs = read_homography_folder(arguments.data / "geometry" / name)
         run_homographies(name, pairs, "plain", measured(name))
         results[name] = of_pairs(arguments.work / name)
-    for name in FIXED_CAMERAS:
+    for name in wanted(FIXED_CAMERAS):
         root = arguments.data / "vpr" / name
         run_homographies(name, still(read_pair(root / "database", root / "queries", None)), "plain", measured(name))
         results[name] = of_pairs(arguments.work / name)
-    for name in POSES:
+    for name in wanted(POSES):
         run_poses("pose-folder", read_pose_folder(arguments.data / "geometry" / name), measured(name))
         results[name] = of_pairs(arguments.work / name)
-    for name in PLACES:
+    for name in wanted(PLACES):
         root = arguments.data / "vpr" / name
         dataset = read_pair(root / "database", root / "queries", None)
         results[name] = verified(dataset, settings, arguments.work / name)

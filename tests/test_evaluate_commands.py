@@ -20,6 +20,7 @@ from vpr.datasets.homography_pairs import read_homography_folder
 from vpr.demo_city import write_demo_city
 from vpr.geometry import homography_benchmark, pose_benchmark, rows
 from vpr.geometry.homography_benchmark import HOMOGRAPHY_PROTOCOLS, HomographyBench, summarise_homographies
+from vpr.geometry.matching import FeatureMatching
 from vpr.geometry.rows import Estimator
 from vpr.geometry.views import Resize, Views
 from vpr.images import turned_back
@@ -437,13 +438,13 @@ def test_views_are_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_failed_row_has_the_columns_of_the_estimators(folder: Path) -> None:
     judged = [Estimator("opencv", 3.0), Estimator("dlt")]
-    bench = HomographyBench(views(Resize()), object(), None, HOMOGRAPHY_PROTOCOLS["plain"], judged)  # type: ignore[arg-type]
+    bench = HomographyBench(FeatureMatching(views(Resize()), object()), None, HOMOGRAPHY_PROTOCOLS["plain"], judged)  # type: ignore[arg-type]
     assert [key for key in bench.failed() if key.startswith("error")] == [
         "error_px shared points",
         "error_px opencv 3px",
         "error_px dlt",
     ]
-    pose = pose_benchmark.PoseBench(views(Resize()), object(), None, judged[:1])  # type: ignore[arg-type]
+    pose = pose_benchmark.PoseBench(FeatureMatching(views(Resize()), object()), None, judged[:1])  # type: ignore[arg-type]
     assert pose.failed()["error_deg opencv 3px"] == math.inf
     assert len(read_homography_folder(folder)) == 3
 

@@ -195,3 +195,26 @@ def test_keypoints_of_a_pair_are_its_own() -> None:
     assert [each.keypoints.tolist() for each in pair.matched(seen, seen)] == [[[1.0, 2.0]], [[3.0, 4.0]]]
     with pytest.raises(ValueError, match="are not of 2 matches"):
         ImageMatches(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["homography-folder", "pose-folder"])
+def test_image_matchers_are_evaluated(kind: str, phase: None, tmp_path: Path) -> None:
+    """On a view moved by (12, 10) pixels, as a plane or by a camera that moved: all matches are correct."""
+    view = textured(1, 140, 180)
+    for name, image in (("a.png", view[:120, :160]), ("b.png", view[10:130, 12:172])):
+        write_picture(tmp_path / "set" / name, image)
+    if kind == "homography-folder":
+        header = "image_a,image_b," + ",".join(f"h{i}{j}" for i in range(3) for j in range(3))
+        (tmp_path / "set" / "homographies.csv").write_text(f"{header}\na.png,b.png,1,0,-12,0,1,-10,0,0,1\n")
+    else:
+        header = "image," + ",".join(f"p{i}" for i in range(12)) + ",fx,fy,cx,cy"
+        poses = [f"{name}.png,1,0,0,{x},0,1,0,{y},0,0,1,0,100,100,80,60" for name, x, y in (("a", 0, 0), ("b", 12, 10))]
+        (tmp_path / "set" / "poses.csv").write_text("\n".join([header, *poses]) + "\n")
+    out = tmp_path / "out"
+    call(["evaluate", kind, f"{tmp_path}/set", "--out", f"{out}", "--estimator", "opencv:3", *ON])
+    summary = json.loads((out / "summary.json").read_text())
+    row = {key: value for rows in summary["tables"].values() for row in rows for key, value in row.items()}
+    assert row["matches"] == row["correct_matches"] == 96 and summary["weights"] == {"image_matcher": ""}
+    if kind == "homography-folder":
+        assert row["auc_3px"] > 0.9 and "repeatability" not in (out / "rows.csv").read_text()
+    assert len(list((out / "examples").iterdir())) == 1

@@ -13,16 +13,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from vpr.core import ConfigError, ImageError, Matcher, Verifier
+from vpr.core import ConfigError, ImageError, Verifier
 from vpr.geometry_examples import Examples, draw_examples
 
 if TYPE_CHECKING:
     from vpr.datasets.homography_pairs import HomographyPair
     from vpr.datasets.pose_pairs import PosePair
     from vpr.geometry.homography_benchmark import HomographyBench
+    from vpr.geometry.matching import Matching
     from vpr.geometry.pose_benchmark import PoseBench
     from vpr.geometry.rows import Estimator, Row
-    from vpr.geometry.views import MatchedViews, Resize, Views
+    from vpr.geometry.views import MatchedViews, Resize
     from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,10 +50,7 @@ class Bench(Protocol):
     """Measures pairs of one kind."""
 
     @property
-    def views(self) -> Views: ...
-
-    @property
-    def matcher(self) -> Matcher: ...
+    def matching(self) -> Matching: ...
 
     @property
     def estimators(self) -> Sequence[Estimator]: ...
@@ -85,8 +83,8 @@ def homography_bench(
     resize = _size(chosen.resize, options)
     settings = _settings(options, chosen.settings)
     judged = _estimators(options.estimators, chosen.estimators, HOMOGRAPHY_ESTIMATORS, settings)
-    views, matcher, verifier = _methods(settings, resize, "homography")
-    bench = HomographyBench(views, matcher, verifier, chosen, judged)
+    matching, verifier = _methods(settings, resize, "homography")
+    bench = HomographyBench(matching, verifier, chosen, judged)
     about = {"benchmark": benchmark, "protocol": protocol, "source": chosen.source, "size": str(resize)}
     about |= {"corners": chosen.corners, "points_judged": str(chosen.points)}
     return bench, settings, about
@@ -109,8 +107,8 @@ def pose_bench(benchmark: str, options: Options) -> tuple[PoseBench, Settings, d
     resize = _size(chosen.resize, options)
     settings = _settings(options, chosen.settings)
     judged = _estimators(options.estimators, chosen.estimators, POSE_ESTIMATORS, settings)
-    views, matcher, verifier = _methods(settings, resize, "fundamental")
-    bench = PoseBench(views, matcher, verifier, judged)
+    matching, verifier = _methods(settings, resize, "fundamental")
+    bench = PoseBench(matching, verifier, judged)
     about = {"benchmark": benchmark, "protocol": chosen.name, "source": chosen.source, "size": str(resize)}
     return bench, settings, about
 
@@ -124,7 +122,8 @@ def _size(resize: Resize, options: Options) -> Resize:
 def _settings(options: Options, asked: Mapping[str, object]) -> Settings:
     """The settings with what the protocol asks for, as far as the chosen methods know it; --set is above all."""
     if options.longest_side is not None:  # so that the local features do not shrink the images further
-        asked = {**asked, "local_features.longest_side": options.longest_side}
+        sides = ("local_features.longest_side", "image_matcher.longest_side")
+        asked = {**asked, **dict.fromkeys(sides, options.longest_side)}
     settings = options.settings(())
     known = [
         f"{key}={value}"
@@ -174,16 +173,27 @@ def _estimator(text: str, table: Mapping[str, Any]) -> Estimator:
 
 def _methods(
     settings: Settings, resize: Resize, model: Literal["homography", "fundamental"]
-) -> tuple[Views, Matcher, Verifier | None]:
-    from vpr.build import build_local, build_matcher, build_verifier, refuse_masks, refuse_rotations
-    from vpr.geometry.views import Views as Extracting
+) -> tuple[Matching, Verifier | None]:
+    from vpr.build import (
+        build_image_matcher,
+        build_local,
+        build_matcher,
+        build_verifier,
+        compares_images,
+        refuse_masks,
+        refuse_rotations,
+    )
+    from vpr.geometry.matching import FeatureMatching, ImageMatching
+    from vpr.geometry.views import Views
 
     refuse_masks(settings, "an evaluation on pairs")
     refuse_rotations(settings, "an evaluation on pairs")
     settings = settings.model_copy(update={"verification": settings.verification.model_copy(update={"model": model})})
     verifier = build_verifier(settings) if settings.verification.method != "none" else None
-    views = Extracting(build_local(settings), resize, settings.images.max_megapixels)
-    return views, build_matcher(settings), verifier
+    if compares_images(settings):
+        return ImageMatching(build_image_matcher(settings), resize, settings.images.max_megapixels), verifier
+    views = Views(build_local(settings), resize, settings.images.max_megapixels)
+    return FeatureMatching(views, build_matcher(settings)), verifier
 
 
 def _run(
@@ -201,11 +211,11 @@ def _run(
     from vpr.geometry.rows import resumed
     from vpr.runtime.progress import Progress
 
-    used = {"local_features": bench.views.extractor.weights, "matcher": bench.matcher.weights}
+    used = bench.matching.weights
     measured_with = {
         **{key: value for key, value in about.items() if key != "source"},  # the protocol's, in words
-        **{name: plain(getattr(settings, name)) for name in ("local_features", "matcher", "verification")},
-        "weights": used,
+        **{name: plain(getattr(settings, name)) for name in (*used, "verification")},
+        "weights": dict(used),
         "estimators": [str(each) for each in bench.estimators],
     }
     _require_same(options.out / SUMMARY, measured_with)
@@ -226,9 +236,9 @@ def _run(
     rows = list(Progress("pairs", len(pairs), "pair").over(resumed(kept, len(pairs), compute)))
     title = (
         f"{about['benchmark']}, protocol {about['protocol']} ({about['source']}), {len(rows)} pairs, measured at "
-        f"{about['size']}; {settings.local_features.method} and {settings.matcher.method}"
+        f"{about['size']}; {' and '.join(getattr(settings, name).method for name in used)}"
     )
-    about_all = {**about, "weights": used, "settings": dump(settings), "longest_side": options.longest_side}
+    about_all = {**about, "weights": dict(used), "settings": dump(settings), "longest_side": options.longest_side}
     about_all |= {MEASURED_WITH: measured_with}
     write_pairs(options.out / PAIRS, pairs)
     drawn = draw_examples(options.out, pairs, rows, bench.matched, options.examples)

@@ -1,4 +1,4 @@
-"""Local features, matcher and estimators on pairs with a known homography: one row per pair, and their summary."""
+"""Local features, matchers and estimators on pairs with a known homography: one row per pair, and their summary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vpr.core import Doubles, Matcher, Rows, Verifier
+from vpr.core import Doubles, Rows, Verifier
 from vpr.datasets.homography_pairs import HomographyPair
 from vpr.geometry import descriptors
 from vpr.geometry.auc import area_under_curve, fraction_within
@@ -21,17 +21,18 @@ from vpr.geometry.homography import (
     transfer_errors,
 )
 from vpr.geometry.homography_estimators import HOMOGRAPHY_ESTIMATORS, opencv_ransac
+from vpr.geometry.matching import Matching
 from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, median_of, parts_of
-from vpr.geometry.views import MatchedViews, Resize, View, Views
+from vpr.geometry.views import MatchedViews, Resize, View
 
 BOUNDS = (1.0, 3.0, 5.0)  # pixels
 SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 SHARED_POINTS = 1000
 _SYMMETRIC = tuple(f"precision_symmetric_{bound:g}px" for bound in BOUNDS)
 _SHARED = "error_px shared points"
+_OF_MATCHES = ("precision", *_SYMMETRIC)
 _FRACTIONS = (
-    "precision",
-    *_SYMMETRIC,
+    *_OF_MATCHES,
     "repeatability",
     *(f"{measure}_{truth}" for measure in ("nn_ap", "matching_score") for truth in ("true", "estimated")),
     "matching_score_published",
@@ -121,8 +122,7 @@ HOMOGRAPHY_PROTOCOLS: Mapping[str, HomographyProtocol] = {
 class HomographyBench:
     """Measures one pair of images."""
 
-    views: Views
-    matcher: Matcher
+    matching: Matching
     verifier: Verifier | None  # with the model "homography"; None to leave it out
     protocol: HomographyProtocol
     estimators: Sequence[Estimator]
@@ -142,7 +142,8 @@ class HomographyBench:
         }
         for column, bound in zip(_SYMMETRIC, BOUNDS, strict=True):
             row[column] = float((symmetric < bound).mean()) if len(rows) else 0.0
-        row |= self._of_detector(first, second, truth) | self._of_descriptors(first, second, truth)
+        if self.matching.detects:
+            row |= self._of_detector(first, second, truth) | self._of_descriptors(first, second, truth)
         for estimator in self.estimators:
             model = self._estimate(estimator, matched, scores)
             row[f"error_px {estimator}"] = corner_error(model, truth, first.size, self.protocol.corners)
@@ -158,19 +159,18 @@ class HomographyBench:
 
     def _matched(self, pair: HomographyPair) -> tuple[MatchedViews, Doubles]:
         """Also the homography between both views."""
-        first, second = self.views.view(pair.first), self.views.view(pair.second)
+        first, second, rows, scores = self.matching.of(pair.first, pair.second)
         truth = scale_homography(pair.homography, first.factors, second.factors)
-        matches = self.matcher.match(first.features, [second.features])[0]
-        rows, scores = matches.pairs.numpy(), np.asarray(matches.scores.numpy(), dtype=np.float64)
         correct = transfer_errors(first.points[rows[:, 0]], second.points[rows[:, 1]], truth) <= descriptors.RIGHT
         return MatchedViews(first, second, rows, scores, correct), truth
 
     def failed(self) -> Row:
         """The row of a pair of which an image cannot be read: a failure of everything."""
         row: Row = dict.fromkeys(("points_first", "points_second", "matches", "correct_matches"), 0)
-        row |= dict.fromkeys(_FRACTIONS, 0.0)
+        row |= dict.fromkeys(_FRACTIONS if self.matching.detects else _OF_MATCHES, 0.0)
         row |= {f"inliers {estimator}": 0 for estimator in self.estimators if estimator.threshold is not None}
-        return row | dict.fromkeys((_SHARED, *(f"error_px {estimator}" for estimator in self.estimators)), np.inf)
+        errors = [f"error_px {estimator}" for estimator in self.estimators]
+        return row | dict.fromkeys([_SHARED, *errors] if self.matching.detects else errors, np.inf)
 
     def _of_detector(self, first: View, second: View, truth: Doubles) -> Row:
         found = repeatability(

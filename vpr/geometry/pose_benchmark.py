@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr import relative_pose as geometry
-from vpr.core import Doubles, Matcher, Matches, Verifier
+from vpr.core import Doubles, Verifier
 from vpr.datasets.pose_pairs import PosePair
 from vpr.geometry.auc import area_under_curve
 from vpr.geometry.homography import resizing
+from vpr.geometry.matching import Matching
 from vpr.geometry.pose_estimators import POSE_ESTIMATORS, pose_of_fundamental
 from vpr.geometry.rows import VERIFICATION, Estimator, Row, columns_of, mean_of, parts_of
-from vpr.geometry.views import MatchedViews, Resize, View, Views
+from vpr.geometry.views import MatchedViews, Resize
 
 BOUNDS_DEG = (5.0, 10.0, 20.0, 50.0)  # 50 is only IMP's
 
@@ -111,8 +112,7 @@ POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
 class PoseBench:
     """Measures one pair of images."""
 
-    views: Views
-    matcher: Matcher
+    matching: Matching
     verifier: Verifier | None  # with the model "fundamental"; None to leave it out
     estimators: Sequence[Estimator]
 
@@ -141,24 +141,14 @@ class PoseBench:
 
     def _matched(self, pair: PosePair) -> tuple[MatchedViews, Doubles, Doubles]:
         """Also the intrinsics of both views."""
-        first = self.views.view(pair.first, pair.turns[0])
-        second = self.views.view(pair.second, pair.turns[1])
+        cameras = pair.first_intrinsics, pair.second_intrinsics
+        first, second, rows, scores = self.matching.of(pair.first, pair.second, pair.turns, cameras)
         K0 = resizing(first.factors) @ pair.first_intrinsics
         K1 = resizing(second.factors) @ pair.second_intrinsics
         truth = geometry.Pose(pair.rotation, pair.translation)
-        matches = self._matches(first, second, (K0, K1))
-        rows, scores = matches.pairs.numpy(), np.asarray(matches.scores.numpy(), dtype=np.float64)
         points = first.points[rows[:, 0]], second.points[rows[:, 1]]
         correct = precisions(*points, K0, K1, truth=truth)[CORRECT.name]
         return MatchedViews(first, second, rows, scores, correct), K0, K1
-
-    def _matches(self, first: View, second: View, intrinsics: tuple[Doubles, Doubles]) -> Matches:
-        """Those of a matcher that estimates a pose on its way are told the cameras."""
-        calibrated = getattr(self.matcher, "match_calibrated", None)
-        if calibrated is None:
-            return self.matcher.match(first.features, [second.features])[0]
-        found: Matches = calibrated(first.features, second.features, (first.points, second.points), intrinsics).matches
-        return found
 
     def failed(self) -> Row:
         """The row of a pair of which an image cannot be read: a failure of everything."""

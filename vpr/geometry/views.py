@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,18 +95,30 @@ class Views:
 
     def _extract(self, path: Path, turns: int) -> View:
         stored = read_image(path, self.extractor.channels, self.max_megapixels)
+        shown = UprightImage.of(stored, self.how, turns)
+        return shown.view(self.extractor.extract([self.extractor.preprocess(shown.image)])[0])
+
+
+class UprightImage(NamedTuple):
+    """An image turned upright, at the size at which a benchmark measures."""
+
+    image: Image
+    turns: int
+    size: tuple[int, int]  # width, height before it was turned
+    factors: tuple[float, float]
+
+    @staticmethod
+    def of(stored: Image, how: Resize, turns: int) -> UprightImage:
         height, width = stored.shape[:2]
-        size = self.how.of(width, height)
+        size = how.of(width, height)
         image: Image = np.ascontiguousarray(np.rot90(resize(stored, size), turns))
-        features = self.extractor.extract([self.extractor.preprocess(image)])[0]
-        upright = size if turns % 2 == 0 else size[::-1]
+        return UprightImage(image, turns, size, (size[0] / width, size[1] / height))
+
+    def view(self, features: LocalFeatures) -> View:
+        """With features that a method found in it, perhaps on a smaller copy."""
+        upright = self.size if self.turns % 2 == 0 else self.size[::-1]
         points = np.asarray(features.keypoints.numpy(), dtype=np.float64)
         if features.image_size != upright and len(points):  # the method shrank it further
             points = (points + 0.5) * (np.array(upright) / features.image_size) - 0.5
-        return View(
-            features,
-            turned_back(points, turns, size),
-            np.asarray(features.scores.numpy(), dtype=np.float64),
-            size,
-            (size[0] / width, size[1] / height),
-        )
+        scores = np.asarray(features.scores.numpy(), dtype=np.float64)
+        return View(features, turned_back(points, self.turns, self.size), scores, self.size, self.factors)
