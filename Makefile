@@ -17,7 +17,7 @@ demo: .venv/installed
 
 serve: .venv/installed-serve
 	@command -v npm >/dev/null && $(MAKE) page || echo "no Leaflet (npm is missing, or reaches nothing): a plain ground"
-	$(BIN)/vpr demo-city --out demo/small-city --places 24
+	$(BIN)/vpr demo-city --out demo/small-city --places 16
 	$(BIN)/vpr map create demo/map --images demo/small-city/database --positions names
 	@echo "photographs to ask with lie in demo/small-city/queries"
 	$(BIN)/vpr serve demo/map --images demo/small-city/database

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from vpr.config import load
 from vpr.core import NO_ROW, DataError, Doubles, LocalFeatures, Matches, Origin, Ranking
 from vpr.matchers.nearest import Nearest
 from vpr.matchers.nearest import Settings as NearestSettings
+from vpr.matchers.similarity import mutual_nearest
 from vpr.rerank import SCORES, VERIFIERS, LocalReranker, cost, fuse, rerank_into
 from vpr.rerank.ahead import pinned
 from vpr.rerank.reranker import Settings as RerankSettings
@@ -173,6 +175,26 @@ def test_a_scale_without_evidence_adds_nothing() -> None:
     assert not fuse(np.full((4, 2), 0.1), [1.0, 1.0]).any()
     assert fuse(np.zeros((0, 2)), [1.0, 1.0]).shape == (0,)
     assert fuse(np.array([[7.0, 3.0]]), [1.0, 1.0]).tolist() == [0.0]
+
+
+def test_mutual_neighbours_against_a_plain_loop() -> None:
+    random = torch.Generator().manual_seed(0)
+    for shape in ((3, 20, 30), (2, 30, 20), (2, 1, 5), (2, 5, 1), (1, 1, 1)):
+        similarity = 2 * torch.rand(shape, generator=random) - 1
+        similarity[0, :, shape[2] // 2 + 1 :] = -torch.inf  # a candidate with fewer points
+        forward, mutual, ratios = mutual_nearest(similarity.clone())
+        for k, n in np.ndindex(shape[:2]):
+            m = int(similarity[k, n].argmax())
+            assert forward[k, n] == m and mutual[k, n] == (similarity[k, :, m].argmax() == n)
+            ratio = max(plain_ratio(similarity[k, n]), plain_ratio(similarity[k, :, m])) if mutual[k, n] else math.inf
+            assert ratios[k, n] == pytest.approx(ratio, rel=1e-5)
+    tied = mutual_nearest(torch.ones(1, 4, 3))
+    assert tied[1].sum() == 1 and tied[2][tied[1]].item() == 1.0  # no point is matched twice
+
+
+def plain_ratio(similarities: torch.Tensor) -> float:
+    best = similarities[similarities.isfinite()].sort(descending=True).values[:2]
+    return float(((2 - 2 * best[0] + 1e-5) / (2 - 2 * best[1] + 1e-5)).sqrt()) if len(best) == 2 else 0.0
 
 
 def test_nearest_neighbours_by_hand() -> None:

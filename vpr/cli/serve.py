@@ -61,7 +61,7 @@ def serve(
         held.engine  # noqa: B018  a weight that is missing is said now, and the first question need not wait
         with _listening(host, port) as listener:
             address = _address(listener)
-            say(f"{len(held)} images at {address}; {address}/docs says what can be asked. Ctrl+C ends it")
+            say(f"{len(held)} images at {address}; open it in a browser, or see {address}/docs. Ctrl+C ends it")
             if not has_library():
                 lacking = "" if tiles is None else ", without tiles"
                 logger.warning("Leaflet is missing, so the page has a plain ground%s; `make page` adds it", lacking)

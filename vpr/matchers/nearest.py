@@ -18,7 +18,7 @@ from torch import Tensor
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
 from vpr.matchers import affinities
-from vpr.matchers.similarity import match_in_batches, nearest_along
+from vpr.matchers.similarity import match_in_batches, mutual_nearest
 
 
 class RatioAgreement(affinities.Settings):
@@ -57,11 +57,8 @@ class Nearest:
         return match_in_batches(query, candidates, self.device, partial(self._of, query))
 
     def _of(self, query: LocalFeatures, similarity: Tensor, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        forward, forward_ratio = nearest_along(similarity, dim=2)  # (K, N): for each point of the query
-        backward, backward_ratio = nearest_along(similarity, dim=1)  # (K, M)
-        ratio = torch.maximum(forward_ratio, backward_ratio.gather(1, forward))
-        best = similarity.gather(2, forward[..., None])[..., 0]
-        mutual = backward.gather(1, forward) == torch.arange(similarity.shape[1], device=self.device)
+        best = similarity.amax(2)
+        forward, mutual, ratio = mutual_nearest(similarity)
         mutual &= best >= self.settings.min_similarity
         kept = mutual & (ratio < self.settings.ratio) if self.settings.ratio < 1 else mutual
         if self.settings.agreement.ratio > self.settings.ratio:
