@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from vpr.core import ConfigError, DataError, Doubles, ImageSet, Rows
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 PAIRS_AT_ONCE = 1 << 18  # the tree gives Python lists, which take 40 bytes a pair, against 8 in an array
 
@@ -20,6 +23,8 @@ def positives_within(queries: ImageSet, database: ImageSet, radius_m: float) -> 
     Exact: a row is in if and only if dx * dx + dy * dy <= radius_m * radius_m in float64.
     Raises DataError without positions or in different zones, ConfigError for a radius that is none.
     """
+    from scipy.spatial import cKDTree
+
     here, there = _comparable(queries, database)
     require_radius(radius_m)
     if not len(here) or not len(there):

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from vpr.core import DataError, Dataset, Doubles, ImageSet, Rows
 from vpr.datasets import groups
@@ -58,6 +57,8 @@ def read_dbstruct(
 
 
 def _load(path: Path) -> tuple[Any, ...]:
+    from scipy.io import loadmat
+
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from vpr.core import DataError, Dataset, Doubles, ImageSet
 from vpr.datasets.plausibility import warnings_of
@@ -163,6 +162,8 @@ def _span(bin_: int) -> str:
 
 
 def _nearest_histogram(dataset: Dataset) -> tuple[int, ...] | None:
+    from scipy.spatial import cKDTree
+
     if dataset.database.positions is None or dataset.queries.positions is None or not len(dataset.database):
         return None
     distances: NDArray[np.float64] = cKDTree(dataset.database.positions).query(dataset.queries.positions)[0]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from vpr.core import ConfigError, DataError, Dataset, Doubles, ImageSet
 from vpr.datasets import zones
@@ -187,6 +186,8 @@ def _points_on_rigs(device: str, mounts: Mapping[str, Mapping[str, Doubles]]) ->
 
 def _into_world(pose: Doubles, point: Doubles) -> Doubles:
     """(..., 3) points of a device's frame in the frame its (..., 7) pose starts from."""
+    from scipy.spatial.transform import Rotation
+
     rotation = Rotation.from_quat(pose[..., [1, 2, 3, 0]])  # scipy writes w last
     moved: Doubles = rotation.inv().apply(point - pose[..., 4:])
     return moved

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import utm
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from vpr.core import DataError, Doubles, Rows
 
@@ -141,6 +138,10 @@ def _number_and_letter(zone: str) -> tuple[int, str]:
 
 def _regions(latlon: Doubles) -> Rows:
     """(N,) number of the region of each row: one-degree cells that touch are one region."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     cells = np.floor(latlon).astype(np.int64)
     codes, row_to_cell = np.unique((cells[:, 0] + 90) * 360 + cells[:, 1] % 360, return_inverse=True)
     corners = np.column_stack(np.divmod(codes, 360)).astype(np.float64)

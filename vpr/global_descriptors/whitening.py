@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg
 
 from vpr.core import DataError, Doubles, Floats
 
@@ -40,6 +39,8 @@ def fit_whitening(vectors: Doubles | Floats, dim: int) -> Whitening:
     With fewer vectors than dimensions the eigenvectors come from the (N, N) Gram matrix, which is the same and cheaper.
     Raises DataError if the vectors do not span ``dim`` directions.
     """
+    from scipy import linalg
+
     vectors = np.asarray(vectors, dtype=np.float64)
     count, width = vectors.shape
     if dim > min(count - 1, width):
