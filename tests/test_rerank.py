@@ -451,10 +451,14 @@ class Counting:
         self.queries = 0
 
     def rerank(
-        self, shortlist: Ranking, queries: Sequence[LocalFeatures], database: Sequence[LocalFeatures]
+        self,
+        shortlist: Ranking,
+        queries: Sequence[LocalFeatures],
+        database: Sequence[LocalFeatures],
+        k: int | None = None,
     ) -> Ranking:
         self.queries += len(shortlist)
-        return told().rerank(shortlist, queries, database)
+        return told().rerank(shortlist, queries, database, k)
 
 
 def many_queries() -> dict[str, Any]:
