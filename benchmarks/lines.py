@@ -25,7 +25,7 @@ from vpr.core import LocalFeatures
 from vpr.datasets.homography_pairs import read_homography_folder
 from vpr.geometry.auc import area_under_curve
 from vpr.geometry.homography import corner_error, scale_homography
-from vpr.geometry.line_homography import Matched, homography_from
+from vpr.geometry.line_homography import PointAndLineMatches, homography_from
 from vpr.images import read_image
 from vpr.local_features.lines import Wireframe, detect_lines, merge_ends
 from vpr.local_features.sampling import sample
@@ -57,7 +57,7 @@ class Seen:
             self.ends = sample(coarse.permute(0, 2, 3, 1), places, CELL, extractor.sampling)[0]
 
 
-def matched(matcher: Any, first: Seen, second: Seen) -> Matched:
+def matched(matcher: Any, first: Seen, second: Seen) -> PointAndLineMatches:
     rows = matcher.match(first.points, [second.points])[0].pairs
     lines0, lines1 = first.wireframe, second.wireframe
     pairs = torch.zeros(0, 2, dtype=torch.int64)
@@ -72,12 +72,12 @@ def matched(matcher: Any, first: Seen, second: Seen) -> Matched:
         lines0.segments.ends[pairs[:, 0]],
         lines1.segments.ends[pairs[:, 1]],
     )
-    return Matched(*(each.double().numpy() for each in chosen))
+    return PointAndLineMatches(*(each.double().numpy() for each in chosen))
 
 
-def only(kind: str, every: Matched) -> Matched:
+def only(kind: str, every: PointAndLineMatches) -> PointAndLineMatches:
     points, lines = slice(None if kind != "lines" else 0), slice(None if kind != "points" else 0)
-    return Matched(every.points0[points], every.points1[points], every.ends0[lines], every.ends1[lines])
+    return PointAndLineMatches(every.points0[points], every.points1[points], every.ends0[lines], every.ends1[lines])
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vpr.geometry.homography import corner_error, warp
-from vpr.geometry.line_homography import Matched, errors_of, homography_from
+from vpr.geometry.line_homography import PointAndLineMatches, errors_of, homography_from
 
 TRUTH = np.array([[1.1, 0.08, -20.0], [-0.05, 0.95, 15.0], [2e-4, -1e-4, 1.0]])
 SIZE = (640, 480)
@@ -22,7 +22,7 @@ def matched(points, lines, wrong=0.0, noise=0.0, slide=0.0, seed=0):
         lost = (random.random(len(each)) < wrong).reshape(-1, *[1] * (each.ndim - 1))
         moved = each + random.normal(0, noise, each.shape)
         noisy.append(np.where(lost, random.uniform(0, 480, each.shape), moved))
-    return Matched(first, noisy[0], ends, noisy[1])
+    return PointAndLineMatches(first, noisy[0], ends, noisy[1])
 
 
 @pytest.mark.parametrize(("points", "lines"), [(40, 0), (0, 40), (20, 20), (3, 1)])
@@ -54,13 +54,15 @@ def test_lines_help_where_points_are_few_and_noisy():
 def test_the_error_of_a_segment_is_that_of_its_line():
     ends = np.array([[[0.0, 0.0], [10.0, 0.0]]])
     nothing = np.zeros((0, 2))
-    moved = Matched(nothing, nothing, ends, np.array([[[50.0, 2.0], [70.0, 2.0]]]))  # along itself, and 2 off
+    moved = PointAndLineMatches(
+        nothing, nothing, ends, np.array([[[50.0, 2.0], [70.0, 2.0]]])
+    )  # along itself, and 2 off
     assert errors_of(moved, np.eye(3)) == pytest.approx([2.0])
 
 
 def test_too_few_or_unrelated_matches_have_none():
     assert homography_from(matched(2, 1), 3.0) is None
     assert homography_from(matched(0, 0), 3.0) is None
-    same = Matched(np.zeros((6, 2)), np.zeros((6, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2, 2)))
+    same = PointAndLineMatches(np.zeros((6, 2)), np.zeros((6, 2)), np.zeros((0, 2, 2)), np.zeros((0, 2, 2)))
     found = homography_from(same, 3.0, samples=20)
     assert found is None or np.isfinite(found).all()

@@ -21,7 +21,7 @@ FARTHEST = 1e6  # pixels; where a hypothesis sends nothing nearer
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
+class PointAndLineMatches:
     """What is matched in two images; pixels."""
 
     points0: Doubles  # (M, 2)
@@ -34,7 +34,9 @@ class Matched:
         return len(self.points0) + len(self.ends0)
 
 
-def homography_from(matched: Matched, threshold: float, *, samples: int = 2000, seed: int = 0) -> Doubles | None:
+def homography_from(
+    matched: PointAndLineMatches, threshold: float, *, samples: int = 2000, seed: int = 0
+) -> Doubles | None:
     """The homography (3, 3) that most matches agree with, first to second; None if no four do.
 
     A point or segment agrees if it is nearer than ``threshold`` pixels to its partner, in both images in the mean.
@@ -63,7 +65,7 @@ def homography_from(matched: Matched, threshold: float, *, samples: int = 2000, 
     return best
 
 
-def errors_of(matched: Matched, homography: Doubles) -> Doubles:
+def errors_of(matched: PointAndLineMatches, homography: Doubles) -> Doubles:
     """(M + L,) of points and then of segments: mean distance in both images."""
     try:
         back = invert(homography)
@@ -94,12 +96,14 @@ def _near(distances: Doubles) -> Doubles:
     return np.clip(np.nan_to_num(distances, nan=FARTHEST), -FARTHEST, FARTHEST)
 
 
-def _part(matched: Matched, chosen: NDArray[np.bool_]) -> Matched:
+def _part(matched: PointAndLineMatches, chosen: NDArray[np.bool_]) -> PointAndLineMatches:
     points, lines = chosen[: len(matched.points0)], chosen[len(matched.points0) :]
-    return Matched(matched.points0[points], matched.points1[points], matched.ends0[lines], matched.ends1[lines])
+    return PointAndLineMatches(
+        matched.points0[points], matched.points1[points], matched.ends0[lines], matched.ends1[lines]
+    )
 
 
-def _refined(matched: Matched, homography: Doubles, threshold: float) -> Doubles:
+def _refined(matched: PointAndLineMatches, homography: Doubles, threshold: float) -> Doubles:
     """The homography with the smallest robust sum of squares."""
 
     def residuals(parameters: Doubles) -> Doubles:
@@ -115,7 +119,7 @@ def _refined(matched: Matched, homography: Doubles, threshold: float) -> Doubles
     return refined
 
 
-def _equations(matched: Matched) -> tuple[Doubles, tuple[Doubles, Doubles]]:
+def _equations(matched: PointAndLineMatches) -> tuple[Doubles, tuple[Doubles, Doubles]]:
     """Two linear equations (M + L, 2, 9) of each match in normalised coordinates, and the maps to those."""
     to_unit0, to_unit1 = (
         _to_unit(np.concatenate([points, ends.reshape(-1, 2)]))
