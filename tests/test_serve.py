@@ -25,7 +25,9 @@ from maps import LATITUDE, LONGITUDE, empty_map, small_map, view, write_images
 import vpr
 from vpr.cli.serve import TOKEN_VARIABLE, read_token, serve
 from vpr.core import ConfigError, DataError, ImageError
+from vpr.datasets.placed import PlacedImage, Position
 from vpr.maps import Answer, Map
+from vpr.maps.manifest import Manifest
 from vpr.serve.limits import Limits
 from vpr.serve.overview import clusters
 from vpr.serve.problems import Paths
@@ -40,6 +42,7 @@ from vpr.serve.service import Service  # noqa: E402
 
 TOKEN = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+EVERYWHERE = (-90.0, 90.0, -180.0, 180.0)  # south, north, west, east
 LIMITS = Limits(upload_bytes=500_000, megapixels=1.0, seconds=20, waiting=4)
 
 
@@ -256,18 +259,28 @@ def test_the_map_within_a_box(client: Any) -> None:
     assert problem(client.get("/v1/map?limit=0"), 422)
 
 
-def test_a_map_of_many_images_is_clustered(client: Any) -> None:
+def test_a_map_of_many_images_is_clustered(client: Any, tmp_path: Path) -> None:
     features = client.get("/v1/map?limit=4").json()["features"]
     assert 1 <= len(features) <= 4 and sum(each["properties"].get("count", 1) for each in features) == 6
     random = np.random.default_rng(0)
     degrees = np.stack([random.uniform(55, 56, 5000), random.uniform(-179.9, 179.9, 5000)], axis=1)
-    for limit in (4, 100, 999):
-        found = clusters(np.arange(5000.0), degrees, limit)
+    manifest = Manifest(tmp_path, create=True)
+    manifest.begin({})
+    places = [Position(latitude, longitude, None, None, None) for latitude, longitude in degrees.tolist()]
+    manifest.insert([PlacedImage(str(row), place) for row, place in enumerate(places)], [""] * 5000, 1)
+    for limit, boxes in ((4, [EVERYWHERE]), (100, [EVERYWHERE]), (999, [(-90, 90, -180, 0), (-90, 90, 0, 180)])):
+        found = clusters(manifest, boxes, manifest.spread(boxes)[1], limit)
         counts = np.array([each["properties"].get("count", 1) for each in found])
         assert len(found) <= limit and counts.sum() == 5000
         centres = np.array([each["geometry"]["coordinates"] for each in found])
-        assert np.allclose((centres * counts[:, None]).sum(axis=0) / 5000, degrees.mean(axis=0)[::-1])
-    assert len(clusters(np.arange(9.0), np.full((9, 2), 13.0), 4)) == 1  # all at one place
+        assert np.allclose((centres * counts[:, None]).sum(axis=0) / 5000, degrees.mean(axis=0)[::-1], atol=1e-4)
+    assert manifest.spread([(0, 1, 0, 1)]) == (0, 0.0)
+    manifest.insert([PlacedImage(f"same{row}", places[0]) for row in range(9)], [""] * 9, 2)
+    south, west = degrees[0] - 1e-4
+    box = (south, south + 2e-4, west, west + 2e-4)
+    (one,) = clusters(manifest, [box], manifest.spread([box])[1], 4)
+    assert one["properties"]["count"] == 10  # all at one place
+    manifest.close()
 
 
 def test_requests_are_counted_by_endpoint(writer: Any) -> None:

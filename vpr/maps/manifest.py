@@ -38,6 +38,7 @@ CREATE INDEX removed_rows ON images (segment, row) WHERE removed IS NOT NULL;
 CREATE INDEX times ON images (time) WHERE time IS NOT NULL;
 CREATE VIRTUAL TABLE positions USING rtree (id, south, north, west, east);
 """
+WITHIN = "north >= ? AND south <= ? AND east >= ? AND west <= ?"  # a box: south, north, west, east
 _IMAGE = 'id, name, latitude, longitude, east_m, north_m, zone, heading, time, "group", columns, content, segment, row'
 
 
@@ -287,6 +288,28 @@ class Manifest:
         query = f"SELECT images.id, segment, row, latitude, longitude FROM {source} WHERE removed IS NULL{clause}"
         rows = self.database.execute(query, values).fetchall()
         return np.array(rows, dtype=np.float64).reshape(-1, 5)
+
+    def cells(self, box: Sequence[float], cell: float) -> np.ndarray[Any, Any]:
+        """(N, 4) id of one image, number, mean latitude and longitude of the images in each cell of a grid of degrees.
+
+        ``box`` is south, north, west, east. The places are those of the R*Tree, which rounds to a metre: by its table
+        alone the clusters of 300,000 images take 0.5 in place of 1.5 s of the processor.
+        """
+        rows = self.database.execute(
+            "SELECT min(id), count(*), avg((south + north) / 2), avg((west + east) / 2) FROM positions "
+            f"WHERE {WITHIN} GROUP BY CAST((south + 90) / ? AS INTEGER), CAST((west + 180) / ? AS INTEGER)",
+            (*box, cell, cell),
+        )
+        return np.array(rows.fetchall(), dtype=np.float64).reshape(-1, 4)
+
+    def spread(self, boxes: Iterable[Sequence[float]]) -> tuple[int, float]:
+        """Number of images in boxes, and degrees from the first to the last in latitude or longitude; as for cells."""
+        query = f"SELECT count(*), min(south), max(north), min(west), max(east) FROM positions WHERE {WITHIN}"
+        found = [row for box in boxes if (row := self.database.execute(query, box).fetchone())[0]]
+        if not found:
+            return 0, 0.0
+        counts, south, north, west, east = np.array(found).T
+        return int(counts.sum()), float(max(north.max() - south.min(), east.max() - west.min()))
 
     def check(self) -> list[str]:
         """What SQLite finds wrong, and what does not agree between the tables."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vpr.core import ConfigError
 from vpr.datasets.placed import EARTH_RADIUS_M, haversine_m, parse_time
 from vpr.maps.filters import EVERY, Condition, parse_filter
-from vpr.maps.manifest import Manifest
+from vpr.maps.manifest import WITHIN, Manifest
 
 RADIUS_M = 500.0  # where a place is given and no radius
 _DEGREE_M = math.pi * EARTH_RADIUS_M / 180
@@ -62,8 +62,7 @@ class Prior:
             return manifest.places(" AND ".join(conditions), values)
         parts = []
         for south, north, west, east in boxes(self.near, self.radius_m):
-            inside = "north >= ? AND south <= ? AND east >= ? AND west <= ?"
-            condition = " AND ".join([*conditions, inside])
+            condition = " AND ".join([*conditions, WITHIN])
             parts.append(manifest.places(condition, [*values, south, north, west, east], boxed=True))
         found = np.concatenate(parts)
         kept: NDArray[Any] = found[haversine_m(found[:, 3:], self.near) <= self.radius_m]

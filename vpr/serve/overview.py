@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vpr.core import ConfigError, Doubles
 from vpr.maps import Map
 from vpr.maps.export import feature
+from vpr.maps.manifest import WITHIN, Manifest
 
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees
 WORLD = "-180,-90,180,90"
@@ -31,37 +33,36 @@ def overview(held: Map, box: Box, limit: int) -> dict[str, Any]:
     """A FeatureCollection of at most ``limit`` features: the images in the box, or else clusters with their counts."""
     west, south, east, north = box
     spans = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
-    condition = "north >= ? AND south <= ? AND east >= ? AND west <= ?"
+    boxes = [(south, north, *span) for span in spans]
     with held.reading() as (manifest, _):
-        parts = [manifest.places(condition, (south, north, *span), boxed=True) for span in spans]
-        places = np.concatenate([_inside(part, box, span) for part, span in zip(parts, spans, strict=True)])
-        if len(places) <= limit:
+        count, span_degrees = manifest.spread(boxes)
+        if count > limit:
+            features = clusters(manifest, boxes, span_degrees, limit)
+        else:
+            parts = [manifest.places(WITHIN, each, boxed=True) for each in boxes]
+            places = np.concatenate([_inside(part, box, span) for part, span in zip(parts, spans, strict=True)])
             numbers = ", ".join(str(int(number)) for number in np.unique(places[:, 0]))
             features = [feature(image) for image in manifest.images(f"images.id IN ({numbers})")]
-        else:
-            features = clusters(places[:, 0], places[:, 3:], limit)
     return {"type": "FeatureCollection", "features": features}
 
 
-def clusters(numbers: Doubles, degrees: Doubles, limit: int) -> list[dict[str, Any]]:
-    """Features of at most ``limit`` cells of a grid with the mean of the places (N, 2) in each, and how many they are.
+def clusters(manifest: Manifest, boxes: Sequence[Box], span: float, limit: int) -> list[dict[str, Any]]:
+    """Features of at most ``limit`` cells of a grid with the mean of the places in each, and how many they are.
 
-    The grid has cells of 360 / 2^n degrees from the south pole and 180 degrees west on, so that it does not move with
-    the box. A cell of one image names its id; ``limit`` is 4 or more.
+    Boxes are south, north, west, east; their images span so many degrees. The grid has cells of 360 / 2^n degrees from
+    the south pole and 180 degrees west on, so that it does not move with the box. A cell of one image names its id;
+    ``limit`` is 4 or more.
     """
     side = math.isqrt(limit) - 1
-    span = max(_SMALLEST_CELL, float(np.ptp(degrees, axis=0).max()))
-    cell = 360 / 2 ** math.floor(math.log2(360 * side / span))
-    cells = np.floor((degrees + np.array([90.0, 180.0])) / cell).astype(np.int64)
-    _, first, where, counts = np.unique(cells, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    means = np.stack([np.bincount(where.ravel(), axis) / counts for axis in degrees.T], axis=1)
+    cell = 360 / 2 ** math.floor(math.log2(360 * side / max(_SMALLEST_CELL, span)))
     return [
         {
             "type": "Feature",
             "geometry": {"type": "Point", "coordinates": [longitude, latitude]},
-            "properties": {"cluster": True, "count": count} if count > 1 else {"id": int(numbers[index])},
+            "properties": {"cluster": True, "count": int(count)} if count > 1 else {"id": int(number)},
         }
-        for (latitude, longitude), count, index in zip(means.tolist(), counts.tolist(), first.tolist(), strict=True)
+        for each in boxes
+        for number, count, latitude, longitude in manifest.cells(each, cell).tolist()
     ]
 
 
