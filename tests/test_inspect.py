@@ -23,6 +23,7 @@ from vpr.datasets.pair_records import read_pairs, write_pairs
 from vpr.datasets.pose_pairs import read_pair_list
 from vpr.inspection.items import InspectedPair, chosen_items, each_once, in_common
 from vpr.inspection.page import write_page
+from vpr.inspection.queries import InspectedQueries
 from vpr.report.drawing import Correspondences
 
 HOSTILE = "</script><img src=x onerror=document.title='hacked'>.png"
@@ -143,6 +144,18 @@ def test_two_runs_of_place_recognition(small_city: Folders, tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "a" / "features")  # or from the images
     call(["inspect", f"{tmp_path}/a", "--items", "2", "--out", f"{tmp_path}/alone.html"])
     assert len(data_of(tmp_path / "alone.html")["pairs"]) == 2
+
+
+def test_masked_runs_are_shown_and_turned_ones_refused(small_city: Folders, tmp_path: Path) -> None:
+    mask = np.full((120, 160, 3), 255, np.uint8)
+    mask[60:] = 0
+    write_picture(tmp_path / "mask.png", mask)
+    run_on(small_city, tmp_path / "masked", *ROOTSIFT, *THUMBNAIL, "--masks", str(tmp_path / "mask.png"))
+    shown = InspectedQueries(tmp_path / "masked").pairs(0)[0].matches
+    assert len(shown.query_points) and (shown.query_points[:, 1] < 60).all()
+    run_on(small_city, tmp_path / "turned", *ROOTSIFT, *THUMBNAIL, "--set", "rotations.degrees=[0,180]")
+    with pytest.raises(ConfigError, match="turns no images"):
+        InspectedQueries(tmp_path / "turned").pairs(0)
 
 
 def test_a_benchmark_of_homographies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,8 @@ class InspectedQueries:
 
     @cached_property
     def _methods(self) -> PairMethods:
-        return build_pair_methods(self.settings, dense=True)
+        # Masks are in the stored features; an image matcher's matches are shown without them.
+        return build_pair_methods(self.settings, dense=True, masked=True)
 
     def _read(self, role: str, row: int) -> Any:
         """What the re-ranker compares of an image: as the run stored it, else computed again. Raises ImageError."""
