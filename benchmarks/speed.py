@@ -239,7 +239,7 @@ def imp_matching(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
     network = matching_everything(ImpNetwork())
     weights = {name: value.to(device) for name, value in network.state_dict().items()}
     query = random_features(0)
-    candidates = [view_of(query, seed) for seed in range(1, 5)]
+    candidates = [half_of(view_of(query, seed), random_features(seed + 9)) for seed in range(1, 5)]
 
     def one_by_one(count: int) -> list[tuple[Tensor, Tensor]]:
         with torch.inference_mode():
@@ -262,6 +262,14 @@ def imp_matching(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
                 notes[f"{name} {precision}"] = f"{100 * same:.1f} % same matches"
         what = f"IMP {POINTS} x {POINTS}, 15 iterations, 1 x {count}"
         yield from take_turns(what, variants, device, rounds, per=count, note=notes)
+
+
+def half_of(view: LocalFeatures, other: LocalFeatures) -> LocalFeatures:
+    """The view, of which every second point is of something else: without a partner."""
+    chosen = torch.arange(POINTS) % 2 == 0
+    parts = ((getattr(view, name), getattr(other, name)) for name in ("keypoints", "scores", "descriptors"))
+    rows = (torch.where(chosen.view(-1, *[1] * (one.dim() - 1)), one, two) for one, two in parts)
+    return LocalFeatures(*rows, SIZE)
 
 
 def matching_everything(network: ImpNetwork) -> ImpNetwork:
