@@ -67,9 +67,13 @@ def test_one_rotation_is_that_of_a_camera_mounted_sideways(turned_city: tuple[Pa
     assert first[1] and not all(first) and told(tmp_path / "out") == [90] * 4
 
 
-def test_another_rotation_must_verify_clearly_better() -> None:
-    inliers = np.array([[10, 10, 0, -1, 30], [15, 16, 6, -1, 29], [12, 14, 5, -1, 44]])
-    assert best_rotation(inliers).tolist() == [0, 1, 1, 0, 0]
+def test_clearly_most_inliers_decide_and_else_the_similarity() -> None:
+    similarity = np.array([[0.5, 0.9, 0.5, 0.3, 0.7], [0.4, 0.2, 0.6, 0.3, 0.1], [0.1, 0.3, 0.7, 0.2, 0.7]])
+    inliers = np.array([[10, 10, 0, -1, 30], [16, 15, 9, -1, 29], [8, 9, 7, -1, 44]])
+    # 16 over 10, but 15 over 10 is too few more; 9 over 7; nothing sought; 44 over 30 is less than 1.5 times.
+    assert best_rotation(similarity, inliers).tolist() == [1, 0, 2, 0, 0]
+    assert best_rotation(similarity, None).tolist() == [0, 0, 2, 0, 0]
+    assert best_rotation(similarity[:1], inliers[:1]).tolist() == [0] * 5
 
 
 def test_rows_come_from_the_store_that_was_chosen() -> None:

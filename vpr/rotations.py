@@ -15,8 +15,8 @@ from vpr.features.turned import ChosenTurns
 
 logger = logging.getLogger(__name__)
 
-LEAD = 1.5  # times the inliers of the rotation named first, that another needs, and ...
-LEAST = 6  # ... this many more
+LEAD = 1.5  # times the inliers of the next best rotation verify clearly, and ...
+LEAST = 6  # ... so many more than those
 
 
 def choose(
@@ -24,17 +24,17 @@ def choose(
 ) -> tuple[Features, Ranking]:
     """The features and the shortlist of the queries, each at the rotation that is chosen for it.
 
-    ``retrieve`` gives a shortlist, and ``verify`` compares the first few of its candidates; without it the similarity
-    of the first candidate decides.
+    ``retrieve`` gives a shortlist, and ``verify``, where there is one, compares the first few of its candidates; see
+    best_rotation.
     """
     sets = (features.queries, *features.turned)
     shortlists = [retrieve(Features(features.database, each)) for each in sets]
-    if verify is None:
-        choice = np.argmax([_first(each) for each in shortlists], axis=0)
-    else:
+    similarity = np.stack([each.scores[:, 0].astype(np.float64) for each in shortlists])
+    inliers = None
+    if verify is not None:
         pairs = zip(sets, shortlists, strict=True)
-        verified = [verify(Features(features.database, each), found) for each, found in pairs]
-        choice = best_rotation(np.stack([_inliers(each) for each in verified]))
+        inliers = np.stack([_inliers(verify(Features(features.database, each), found)) for each, found in pairs])
+    choice = best_rotation(similarity, inliers)
     degrees = np.stack([_rotations(each) for each in sets])[choice, np.arange(len(choice))]
     logger.info("rotations: %d of %d queries turned", int((degrees != 0).sum()), len(degrees))
     return Features(features.database, _joined(sets, choice, degrees)), _mixed(shortlists, choice)
@@ -46,21 +46,18 @@ def require_rotations(degrees: Sequence[int]) -> None:
         raise ConfigError(f"rotations {list(degrees)}: give some of 0, 90, 180 and 270 degrees, each once")
 
 
-def best_rotation(inliers: Rows) -> Rows:
-    """(Q,) the rotation of each query, from (R, Q) inliers of its best candidate.
+def best_rotation(similarity: Doubles, inliers: Rows | None) -> Rows:
+    """(Q,) the rotation of each query, from (R, Q) similarities of its first candidate and inliers of its best one.
 
-    The rotation named first is kept unless another verifies clearly better.
+    It is the one with clearly most inliers, or else, since those of images that do not verify are chance, the most
+    similar one; of equal ones the one named first.
     """
-    best = inliers.argmax(axis=0)
-    most = inliers.max(axis=0)
-    clear = (most >= LEAD * inliers[0]) & (most >= inliers[0] + LEAST)
-    chosen: Rows = np.where(clear, best, 0)
+    chosen: Rows = similarity.argmax(axis=0)
+    if inliers is not None and len(inliers) > 1:
+        second, most = np.sort(inliers, axis=0)[-2:]
+        clear = (most >= LEAD * second) & (most >= second + LEAST)
+        chosen = np.where(clear, inliers.argmax(axis=0), chosen)
     return chosen
-
-
-def _first(shortlist: Ranking) -> Doubles:
-    """(Q,) similarity of the first candidate."""
-    return shortlist.scores[:, 0].astype(np.float64)
 
 
 def _rotations(queries: FeatureSet) -> Rows:

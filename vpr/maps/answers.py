@@ -98,17 +98,14 @@ def position_text(position: Position) -> str:
 
 
 def best_of_rotations(answers: Sequence[Answer]) -> Answer:
-    """The verified answer, or the one with clearly most inliers, or most similar; with the time of all of them."""
-    steps = {step for answer in answers for step in answer.elapsed_ms}
-    elapsed = {step: sum(answer.elapsed_ms.get(step, 0.0) for answer in answers) for step in sorted(steps)}
-    firsts = [answer.candidates[0] if answer.candidates else None for answer in answers]
-    if answers[-1].verified:
-        best = len(answers) - 1
-    elif any(first is not None and first.inliers is not None for first in firsts):
-        most = [max((each.inliers or 0 for each in answer.candidates), default=-1) for answer in answers]
-        best = int(best_rotation(np.array(most)[:, None])[0])
-    else:
-        best = int(np.argmax([-math.inf if first is None else first.similarity for first in firsts]))
+    """The verified answer, or else the one that best_rotation chooses; with the time of all of them."""
+    steps = sorted({step for answer in answers for step in answer.elapsed_ms})
+    elapsed = {step: sum(answer.elapsed_ms.get(step, 0.0) for answer in answers) for step in steps}
+    best = len(answers) - 1
+    if not answers[-1].verified:
+        similarity = [max((each.similarity for each in answer.candidates), default=-1.0) for answer in answers]
+        inliers = [max((each.inliers or 0 for each in answer.candidates), default=0) for answer in answers]
+        best = int(best_rotation(np.array(similarity)[:, None], np.array(inliers)[:, None])[0])
     return replace(answers[best], elapsed_ms=elapsed)
 
 

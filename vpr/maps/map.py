@@ -144,7 +144,7 @@ class Map:
         8601, or seconds since 1970), and that meet the filter ``where``, are compared. ``rerank`` of them (None: as
         many as the setting rerank.k says) are compared by local features; the answer has at most ``k`` candidates.
         With several ``rotations`` (0, 90, 180, 270 degrees) the photograph is turned counter-clockwise until it
-        verifies; where it never does, the answer is that of the rotation with clearly most inliers, or the first.
+        verifies; where it never does, the rotation with clearly most inliers answers, or else the most similar one.
         Raises ImageError for the photograph, ConfigError or DataError for arguments that make no sense.
         """
         if k < 1 or (rerank is not None and rerank < 0):
