@@ -127,7 +127,7 @@ def test_a_mat_file_that_unpacks_to_more_than_a_list_takes_is_refused_before_rea
     with pytest.raises(DataError, match="dbStruct has 1 fields"):
         dbstruct.read_dbstruct(path, tmp_path)
     monkeypatch.setattr("vpr.datasets.dbstruct.MOST_BYTES", 1_000_000)
-    monkeypatch.setattr("vpr.datasets.dbstruct.loadmat", None)
+    monkeypatch.setattr("scipy.io.loadmat", None)
     with pytest.raises(DataError, match=r"bomb.mat: 0.0 MB that unpack to over 1 MB; no list of images is so large"):
         dbstruct.read_dbstruct(path, tmp_path)
 
