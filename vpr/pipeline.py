@@ -16,7 +16,7 @@ import numpy as np
 from vpr import rotations
 from vpr.build import Engine, build, compares_images, compares_patches
 from vpr.config import digest_of_names, dump, fingerprint, plain
-from vpr.core import ConfigError, DataError, Dataset, Image, ImageError, ImageSet, Origin, Ranking, Rows
+from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, ImageSet, Origin, Ranking, Rows
 from vpr.descriptors import Descriptors, Features, describe
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.imported import HlocPaths
@@ -185,8 +185,11 @@ def _at_best_rotation(dataset: Dataset, features: Features, engine: Engine, work
         of_queries = each.queries.rotations
         return work if of_queries is None else work / f"turned-{of_queries[0]}"
 
+    search = _search(dataset, describe(features, engine, work), features.database.keys, engine.settings, work)
+    everything = np.arange(len(dataset.queries))
+
     def retrieve(each: Features) -> Ranking:
-        return _retrieve(dataset, each, engine, folder(each), Clock())
+        return search(describe(each, engine, folder(each)).queries.matrix(), everything)
 
     def verify(each: Features, shortlist: Ranking) -> Ranking:
         return _rerank(each, shortlist, engine, folder(each), engine.settings.rotations.k)[0]
@@ -212,9 +215,10 @@ def _retrieve(dataset: Dataset, features: Features, engine: Engine, work: Path, 
         clock.per_item(descriptors.aggregate_one, len(dataset.queries))
     with clock.stage("index", len(dataset.database), "image"):
         search = _search(dataset, descriptors, database.keys, settings, work)
+    asked = descriptors.queries.matrix()
     with clock.stage(settings.output.shortlist_name, len(dataset.queries), "query"):
-        candidates = search(np.arange(len(dataset.queries)))
-    clock.per_item(lambda row: search(np.array([row])), len(dataset.queries))
+        candidates = search(asked, np.arange(len(dataset.queries)))
+    clock.per_item(lambda row: search(asked, np.array([row])), len(dataset.queries))
     return candidates
 
 
@@ -298,10 +302,12 @@ def _rerank(
 
 def _search(
     dataset: Dataset, descriptors: Descriptors, keys: Sequence[str], settings: Settings, work: Path
-) -> Callable[[Rows], Ranking]:
-    """What gives the shortlists of the queries of some rows: over the database, or over the query's region of it."""
+) -> Callable[[Floats, Rows], Ranking]:
+    """What gives the shortlists of the queries of some rows, from the descriptors (Q, D) of all queries.
+
+    They are over the database, or over the query's region of it.
+    """
     groups, k, parameters = _groups(dataset, settings), settings.shortlist.k, settings.index.search
-    asked = descriptors.queries.matrix()
 
     def index_of(vectors: Vectors, rows: Rows) -> FaissIndex:
         made_by = {"descriptors": descriptors.made_by, "database": digest_of_names(keys[row] for row in rows)}
@@ -311,9 +317,9 @@ def _search(
     of_database, of_queries = dataset.database.regions, dataset.queries.regions
     if of_database is None or of_queries is None:
         index = index_of(descriptors.database, np.arange(len(keys)))
-        return lambda rows: search_index(index, asked[rows], k, groups, parameters)
+        return lambda asked, rows: search_index(index, asked[rows], k, groups, parameters)
     indexes = region_indexes(descriptors.database, of_database, index_of)
-    return lambda rows: indexes.search(asked[rows], of_queries[rows], k, groups, parameters)
+    return lambda asked, rows: indexes.search(asked[rows], of_queries[rows], k, groups, parameters)
 
 
 def _groups(dataset: Dataset, settings: Settings) -> Rows | None:

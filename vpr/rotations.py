@@ -15,8 +15,8 @@ from vpr.features.turned import ChosenTurns
 
 logger = logging.getLogger(__name__)
 
-LEAD = 1.5  # times the inliers of the next best rotation verify clearly, and ...
-LEAST = 6  # ... so many more than those
+LEAD = 1.5  # a rotation verifies clearly with this many times the inliers of the next best one,
+LEAST = 6  # and this many more
 
 
 def choose(
