@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from browsers import CHROMIUM
 
 from vpr.core import Image, ImageSet, LocalFeatures
 
@@ -74,3 +77,15 @@ def photographs(shared: Path) -> Path:
     if not (shared / "data").exists():
         pytest.skip("the photographs in ../shared/data, which are not part of this repository, are absent")
     return shared / "data"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

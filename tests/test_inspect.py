@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsers import opened
 from conftest import textured, write_picture
 from geometry_sets import write_homography_folder
 from test_cli import Folders, run_on
@@ -193,33 +194,12 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The page of two runs; asking anything of a network, or a message on the console, fails the test."""
+    """The page of two runs."""
     write_page(tmp_path / "p.html", two(tmp_path), ["one", "other"], 3)
-    asked: list[str] = []
-    said: list[str] = []
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto((tmp_path / "p.html").as_uri())
-    yield page
-    page.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert said == []
+    with opened(browser, tmp_path / "p.html") as page:
+        yield page
 
 
 def test_a_click_shows_both_methods_side_by_side(page: Any) -> None:

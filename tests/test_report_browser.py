@@ -1,39 +1,20 @@
 """The report as a reader works it, in a headless Chromium: with a mouse, with a keyboard, on paper, on a telephone."""
 
-import shutil
-
 import pytest
+from browsers import needs_browser, opened
 from test_report import matches, picture, report
 
 from vpr.report.page import write_report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture
 def page(browser, tmp_path):
-    """The report of a small town; asking anything of a network, or a message on the console, fails the test."""
+    """The report of a small town."""
     write_report(tmp_path / "report.html", report(), picture, matches)
-    asked, said = [], []
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto((tmp_path / "report.html").as_uri())
-    yield page
-    page.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert said == []
+    with opened(browser, tmp_path / "report.html") as page:
+        yield page
 
 
 def test_zooming_enlarges_the_map_and_keys_move_it(page):

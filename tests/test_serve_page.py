@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import needs_browser
 from maps import LATITUDE, LONGITUDE, small_map, view
 from test_serve import LIMITS, TOKEN, png
 
@@ -21,9 +21,6 @@ from vpr.serve.page_files import Tiles, content_policy, has_library
 
 pytest.importorskip("fastapi", reason="fastapi, of the extra serve, is absent")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn, of the extra serve, is absent")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 from vpr.serve.app import create_app  # noqa: E402
 from vpr.serve.service import Service  # noqa: E402
@@ -61,14 +58,6 @@ def url(service: Service) -> Iterator[str]:
     running.should_exit = True
     thread.join()
     listener.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=GROUNDS)
