@@ -7,7 +7,7 @@ stops once that settles. The published weights exist for SuperPoint and for SIFT
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,9 @@ class IterativeSettings(GraphSettings):
         return Stopping(self.match_threshold, self.pose_threshold, self.min_matches, self.max_error, self.stop_deg)
 
 
+S = TypeVar("S", bound=GraphSettings)
+
+
 class Settings(GraphSettings):
     """Settings of IMP."""
 
@@ -64,7 +67,22 @@ class ImpIterativeSettings(IterativeSettings):
     method: Literal["imp_iterative"] = "imp_iterative"
 
 
-class Imp:
+class _GraphMatcher(Generic[S]):
+    """The network on a device, with what both ways of matching by it need."""
+
+    def __init__(
+        self, network: ImpNetwork, weights: str, settings: S, device: torch.device, *, pooling: Pooling | None = None
+    ) -> None:
+        self.weights = weights
+        self.settings = settings
+        self.device = device
+        self.pooling = pooling
+        self.network = FastImp(network, device, dtype_of(settings.precision, device))
+        self.iterations = iterations_of(self.network, settings)
+        self.assign = assigning(settings.assignment, settings.sinkhorn_iterations)
+
+
+class Imp(_GraphMatcher[GraphSettings]):
     """Matches one query with many candidates; the score of a match is its probability."""
 
     def __init__(
@@ -77,14 +95,8 @@ class Imp:
         agreement: ScoreAgreement | None = None,
         pooling: Pooling | None = None,
     ) -> None:
-        self.weights = weights
-        self.settings = settings
-        self.device = device
+        super().__init__(network, weights, settings, device, pooling=pooling)
         self.agreement = agreement
-        self.pooling = pooling
-        self.network = FastImp(network, device, dtype_of(settings.precision, device))
-        self.iterations = iterations_of(self.network, settings)
-        self.assign = assigning(settings.assignment, settings.sinkhorn_iterations)
 
     @torch.inference_mode()
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
@@ -106,7 +118,7 @@ class Imp:
         return match_sides(self.network, query, candidates, self.iterations, self.assign, pooling=self.pooling).log()
 
 
-class IterativeImp:
+class IterativeImp(_GraphMatcher[IterativeSettings]):
     """Matches pairs one after the other, each in as many iterations as it takes until its relative pose settles."""
 
     def __init__(
@@ -119,14 +131,8 @@ class IterativeImp:
         pooling: Pooling | None = None,
         uncertainty: bool = False,
     ) -> None:
-        self.weights = weights
-        self.settings = settings
-        self.device = device
-        self.pooling = pooling
+        super().__init__(network, weights, settings, device, pooling=pooling)
         self.uncertainty = uncertainty
-        self.network = FastImp(network, device, dtype_of(settings.precision, device))
-        self.iterations = iterations_of(self.network, settings)
-        self.assign = assigning(settings.assignment, settings.sinkhorn_iterations)
 
     @torch.inference_mode()
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:

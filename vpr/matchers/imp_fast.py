@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vpr.matchers.attention import attention
 from vpr.matchers.imp_network import NORM_EPSILON, ImpNetwork, OwnLayer, SharingLayer, shares
-from vpr.matchers.points import PointBatch
+from vpr.matchers.points import PointBatch, keep_points
 from vpr.matchers.superglue_network import HEADS, PointLinear
 
 Listened = tuple[Tensor, Tensor]  # of both images, (B, heads, M or N, M or N): how much each point listens to others
@@ -57,15 +57,10 @@ class GraphSide:
 
     def points(self, kept: Tensor, padding: int) -> GraphSide:
         """The points that ``kept``, (B, N), says, in their order; ``padding`` is the index of padded ones."""
-        counts = kept.sum(1)
-        width, least = int(counts.max()), int(counts.min())
-        if least == kept.shape[1]:
+        found = keep_points(self.index, kept, padding)
+        if found is None:
             return replace(self, mask=None)
-        places = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        mask = torch.arange(width, device=kept.device) < counts[:, None]
-        rows = torch.arange(len(kept), device=kept.device)[:, None]
-        index = torch.where(mask, self.index[rows, places], padding)
-        return GraphSide(self.x[rows, places], index, None if least == width else mask, None)
+        return GraphSide(self.x[found.rows, found.places], found.index, found.mask, None)
 
 
 class FastImp:

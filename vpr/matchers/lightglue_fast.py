@@ -21,7 +21,7 @@ from vpr.matchers.lightglue_network import (
     TokenConfidence,
     log_double_softmax,
 )
-from vpr.matchers.points import PointBatch
+from vpr.matchers.points import PointBatch, keep_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +69,11 @@ class Side:
 
     def points(self, kept: Tensor, padding: int) -> Side:
         """The points that ``kept``, (B, N), says, in their order; ``padding`` is the index of padded ones."""
-        counts = kept.sum(1)
-        width, least = int(counts.max()), int(counts.min())
-        if least == kept.shape[1]:
+        found = keep_points(self.index, kept, padding)
+        if found is None:
             return replace(self, mask=None)
-        places = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        mask = torch.arange(width, device=kept.device) < counts[:, None]
-        rows = torch.arange(len(kept), device=kept.device)[:, None]
-        index = torch.where(mask, self.index[rows, places], padding)
-        side = Side(self.x[rows, places], self.cosine[rows, places], self.sine[rows, places], index, mask)
-        return replace(side, mask=None) if least == width else side
+        x, cosine, sine = (each[found.rows, found.places] for each in (self.x, self.cosine, self.sine))
+        return Side(x, cosine, sine, found.index, found.mask)
 
 
 class FastLightGlue:

@@ -22,6 +22,31 @@ class PointBatch:
     mask: Tensor | None = None  # (B, N) True for real points; None if all are
 
 
+@dataclass(frozen=True, eq=False)
+class KeptPoints:
+    """Where some of the points of B images are, moved to the front."""
+
+    rows: Tensor  # (B, 1) with places: indexes of x[rows, places]
+    places: Tensor  # (B, K)
+    index: Tensor  # (B, K) which point of the input each is; where padded, the number of points of the input
+    mask: Tensor | None  # (B, K) True for real points; None if all are
+
+
+def keep_points(index: Tensor, kept: Tensor, padding: int) -> KeptPoints | None:
+    """The points that ``kept``, (B, N), says, in their order; None if all are kept.
+
+    ``index`` (B, N) says which point of the input each is, and ``padding`` is the index of padded ones.
+    """
+    counts = kept.sum(1)
+    width, least = int(counts.max()), int(counts.min())
+    if least == kept.shape[1]:
+        return None
+    places = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    mask = torch.arange(width, device=kept.device) < counts[:, None]
+    rows = torch.arange(len(kept), device=kept.device)[:, None]
+    return KeptPoints(rows, places, torch.where(mask, index[rows, places], padding), None if least == width else mask)
+
+
 def stack(
     features: Sequence[LocalFeatures], reach: float, device: torch.device, *, oriented: bool = False
 ) -> PointBatch:

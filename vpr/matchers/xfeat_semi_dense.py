@@ -20,6 +20,7 @@ from vpr.config import MethodSettings
 from vpr.core import Channels, Image, ImageMatches
 from vpr.images import fitted_size, resize
 from vpr.local_features.xfeat import CELL, DIM, EPSILON, STRIDE, XFeatNetwork
+from vpr.matchers.one_to_many import mutual_partners
 from vpr.weights import load_published
 
 SIZES = ((0.6, 0.2), (1.3, 0.8))  # by how much the image is enlarged, and the share of the keypoints taken there
@@ -116,10 +117,9 @@ class XFeatSemiDense:
     def _match(self, first: Cells, second: Cells) -> ImageMatches:
         if not len(first.keypoints) or not len(second.keypoints):
             return ImageMatches.empty()
-        similarity = first.descriptors @ second.descriptors.T
-        forward, backward = similarity.argmax(1), similarity.argmax(0)
-        rows = (backward[forward] == torch.arange(len(forward), device=forward.device)).nonzero()[:, 0]
-        others = forward[rows]
+        partner = mutual_partners((first.descriptors @ second.descriptors.T)[None])[0][0]
+        rows = (partner >= 0).nonzero()[:, 0]
+        others = partner[rows]
         logits = self.network.fine(torch.cat([first.descriptors[rows], second.descriptors[others]], dim=1))
         places = (SHARPNESS * logits).softmax(1)
         clearness = places.amax(1)
