@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from vpr.config import fingerprint
 from vpr.core import DataError, Floats, ImageSet
+from vpr.features.rows import RowSequence
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid
 
 GLOBAL_FILE = "globalfeats.npy"
 UNIT = 1e-3  # largest deviation of a row's length from 1
 
 
-class PatchNetVladFolder(Sequence[PatchFeatures]):
+class PatchNetVladFolder(RowSequence[PatchFeatures]):
     """Global descriptors and, for the given grids, patch descriptors of the images of a list.
 
     Raises DataError for files that are missing or damaged, or that do not fit the list or the grids.
@@ -59,13 +60,7 @@ class PatchNetVladFolder(Sequence[PatchFeatures]):
     def __len__(self) -> int:
         return len(self._vectors)
 
-    @overload
-    def __getitem__(self, row: int) -> PatchFeatures: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[PatchFeatures]: ...
-    def __getitem__(self, row: int | slice) -> PatchFeatures | list[PatchFeatures]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
+    def _row(self, row: int) -> PatchFeatures:
         read = [self._patches(row, grid) for grid in self.grids]
         return PatchFeatures(self.grids, tuple(torch.from_numpy(each.T.copy()) for each in read), self.image_size)
 

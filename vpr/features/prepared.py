@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Generic, TypeVar, overload
+from typing import TypeVar
 
 from vpr.core import Image, ImageError, ImageSet
 from vpr.features.masks import Masks
+from vpr.features.rows import RowSequence
 from vpr.images import ImageLike
 
 T = TypeVar("T")
@@ -17,7 +18,7 @@ KEPT = 64  # prepared images in memory
 logger = logging.getLogger(__name__)
 
 
-class PreparedImages(Sequence[T], Generic[T]):
+class PreparedImages(RowSequence[T]):
     """Row i is what ``prepare`` makes of image i and its mask; ``nothing`` where one of them cannot be read."""
 
     fingerprint = "images"
@@ -30,21 +31,13 @@ class PreparedImages(Sequence[T], Generic[T]):
         self._masks = masks
         self._prepare = prepare
         self._nothing = nothing
-        self._row = lru_cache(maxsize=KEPT)(self._read)
+        self._cached = lru_cache(maxsize=KEPT)(self._read)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    @overload
-    def __getitem__(self, row: int) -> T: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[T]: ...
-
-    def __getitem__(self, row: int | slice) -> T | list[T]:
-        if isinstance(row, slice):
-            return [self._row(each) for each in range(*row.indices(len(self)))]
-        return self._row(int(row))
+    def _row(self, row: int) -> T:
+        return self._cached(row)
 
     def _read(self, row: int) -> T:
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from vpr.core import Image, Rows
+from vpr.features.rows import RowSequence
 
 
 def turned(image: Image, degrees: int) -> Image:
@@ -15,7 +16,7 @@ def turned(image: Image, degrees: int) -> Image:
     return image if degrees == 0 else np.ascontiguousarray(np.rot90(image, degrees // 90))
 
 
-class ChosenTurns(Sequence[Any]):
+class ChosenTurns(RowSequence[Any]):
     """Row i is row i of the store of the turn that was chosen for image i; all stores are of the same images."""
 
     def __init__(self, stores: Sequence[Any], choice: Rows) -> None:
@@ -27,13 +28,5 @@ class ChosenTurns(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.choice)
 
-    @overload
-    def __getitem__(self, row: int) -> Any: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[Any]: ...
-
-    def __getitem__(self, row: int | slice) -> Any:
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
+    def _row(self, row: int) -> Any:
         return self.stores[int(self.choice[row])][row]

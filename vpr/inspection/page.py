@@ -33,7 +33,7 @@ FAILED = "inf"  # how the page writes an infinite value, for which JSON has no n
 
 
 def write_page(path: Path, runs: Sequence[InspectedRun], titles: Sequence[str], shown: int) -> None:
-    """Write the page of one or two runs, with the matches of so many items. Raises ConfigError if they do not fit."""
+    """Write the page of one or two runs, with the matches of ``shown`` items. Raises ConfigError if they do not fit."""
     items = in_common(runs, titles)
     data = _content(items, runs, titles, chosen_items(items, runs, shown))
     script = (files("vpr.report") / "templates" / "inspect.js").read_text(encoding="utf-8")

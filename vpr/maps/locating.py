@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vpr.core import LocalFeatures, Matches, Ranking
+from vpr.features.rows import RowSequence
 from vpr.maps.answers import Candidate
 from vpr.maps.local_codec import LocalCodec
 from vpr.maps.manifest import StoredImage
@@ -28,7 +28,7 @@ class MatchedPair:
     inliers_by_chance: float  # as many inliers unrelated images give
 
 
-class StoredFeatures(Sequence[LocalFeatures]):
+class StoredFeatures(RowSequence[LocalFeatures]):
     """Local features of rows that were found, decoded when they are compared, in the threads that compare them."""
 
     def __init__(self, found: Sequence[FoundRow], snapshot: Snapshot, codec: LocalCodec) -> None:
@@ -39,13 +39,7 @@ class StoredFeatures(Sequence[LocalFeatures]):
     def __len__(self) -> int:
         return len(self.found)
 
-    @overload
-    def __getitem__(self, place: int) -> LocalFeatures: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[LocalFeatures]: ...
-    def __getitem__(self, place: int | slice) -> LocalFeatures | list[LocalFeatures]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
+    def _row(self, place: int) -> LocalFeatures:
         each = self.found[place]
         return self.snapshot.segments[each.segment].features(each.row, self.codec)
 

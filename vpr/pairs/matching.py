@@ -24,7 +24,7 @@ from vpr.exchange.pair_table import PairRow, row_of, write_pair_table
 from vpr.features.contents import digest_of_file
 from vpr.features.feature_set import FeatureFolders, FeatureSet
 from vpr.features.masks import Masks, read_masks
-from vpr.images import read_image, upright_size
+from vpr.images import upright_size
 from vpr.pairs.files import pair_file
 from vpr.report.match_images import forget_drawings
 from vpr.rerank import Pair
@@ -84,9 +84,7 @@ class PairFeatures:
         return f"{self._digest(self.images.path(view.row))} {view.turns}"
 
     def _extract(self, view: MatchedImage) -> Any:
-        (way, _), *_ = self.extractor.passes()
-        image = read_image(self.images.path(view.row), way.channels, self.extractor.how.max_megapixels)
-        return self.extractor.single(np.ascontiguousarray(np.rot90(image, view.turns))).rerank_features
+        return self.extractor.single(self.images.path(view.row), 90 * view.turns).rerank_features
 
     def _size(self, view: MatchedImage) -> tuple[int, int]:
         """Width and height of the image as it is matched, before the method resizes it."""

@@ -97,12 +97,16 @@ def thumbnail(image: Image, side: int) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def jpeg_uri(image: Image, quality: int = 80) -> str:
-    """An RGB or grey image as a data URI."""
+def jpeg_bytes(image: Image, quality: int) -> bytes:
+    """An RGB or grey image as a JPEG file."""
     import cv2
 
-    _, data = cv2.imencode(".jpg", as_rgb(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return cv2.imencode(".jpg", as_rgb(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def jpeg_uri(image: Image, quality: int = 80) -> str:
+    """An RGB or grey image as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image, quality)).decode("ascii")
 
 
 _SHIFT = 4  # OpenCV draws at fractions of 1 / 2**_SHIFT pixel

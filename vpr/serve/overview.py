@@ -49,9 +49,9 @@ def overview(held: Map, box: Box, limit: int) -> dict[str, Any]:
 def clusters(manifest: Manifest, boxes: Sequence[Box], span: float, limit: int) -> list[dict[str, Any]]:
     """Features of at most ``limit`` cells of a grid with the mean of the places in each, and how many they are.
 
-    Boxes are south, north, west, east; their images span so many degrees. The grid has cells of 360 / 2^n degrees from
-    the south pole and 180 degrees west on, so that it does not move with the box. A cell of one image names its id;
-    ``limit`` is 4 or more.
+    Boxes are south, north, west, east; ``span`` is the extent of their images in degrees. The grid has cells of
+    360 / 2^n degrees from the south pole and 180 degrees west on, so that it does not move with the box. A cell of one
+    image names its id; ``limit`` is 4 or more.
     """
     side = math.isqrt(limit) - 1
     cell = 360 / 2 ** math.floor(math.log2(360 * side / max(_SMALLEST_CELL, span)))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from vpr.core import Image, ImageError, ImageSet
-from vpr.images import decode, fitted_size, read_image, resize
+from vpr.core import ImageError, ImageSet
+from vpr.images import decode, read_image
 from vpr.maps import StoredImage
+from vpr.report.drawing import jpeg_bytes, thumbnail
 from vpr.runtime.files import write_atomically
 
 FOLDER = "thumbnails"  # in that of the map
 LONGEST = 1024  # pixels, and the longer side of what is kept
+QUALITY = 85  # of JPEG
 
 
 class Thumbnails:
@@ -27,20 +29,20 @@ class Thumbnails:
         return self.images is not None or self._path(image.id).is_file()
 
     def read(self, image: StoredImage, longest: int) -> bytes:
-        """A JPEG with a longer side of at most so many pixels. Raises ImageError where there is no file."""
+        """A JPEG whose longer side has at most ``longest`` pixels. Raises ImageError where there is no file."""
         if self._path(image.id).is_file():
             found = read_image(self._path(image.id), "rgb", self.megapixels)
         elif self.images is None:
             raise ImageError("this server has no image files; start it with --images DIR")
         else:
             found = read_image(ImageSet(self.images, (image.name,)).path(0), "rgb", self.megapixels)
-        return jpeg_bytes(shrunk(found, longest))
+        return jpeg_bytes(thumbnail(found, longest), QUALITY)
 
     def keep(self, number: int, data: bytes) -> None:
         """Keep the thumbnail of an added image, given the bytes of its file."""
         self.kept.mkdir(exist_ok=True)
-        small = shrunk(decode(data, "rgb", self.megapixels), LONGEST)
-        write_atomically(self._path(number), jpeg_bytes(small))
+        small = thumbnail(decode(data, "rgb", self.megapixels), LONGEST)
+        write_atomically(self._path(number), jpeg_bytes(small, QUALITY))
 
     def forget(self, number: int) -> None:
         self._path(number).unlink(missing_ok=True)
@@ -53,16 +55,3 @@ class Thumbnails:
 
     def _path(self, number: int) -> Path:
         return self.kept / f"{number}.jpg"
-
-
-def shrunk(image: Image, longest: int) -> Image:
-    """The image with a longer side of at most so many pixels."""
-    height, width = image.shape[:2]
-    return resize(image, fitted_size(width, height, longest=longest))
-
-
-def jpeg_bytes(image: Image) -> bytes:
-    """An image (H, W, 3) as a JPEG file."""
-    import cv2
-
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
