@@ -16,6 +16,8 @@ ORDER = (
     "toml_text",
     "config",
     "images",
+    "categories",  # classes of pixels: the demo city draws them, readers and segmentation use them
+    "category_files",
     "video",  # frames as images
     "positives",
     "demo_city",

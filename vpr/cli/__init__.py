@@ -12,7 +12,7 @@ from vpr.cli import configs, dataset_commands, exports, ground_truth, map, model
 from vpr.cli.benchmark import SeveralValues, benchmark
 from vpr.cli.common import EPILOG, guarded
 from vpr.cli.compare import compare
-from vpr.cli.demo import demo_city, demo_places
+from vpr.cli.demo import demo_city, demo_labels, demo_places
 from vpr.cli.evaluate import evaluate
 from vpr.cli.fit import fit
 from vpr.cli.frames import frames
@@ -53,6 +53,7 @@ app.command("match-pairs", no_args_is_help=True)(match_pairs)
 app.command("rank", no_args_is_help=True)(rank)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
+app.command("demo-labels")(demo_labels)
 app.command("fit")(fit)
 app.command()(frames)
 app.add_typer(training.app, name="train")
@@ -69,6 +70,7 @@ app.command(no_args_is_help=True)(serve)
 app.add_typer(exports.app, name="export")
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")
+app.add_typer(dataset_commands.app, name="dataset", hidden=True)
 app.add_typer(configs.app, name="config")
 app.add_typer(models.app, name="models")
 

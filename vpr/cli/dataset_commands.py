@@ -76,3 +76,38 @@ def readers() -> None:
         parameters = inspect.signature(reader.read).parameters.values()
         sources = [f"{p.name}=..." if p.default is p.empty else f"[{p.name}={p.default}]" for p in parameters]
         say(f"{name}\n  {reader.layout}\n  --source {' '.join(sources)}\n")
+
+
+@app.command("panoptic-to-cs34")
+def panoptic_to_cs34(
+    *,
+    src: Annotated[Path, typer.Option(help="Folder of COCO's panoptic masks.")],
+    ann: Annotated[Path, typer.Option(help="The panoptic json of these masks.")],
+    dst: Annotated[Path, typer.Option(help="Folder for grey masks of Cityscapes ids.")],
+    categories: Annotated[
+        Path | None, typer.Option(help="A json list of categories with id and name, instead of those in --ann.")
+    ] = None,
+) -> None:
+    """Turn COCO's panoptic masks into grey ones of Cityscapes' 34 ids. Masks that are there already stay."""
+    from vpr.datasets.panoptic import read_panoptic, write_cs34
+
+    written, found = write_cs34(read_panoptic(ann, categories), src, dst)
+    say(f"{written} masks written, {found} were there: {dst}")
+
+
+@app.command("cs34-categories")
+def cs34_categories(
+    *,
+    dst: Annotated[Path, typer.Option(help="File to write, a json list of classes.")],
+    classes: Annotated[int, typer.Option(help="34 of Cityscapes; or 4: static, flat, dynamic, unstable.")] = 34,
+) -> None:
+    """Write the classes of segmentation, for task.category_file and for `vpr evaluate segmentation`."""
+    from vpr.categories import CITYSCAPES_4, CITYSCAPES_34
+    from vpr.category_files import write_categories
+    from vpr.core import ConfigError
+
+    known = {34: CITYSCAPES_34, 4: CITYSCAPES_4}
+    if classes not in known:
+        raise ConfigError(f"--classes {classes}: expected 34 or 4")
+    write_categories(dst, known[classes])
+    say(f"{classes} classes: {dst}")

@@ -7,7 +7,10 @@ everything within 55 m, sky light, street lamps and lit windows, haze, clouds, e
 The database is one drive on one sunny day; queries come from beside its line in other light, with other cars parked,
 and one in ten from a street that the drive left out.
 
-Not modelled: people and moving cars, seasons and weather on the ground, mirror images in glass, light that bounces
+Every image has the class of each pixel (Cityscapes ids). Asked for, moving vehicles and people cover a share of each
+image; without that there are none.
+
+Not modelled: seasons and weather on the ground, mirror images in glass, light that bounces
 from wall to wall, hills, roofs seen from above, lens distortion, motion blur and rolling shutter. What is farther
 than 190 m is not drawn, and small parts of facades vanish beyond 75 m. The queries see the street at its true depth;
 leaves are flat cards.

@@ -12,6 +12,7 @@ from vpr.demo_city import buildings, furniture, streets
 from vpr.demo_city.buildings import UP
 from vpr.demo_city.streets import PARKED_M, ROAD_HALF_M, Plan
 from vpr.demo_city.surfaces import Builder, Paint, Style, Surfaces
+from vpr.demo_city.traffic import Mover, movers
 
 PLACE_M = 10.0  # length of street that one place stands for
 ZONE = (54, "N")  # UTM zone number and letter of all positions
@@ -31,6 +32,7 @@ class City:
     plan: Plan
     surfaces: Surfaces
     cars: tuple[Surfaces, ...]  # one model per colour, at the origin, nose to the north
+    movers: tuple[Mover, ...]  # models of what moves, the cars among them
     paints: tuple[Paint, ...]
     lamps: Doubles  # (L, 3) points that shine at night
     parking: Doubles  # (S, 3) east, north, heading in radians clockwise from north
@@ -49,7 +51,10 @@ def build_city(places: int, seed: int) -> City:
     for near, far in _ways_out(plan.nodes):
         buildings.add_building(builder, buildings.closing_lot(rng, near, far, styles))
     cars = furniture.car_models(builder)
-    return City(places, seed, plan, builder.finish(), cars, tuple(builder.paints), np.array(lamps), _parking(plan))
+    models = movers(builder, cars)
+    return City(
+        places, seed, plan, builder.finish(), cars, models, tuple(builder.paints), np.array(lamps), _parking(plan)
+    )
 
 
 def _cells(nodes: Doubles) -> Iterator[tuple[int, int]]:

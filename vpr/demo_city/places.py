@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from vpr.demo_city.camera import street_camera
 from vpr.demo_city.layout import ORIGIN, City, build_city
 from vpr.demo_city.shots import Shot
 from vpr.demo_city.streets import Street
-from vpr.demo_city.write import render_all
+from vpr.demo_city.write import CityFolder, render_all
 from vpr.runtime.files import read_json, write_atomically, write_json
 
 MANIFEST = "manifest.csv"  # written last: without it the folder is not complete
@@ -39,27 +39,31 @@ def write_places(
     if min(places, views) < 1:
         raise ConfigError(f"{places} places with {views} views each: both must be at least 1")
     settings = {"recipe": _RECIPE, "places": places, "views": views, "seed": seed, "size": list(size)}
-    _claim(out, asdict(Origin("places of the demo city", fingerprint(settings), settings=settings)) | {"images": ""})
-    city = _city_of(places, seed)
-    shots = [shot for place, spot in enumerate(_spots(city, places)) for shot in _views(city, spot, place, views, size)]
+    claim(out, asdict(Origin("places of the demo city", fingerprint(settings), settings=settings)) | {"images": ""})
+    (out / "database").mkdir(exist_ok=True)
+    city = city_of(places, seed)
+    shots = [
+        shot for place, spot in enumerate(spots_of(city, places)) for shot in views_of(city, spot, place, views, size)
+    ]
     missing = [shot for shot in shots if not (out / shot.role / shot.name).exists()]
-    render_all(out, city, missing, with_depth=False, workers=workers)
+    render_all(city, missing, CityFolder(out), workers)
     write_atomically(out / MANIFEST, _table(seed, shots))
     return out / MANIFEST
 
 
-def _claim(out: Path, made_by: dict[str, object]) -> None:
+def claim(out: Path, made_by: Mapping[str, object]) -> None:
+    """Say in a folder what goes into it. Raises DataError where something else lies there."""
     path = out / _MADE_BY
     if path.exists():
         if read_json(path) != made_by:
             raise DataError(f"{out}: made with other arguments; ask for the same, or choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: holds something else; choose a new or an empty folder")
-    (out / "database").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     write_json(path, made_by)
 
 
-def _city_of(places: int, seed: int) -> City:
+def city_of(places: int, seed: int) -> City:
     """The smallest city, of those twice as large each, that has this many places."""
     size = 8
     while True:
@@ -78,14 +82,14 @@ def _all_spots(city: City) -> Iterator[tuple[Street, float, float]]:
                 yield street, float(along_m), turn
 
 
-def _spots(city: City, places: int) -> list[tuple[Street, float, float]]:
+def spots_of(city: City, places: int) -> list[tuple[Street, float, float]]:
     """As many places, drawn from all of the city's."""
     spots = list(_all_spots(city))
     chosen = np.random.default_rng([city.seed, 7]).permutation(len(spots))[:places]
     return [spots[row] for row in np.sort(chosen)]
 
 
-def _views(
+def views_of(
     city: City, spot: tuple[Street, float, float], place: int, views: int, size: tuple[int, int]
 ) -> Iterator[Shot]:
     """Images from within 4 m along the street and across both lanes, each on a day of its own."""

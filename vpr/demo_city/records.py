@@ -69,6 +69,10 @@ def depth_path(out: Path, shot: Shot) -> Path:
     return out / "depth" / shot.role / f"{shot.name.removesuffix('.jpg')}.png"
 
 
+def labels_path(out: Path, shot: Shot) -> Path:
+    return out / "labels" / shot.role / f"{shot.name.removesuffix('.jpg')}.png"
+
+
 def encode_depth(depth: Floats) -> bytes:
     """The (H, W) depth in metres as a 16-bit PNG of inverse depth: fine near by, 15 cm at 100 m."""
     steps = np.clip(np.rint(DEPTH_STEPS / depth), 0, 65535).astype(np.uint16)

@@ -10,10 +10,12 @@ import numpy as np
 from vpr.core import Floats, Image
 from vpr.demo_city import shading
 from vpr.demo_city.camera import Camera
+from vpr.demo_city.labels import labels_of
 from vpr.demo_city.layout import City
 from vpr.demo_city.light import Light
 from vpr.demo_city.raster import NO_SURFACE, Owners, Raster, inverse_depth_planes, rasterise
 from vpr.demo_city.surfaces import Surfaces, join
+from vpr.demo_city.traffic import moving
 
 _SIGHT_M = 190.0  # nothing is drawn beyond
 _FOCUS_M = 35.0  # ahead of the camera is the middle of the shadow map
@@ -27,18 +29,24 @@ _WARM = np.array([1.0, 0.78, 0.48], np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """Image and depth of a camera."""
+    """Image, depth and labels of a camera."""
 
     image: Image  # (H, W, 3) RGB
     depth: Floats  # (H, W) metres along the optical axis at the centre of each pixel; infinite for sky
+    labels: Image  # (H, W) uint8, the Cityscapes id of what each pixel shows
 
 
-def render(city: City, camera: Camera, light: Light, seed: int, traffic: int | None) -> Rendering:
+def render(
+    city: City, camera: Camera, light: Light, seed: int, traffic: int | None, *, traffic_share: float = 0.0
+) -> Rendering:
     """An image from the camera. ``seed`` draws the clouds and the noise, ``traffic`` the parked cars (None: no cars).
 
-    The image is drawn at twice its size and reduced; the depth is that of one surface per pixel, never a mean.
+    With ``traffic_share`` moving vehicles and people, drawn from ``seed``, cover about this share of the image.
+    The image is drawn at twice its size and reduced; depth and label are those of one surface per pixel, never a mean.
     """
     scene = _in_sight(city, camera, traffic)
+    if traffic_share:
+        scene = join([scene, *moving(city.seed, seed, city.movers, camera, traffic_share)])
     fine = _finer(camera)
     raster = rasterise(scene, city.paints, fine)
     owner = raster.owner[::2, ::2]
@@ -47,7 +55,7 @@ def render(city: City, camera: Camera, light: Light, seed: int, traffic: int | N
     clear = np.exp(-light.haze_per_m * np.minimum(depth, _HAZE_ONLY_M))
     sky = shading.sky(light, _rays(camera, _SKY_STEP), seed)
     radiance = _radiance(raster, gain, light, clear, sky)
-    return Rendering(_develop(radiance, light, seed), depth)
+    return Rendering(_develop(radiance, light, seed), depth, labels_of(owner, scene, city.paints))
 
 
 def _in_sight(city: City, camera: Camera, traffic: int | None) -> Surfaces:

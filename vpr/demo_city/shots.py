@@ -37,6 +37,7 @@ class Shot:
     light_seed: int
     traffic: int  # which cars are parked where
     seed: int  # of clouds and noise
+    traffic_share: float = 0.0  # of the image, that moving vehicles and people cover
 
 
 def plan_shots(city: City, size: tuple[int, int] = (480, 360)) -> list[Shot]:

@@ -11,7 +11,22 @@ from numpy.typing import NDArray
 from vpr.core import Doubles, Rows
 
 # By kind of paint; thin and flat things cast none, and a spray of leaves is smaller than its card.
-_SHADE = dict.fromkeys(("front", "side", "hoarding", "awning", "bark", "car_side", "car_top"), 1.0) | {"leaves": 0.75}
+_SHADE = dict.fromkeys(
+    (
+        "front",
+        "side",
+        "hoarding",
+        "awning",
+        "bark",
+        "car_side",
+        "car_top",
+        "van_side",
+        "van_top",
+        "bus_side",
+        "bus_top",
+    ),
+    1.0,
+) | {"leaves": 0.75, "person": 0.6}
 
 
 @dataclass(frozen=True)

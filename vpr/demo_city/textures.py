@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from vpr.core import Image
-from vpr.demo_city import facades, ground, props
+from vpr.demo_city import facades, ground, moving_props, props
 from vpr.demo_city.surfaces import Paint
 
 PAINTERS: dict[str, Callable[[Paint], Image]] = {
@@ -37,6 +37,13 @@ PAINTERS: dict[str, Callable[[Paint], Image]] = {
     "car_top": props.paint_car_top,
     "car_glass": props.paint_car_glass,
     "under_car": props.paint_under_car,
+    "van_side": moving_props.paint_van_side,
+    "van_end": moving_props.paint_end,
+    "van_top": moving_props.paint_top,
+    "bus_side": moving_props.paint_bus_side,
+    "bus_end": moving_props.paint_end,
+    "bus_top": moving_props.paint_top,
+    "person": moving_props.paint_person,
 }
 
 

@@ -7,21 +7,22 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import cv2
 import numpy as np
 
 from vpr.config import fingerprint
-from vpr.core import ConfigError, DataError, Dataset, ImageSet, Origin
+from vpr.core import ConfigError, DataError, Dataset, Image, ImageSet, Origin
 from vpr.demo_city.layout import ORIGIN, ZONE, City, build_city
 from vpr.demo_city.light import light_named
-from vpr.demo_city.records import CAMERAS, DEPTH_STEPS, cameras_table, depth_path, encode_depth
-from vpr.demo_city.render import render
+from vpr.demo_city.records import CAMERAS, DEPTH_STEPS, cameras_table, depth_path, encode_depth, labels_path
+from vpr.demo_city.render import Rendering, render
 from vpr.demo_city.shots import RADIUS_M, Role, Shot, plan_shots
+from vpr.demo_city.traffic import MOST_SHARE
 from vpr.positives import positives_within
 from vpr.runtime.files import TEMPORARY, read_json, remove_leftovers, write_atomically, write_json
 from vpr.runtime.progress import Progress
@@ -36,6 +37,7 @@ A procedural city, rendered by vpr with {{settings}}.
 database/    images of one drive, in two headings at every position
 queries/     images from beside the drive in other light; one in ten is from a street that was not driven
 depth/       if asked for: 16-bit PNGs of {DEPTH_STEPS} / (depth along the optical axis in metres); 0 is sky
+labels/      if asked for: 8-bit PNGs of Cityscapes label ids
 cameras.csv  role, light, place and camera of every image; written last: without it the folder is not complete
 
 Names are @UTM_east@UTM_north@zone@letter@@@@@heading@pitch@roll@height@@light@.jpg in metres and degrees.
@@ -57,8 +59,13 @@ def write_demo_city(
     *,
     workers: int | None = None,
     with_depth: bool = False,
+    with_labels: bool = False,
+    traffic_share: float = 0.0,
 ) -> Dataset:
     """Render the city into a folder, or find it there, and return it as a data set.
+
+    With ``traffic_share`` moving vehicles and people cover about this share of every image; with ``with_labels`` a mask
+    of Cityscapes ids is written beside it.
 
     Four database images and four thirds of a query for each place. The pixels depend on the arguments but not on
     ``workers`` (None: one per core; 1: this process). A run that was killed is taken up where it stopped.
@@ -66,22 +73,50 @@ def write_demo_city(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"rendering the demo city needs at least 1 worker, not {workers}")
+    if not 0 <= traffic_share <= MOST_SHARE:
+        raise ConfigError(f"traffic may cover from 0 to {MOST_SHARE:.0%} of an image, not {traffic_share:.0%}")
     settings = {"recipe": _RECIPE, "places": places, "seed": seed, "size": list(size), "with_depth": with_depth}
+    settings |= {"with_labels": True} if with_labels else {}  # what is left out is as it was before there was a choice
+    settings |= {"traffic_share": traffic_share} if traffic_share else {}
     _refuse_others(out, settings)
     city = build_city(places, seed)
-    shots = plan_shots(city, size)
-    missing = [shot for shot in shots if not all(path.exists() for path in _files(out, shot, with_depth))]
+    shots = [replace(shot, traffic_share=traffic_share) for shot in plan_shots(city, size)]
+    files = CityFolder(out, with_depth=with_depth, with_labels=with_labels)
+    missing = [shot for shot in shots if not all(path.exists() for path in files.paths(shot))]
     if missing or not (out / CAMERAS).exists():
         log.info("rendering %d of %d images of the demo city into %s", len(missing), len(shots), out)
         _claim(out, settings)
-        render_all(out, city, missing, with_depth, workers or os.cpu_count() or 1)
+        render_all(city, missing, files, workers or os.cpu_count() or 1)
         write_atomically(out / CAMERAS, cameras_table(shots))
     return _dataset(out, shots)
 
 
-def _files(out: Path, shot: Shot, with_depth: bool) -> list[Path]:
-    picture = out / shot.role / shot.name
-    return [picture, depth_path(out, shot)] if with_depth else [picture]
+class Writer(Protocol):
+    """What keeps a rendered image; sent to other processes."""
+
+    def __call__(self, shot: Shot, rendering: Rendering) -> None: ...
+
+
+@dataclass(frozen=True)
+class CityFolder:
+    """Writes images as the folders of a demo city hold them."""
+
+    out: Path
+    with_depth: bool = False
+    with_labels: bool = False
+
+    def paths(self, shot: Shot) -> list[Path]:
+        """The files of an image."""
+        depth = [depth_path(self.out, shot)] if self.with_depth else []
+        labels = [labels_path(self.out, shot)] if self.with_labels else []
+        return [self.out / shot.role / shot.name, *depth, *labels]
+
+    def __call__(self, shot: Shot, rendering: Rendering) -> None:
+        if self.with_depth:
+            write_atomically(depth_path(self.out, shot), encode_depth(rendering.depth))
+        if self.with_labels:
+            write_atomically(labels_path(self.out, shot), as_png(rendering.labels))
+        write_atomically(self.out / shot.role / shot.name, as_jpeg(rendering.image))
 
 
 def _origin(settings: dict[str, Any]) -> dict[str, Any]:
@@ -113,34 +148,44 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     write_json(out / _MADE_BY, _origin(settings))
     said = ", ".join(f"{key} {value}" for key, value in settings.items())
     write_atomically(out / "README.txt", _README.format(settings=said))
-    tops = [out, out / "depth"] if settings["with_depth"] else [out]
+    tops = [out, *(out / kind for kind in ("depth", "labels") if settings.get(f"with_{kind}"))]
     for folder in (top / role for top in tops for role in get_args(Role)):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
 
 
-def render_all(out: Path, city: City, shots: Sequence[Shot], with_depth: bool, workers: int) -> None:
+def as_jpeg(image: Image) -> bytes:
+    """The (H, W, 3) RGB image as a JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+
+
+def as_png(image: Image) -> bytes:
+    """The (H, W) grey or (H, W, 3) RGB image as a PNG."""
+    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim > 2 else image
+    return bytes(cv2.imencode(".png", ordered)[1].tobytes())
+
+
+def render_all(city: City, shots: Sequence[Shot], writer: Writer, workers: int) -> None:
     """Render the shots; neighbouring ones, which share textures, go to one process."""
     ordered = sorted(shots, key=lambda shot: (shot.place, *shot.position))
     with Progress("demo city", len(ordered), "image") as bar:
         if workers == 1:
             for shot in ordered:
-                _write_shot(out, city, shot, with_depth)
+                _write_shot(city, shot, writer)
                 bar.update()
             return
         batch = max(1, len(ordered) // (8 * workers))
         batches = [ordered[first : first + batch] for first in range(0, len(ordered), batch)]
-        for done in _in_processes(out, city, batches, with_depth, workers):
+        for done in _in_processes(city, batches, writer, workers):
             bar.update(done)
 
 
-def _in_processes(
-    out: Path, city: City, batches: Sequence[Sequence[Shot]], with_depth: bool, workers: int
-) -> Iterator[int]:
+def _in_processes(city: City, batches: Sequence[Sequence[Shot]], writer: Writer, workers: int) -> Iterator[int]:
     """Yield the size of each batch as it is done. An error in a process ends the others after their batch."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        tasks = [pool.submit(_write_batch, out, city.places, city.seed, batch, with_depth) for batch in batches]
+        tasks = [pool.submit(_write_batch, city.places, city.seed, batch, writer) for batch in batches]
         try:
             for task in as_completed(tasks):
                 yield task.result()
@@ -148,9 +193,9 @@ def _in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def _write_batch(out: Path, places: int, seed: int, shots: Sequence[Shot], with_depth: bool) -> int:
+def _write_batch(places: int, seed: int, shots: Sequence[Shot], writer: Writer) -> int:
     for shot in shots:
-        _write_shot(out, _city(places, seed), shot, with_depth)
+        _write_shot(_city(places, seed), shot, writer)
     return len(shots)
 
 
@@ -160,13 +205,9 @@ def _city(places: int, seed: int) -> City:
     return build_city(places, seed)
 
 
-def _write_shot(out: Path, city: City, shot: Shot, with_depth: bool) -> None:
-    rendering = render(city, shot.camera, light_named(shot.light, shot.light_seed), shot.seed, shot.traffic)
-    bgr = cv2.cvtColor(rendering.image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    if with_depth:
-        write_atomically(depth_path(out, shot), encode_depth(rendering.depth))
-    write_atomically(out / shot.role / shot.name, data.tobytes())
+def _write_shot(city: City, shot: Shot, writer: Writer) -> None:
+    light = light_named(shot.light, shot.light_seed)
+    writer(shot, render(city, shot.camera, light, shot.seed, shot.traffic, traffic_share=shot.traffic_share))
 
 
 def _dataset(out: Path, shots: Sequence[Shot]) -> Dataset:

@@ -109,7 +109,11 @@ class SuperPointNetwork(nn.Module):
 
         The images are (B, 1, H, W); pixels beyond a multiple of 8 belong to no cell.
         """
-        logits = coarse = self.maps(images)
+        return self.heads(self.maps(images))
+
+    def heads(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What both heads make of the backbone's maps (B, C, h, w); see forward."""
+        logits = coarse = maps
         for step in self.head("detector"):
             logits = step(logits)
         for step in self.head("descriptor"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -20,12 +20,18 @@ M = TypeVar("M", bound=nn.Module)
 SUPERPOINT_RECORD = Record(loads=("superpoint",), recipe={"sampling": "corrected"})
 
 
-def save_weights(path: Path, model: nn.Module, exact: Sequence[str] = (), record: Record | None = None) -> None:
-    """Write a model's weights, with what they need as metadata; integers stay integers.
+def save_weights(
+    path: Path,
+    model: nn.Module,
+    exact: Sequence[str] = (),
+    record: Record | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model's weights, with what they need, and ``more`` beside it, as metadata; integers stay integers.
 
     Weights whose names begin with one of ``exact`` stay float32, unless half precision holds them without loss.
     """
-    write_atomically(path, save(_state(model, exact), record.as_metadata() if record else None))
+    write_atomically(path, save(_state(model, exact), record.as_metadata(more) if record else None))
 
 
 def as_saved(model: M, exact: Sequence[str] = ()) -> M:

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ class GreyImages:
     ``held_out`` of them, spread over the folder, are for validation; they come from ``held``, the others from ``seen``.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int], held_out: int = 0) -> None:
+    def __init__(
+        self, folder: Path, size: tuple[int, int], held_out: int = 0, names: Sequence[str] | None = None
+    ) -> None:
         self.folder = folder
         self.size = size
-        self.names = list_images(folder)
+        self.names = list_images(folder) if names is None else tuple(names)
         if held_out and len(self.names) < 2 * held_out:
             raise DataError(f"{folder}: {len(self.names)} images are too few to keep {held_out} for validation")
         spread = np.linspace(0, len(self.names) - 1, held_out).round().astype(int) if held_out else np.zeros(0, int)
@@ -78,6 +81,13 @@ def cut_to(image: Image, size: tuple[int, int]) -> Image:
     """Scale the image until it just covers (width, height), and keep its middle."""
     scaled, (left, top) = _cut((image.shape[1], image.shape[0]), size)
     return np.ascontiguousarray(resize(image, scaled)[top : top + size[1], left : left + size[0]])
+
+
+def cut_labels_to(mask: Image, size: tuple[int, int]) -> Image:
+    """A mask (H, W) of the image that cut_to makes, by the nearest pixel."""
+    scaled, (left, top) = _cut((mask.shape[1], mask.shape[0]), size)
+    resized = cv2.resize(mask, scaled, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.ascontiguousarray(resized[top : top + size[1], left : left + size[0]], np.uint8)
 
 
 def cut_matrix(shape: tuple[int, int], size: tuple[int, int]) -> Doubles:

@@ -71,6 +71,17 @@ def warp_images(images: Tensor, homography: Tensor, size: tuple[int, int]) -> Te
     return functional.grid_sample(images, grid, align_corners=True)
 
 
+def warp_labels(labels: Tensor, homography: Tensor, size: tuple[int, int], outside: int) -> Tensor:
+    """Masks (B, H, W) uint8 after (B, 3, 3), at (width, height), by the nearest pixel; ``outside`` beyond the mask."""
+    height, width = labels.shape[1:]
+    source = warp_points(pixel_grid(size, labels.device).expand(len(labels), -1, -1), invert(homography))
+    known = inside(source, (width, height))
+    x, y = source.round().long().unbind(-1)
+    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    found = labels.flatten(1).gather(1, places).masked_fill(~known, outside)
+    return found.view(len(labels), size[1], size[0])
+
+
 def seen(homography: Tensor, source: tuple[int, int], target: tuple[int, int], margin: int = 0) -> Tensor:
     """Which pixels of the warped image, (B, height, width), lie at least ``margin`` pixels inside of the original."""
     points = warp_points(pixel_grid(target, homography.device).expand(len(homography), -1, -1), invert(homography))

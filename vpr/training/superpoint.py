@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from vpr.config import MethodSettings
-from vpr.core import ConfigError
+from vpr.core import ConfigError, Floats
 from vpr.local_features.superpoint_network import CELL, Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
@@ -108,10 +109,8 @@ class SuperPointTask:
         valid = whole_cells(homographies.seen(both, size, size, margin=1))
         logits, coarse = model(images)
         detector = detector_loss(logits, cell_classes(maps, random.torch), valid)
-        count = len(batch.images)
-        between = batch.second @ homographies.invert(batch.first)
-        chosen = self._chosen(moved[:count], batch, random)
-        views = ViewPair(coarse[:count], coarse[count:], between / between[:, 2:, 2:], size, chosen)
+        chosen = chosen_points(moved[: len(batch.images)], batch.counts, settings.points, size, random)
+        views = view_pair(coarse, batch.first, batch.second, size, chosen)
         descriptor = DESCRIPTOR_LOSSES[settings.descriptor_loss](views, random.torch)
         loss = detector + settings.descriptor_weight * descriptor
         return {"loss": loss, "detector": detector, "descriptor": descriptor}
@@ -136,30 +135,38 @@ class SuperPointTask:
         save_weights(path, folded(model), record=SUPERPOINT_RECORD)
 
     def _stack(self, rows: np.ndarray, others: np.ndarray, first: Tensor, second: Tensor) -> DetectorBatch:
-        labels = [self.labels[row] for row in rows]
-        most = max(1, *(len(points) for points in labels))
-        points = torch.zeros(len(rows), most, 2)
-        for i, found in enumerate(labels):
-            points[i, : len(found)] = torch.from_numpy(found)
+        points, counts = padded_points([self.labels[row] for row in rows])
         return DetectorBatch(
-            self.photographs.stack(rows),
-            self.photographs.stack(others),
-            points,
-            torch.tensor([len(found) for found in labels]),
-            first,
-            second,
+            self.photographs.stack(rows), self.photographs.stack(others), points, counts, first, second
         )
 
-    def _chosen(self, points: Tensor, batch: DetectorBatch, random: Randomness) -> Tensor:
-        """Half labelled points of the first view, half any place: descriptors are read wherever points are found."""
-        count, size = self.settings.points, self.settings.size
-        places = torch.rand(len(points), count, 2, generator=random.torch).to(points.device)
-        anywhere = CELL / 2 + places * (points.new_tensor(size) - CELL)
-        drawn = torch.rand(len(points), count // 2, generator=random.torch).to(points.device)
-        rows = (drawn * batch.counts[:, None]).long().clamp_max(points.shape[1] - 1)
-        labelled = points.gather(1, rows[..., None].expand(-1, -1, 2))
-        labelled = torch.where(batch.counts[:, None, None] > 0, labelled, anywhere[:, : count // 2])
-        return torch.cat([labelled, anywhere[:, count // 2 :]], dim=1)
+
+def padded_points(labels: Sequence[Floats]) -> tuple[Tensor, Tensor]:
+    """Points (B, N, 2) of images that have different numbers of them, and how many are real (B,)."""
+    points = torch.zeros(len(labels), max(1, *(len(each) for each in labels)), 2)
+    for i, found in enumerate(labels):
+        points[i, : len(found)] = torch.from_numpy(found)
+    return points, torch.tensor([len(found) for found in labels])
+
+
+def view_pair(coarse: Tensor, first: Tensor, second: Tensor, size: tuple[int, int], chosen: Tensor) -> ViewPair:
+    """Both halves of descriptors (2 B, D, h, w), warped by ``first`` and ``second``, and how one becomes the other."""
+    between = second @ homographies.invert(first)
+    return ViewPair(coarse[: len(first)], coarse[len(first) :], between / between[:, 2:, 2:], size, chosen)
+
+
+def chosen_points(points: Tensor, counts: Tensor, count: int, size: tuple[int, int], random: Randomness) -> Tensor:
+    """Half labelled points of the first view, half any place: descriptors are read wherever points are found.
+
+    Of points (B, N, 2), of which ``counts`` are real, (B, ``count``, 2).
+    """
+    places = torch.rand(len(points), count, 2, generator=random.torch).to(points.device)
+    anywhere = CELL / 2 + places * (points.new_tensor(size) - CELL)
+    drawn = torch.rand(len(points), count // 2, generator=random.torch).to(points.device)
+    rows = (drawn * counts[:, None]).long().clamp_max(points.shape[1] - 1)
+    labelled = points.gather(1, rows[..., None].expand(-1, -1, 2))
+    labelled = torch.where(counts[:, None, None] > 0, labelled, anywhere[:, : count // 2])
+    return torch.cat([labelled, anywhere[:, count // 2 :]], dim=1)
 
 
 def build(settings: Settings) -> SuperPointTask:

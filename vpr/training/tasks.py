@@ -8,13 +8,14 @@ import torch
 from pydantic import BeforeValidator, SerializeAsAny
 
 from vpr.config import Chooser, Method, MethodSettings, Section
-from vpr.training import global_descriptor, loop, magicpoint, matcher, place_descriptor, superpoint
+from vpr.training import global_descriptor, loop, magicpoint, matcher, place_descriptor, segmentation, superpoint
 
 TASKS: dict[str, Method[loop.Task]] = {
     "global": Method(global_descriptor.Settings, global_descriptor.build),
     "magicpoint": Method(magicpoint.Settings, magicpoint.build),
     "matcher": Method(matcher.Settings, matcher.build),
     "place": Method(place_descriptor.Settings, place_descriptor.build),
+    "segmentation": Method(segmentation.Settings, segmentation.build),
     "superpoint": Method(superpoint.Settings, superpoint.build),
 }
 
