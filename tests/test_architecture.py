@@ -47,6 +47,7 @@ ORDER = (
     "benchmark",
     "geometry_examples",
     "geometry_benchmark",
+    "segmentation_benchmark",  # built on local_features, evaluation and report
     "inspection",  # built on build, report and geometry_benchmark
     "training",
     "cli",

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import write_picture
 
 import vpr
 from vpr.config import Section, load
@@ -83,6 +85,8 @@ def test_every_section_of_a_run_is_read_while_it_runs(
 
     given = {
         "local_features.method": "rootsift",
+        "local_features.drop": ["sky"],
+        "local_features.segmentation": str(tmp_path / "masks"),
         "shortlist.k": 5,
         "rotations.degrees": [0, 180],
         "rerank.k": 3,
@@ -95,6 +99,8 @@ def test_every_section_of_a_run_is_read_while_it_runs(
         "evaluation.recall_at": [1],
         "machine.device": "cpu",
     }
+    name = read_folders(*small_city, 25.0).database.names[0]
+    write_picture(tmp_path / "masks" / f"{name}.png", np.full((8, 8), 11, np.uint8))
     settings = load(Settings, None, [f"{key}={value}" for key, value in given.items()])
     read: set[tuple[str, str]] = set()
 

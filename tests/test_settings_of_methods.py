@@ -20,6 +20,7 @@ from test_method_settings import above, fields, scored
 from vpr.core import LocalFeatures, Matches
 from vpr.global_descriptors import GLOBAL_DESCRIPTORS
 from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.local_features.settings import SHARED
 from vpr.matchers import MATCHERS
 
 Holds = Callable[[Any, Any], bool]
@@ -238,6 +239,7 @@ ELSEWHERE |= {("imp", key): "test_imp.py" for key in (*GRAPH, "agreement")}
 ELSEWHERE |= {("eimp", key): "test_imp.py" for key in (*GRAPH, "agreement", *POOLED, "pooling")}
 ELSEWHERE |= {("imp_iterative", key): "test_imp.py" for key in (*GRAPH, *POSE)}
 ELSEWHERE |= {("eimp_iterative", key): "test_imp.py" for key in (*GRAPH, *POSE, *POOLED, "uncertainty")}
+ELSEWHERE |= {(name, key): "test_dropping.py" for name in LOCAL_EXTRACTORS if name != "superpoint" for key in SHARED}
 IN_THE_OTHER_FILE = {"superpoint", "superglue", "lightglue", "patch_netvlad"}
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vpr.build import PairMethods, build_descriptor, build_local, build_matcher, build_pair_methods
+from vpr.build import PairMethods, build_descriptor, build_local, build_matcher, build_pair_methods, refuse_masks
 from vpr.core import DataError, Dataset, Floats, Image, LocalFeatures, Matches, Ranking
 from vpr.evaluation.comparison import Summary, summarise
 from vpr.images import ImageLike, as_image, moved
@@ -169,6 +169,7 @@ def match(a: ImageLike, b: ImageLike, config: PathLike | None = None, **settings
 def load_extractor(method: str = "superpoint", config: PathLike | None = None, **settings: Any) -> ExtractorModel:
     """A local extractor by name, for instance ``load_extractor("superpoint", max_keypoints=2048)``."""
     chosen = configured(config, {"local_features": {"method": method, **settings}})
+    refuse_masks(chosen, "an extractor of single images")
     return ExtractorModel(chosen, build_local(chosen))
 
 

@@ -29,6 +29,8 @@ from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.images import ImageLike
 from vpr.index import require_factory
 from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.local_features.dropping import build_selected, by_files
+from vpr.local_features.settings import LocalFeatureSettings
 from vpr.matchers import IMAGE_MATCHERS, MATCHERS
 from vpr.rerank import RERANKERS, VERIFIERS, PairReranker
 from vpr.runtime.device import device_of, threads_of
@@ -78,6 +80,7 @@ def build(settings: Settings, *, retrieves: bool = True, extracts: bool = True, 
     Raises ConfigError for settings that do not fit together, and WeightsError for weights that are missing or damaged.
     """
     require_factory(settings.index.factory)
+    _require_keypoints_to_drop(settings, detects=detects)
     aggregated = aggregation(settings) if retrieves else None
     if aggregated is not None:
         _require_compatible(settings, "global_descriptor", aggregated)
@@ -147,7 +150,10 @@ def build_extractor(
 def build_local(settings: Settings) -> LocalExtractor:
     """The local features."""
     chosen = settings.local_features
-    return lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, _device(settings))
+    build_extractor = lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build
+    if isinstance(chosen, LocalFeatureSettings) and chosen.drop:
+        return build_selected(chosen, _device(settings), build_extractor)
+    return build_extractor(chosen, _device(settings))
 
 
 def build_descriptor(settings: Settings) -> GlobalDescriptor:
@@ -213,15 +219,33 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
 
 
 def refuse_masks(settings: Settings, what: str) -> None:
-    """Raise ConfigError for ``images.masks`` where ``what`` does not apply them."""
+    """Raise ConfigError for masks in files where ``what`` does not apply them."""
     if settings.images.masks:
         raise ConfigError(f"images.masks: {what} takes no masks; vpr run, benchmark, fit and match-pairs do")
+    if by_files(settings.local_features):
+        raise ConfigError(
+            f"local_features.segmentation is a folder of masks, and {what} takes none; vpr run, benchmark, fit and "
+            "match-pairs do. Give the weights of a segmentation head instead"
+        )
 
 
 def refuse_rotations(settings: Settings, what: str) -> None:
     """Raise ConfigError for ``rotations.degrees`` where ``what`` does not turn images."""
     if settings.rotations.degrees != (0,):
         raise ConfigError(f"rotations.degrees: {what} turns no images; vpr run and vpr benchmark turn their queries")
+
+
+def _require_keypoints_to_drop(settings: Settings, *, detects: bool) -> None:
+    """Raise ConfigError for ``local_features.drop`` where no local features are extracted."""
+    if not getattr(settings.local_features, "drop", ()):
+        return
+    if not detects:
+        raise ConfigError("local_features.drop: the features are given, and all of their keypoints are used")
+    if not needs_local(settings):
+        raise ConfigError(
+            "local_features.drop: these settings extract no local features, neither to re-rank with nor for the "
+            "global descriptor"
+        )
 
 
 def _require_compatible(settings: Settings, section: str, method: MethodSettings) -> None:

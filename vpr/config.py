@@ -55,6 +55,8 @@ class MethodSettings(Section):
     method: str
 
 
+FOR_FINGERPRINT = {"purpose": "fingerprint"}  # the context in which sections are written to be compared
+
 T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S", bound=Section)
 
@@ -200,7 +202,7 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
 def plain(value: Any) -> Any:
     """The value with every section in it as a plain dict, fit for JSON."""
     if isinstance(value, Section):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", context=FOR_FINGERPRINT)
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}
     return value

@@ -101,7 +101,7 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
     by_images = compares_images(engine.settings)
     if not engine.extractor.passes() and not by_images:  # everything is given
         return Features(FeatureSet(dataset.database, (), None, None), FeatureSet(dataset.queries, (), None, None))
-    masks = read_masks(engine.settings.images.masks, dataset.database)
+    masks = read_masks(engine.settings.images.masks, dataset.database, engine.settings.local_features)
     if not engine.extractor.passes():  # the images themselves are compared
         keyed = engine.extractor.extract
         database = keyed(dataset.database, folders("database"), masks=masks)

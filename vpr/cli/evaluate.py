@@ -18,6 +18,7 @@ DATASETS = {
     "scannet1500": "SuperGlue's list, or pairs_calibrated.txt of Glue Factory",
     "yfcc": "SuperGlue's list yfcc_test_pairs_with_gt.txt",
     "pose-folder": "a folder with images and poses.csv (image, p0 to p11), or a demo city",
+    "segmentation": "labelled images, see --layout",
 }
 
 
@@ -69,11 +70,25 @@ def evaluate(
     viz_extension: Annotated[str, typer.Option(metavar="jpg|png|pdf|svg", help="Format of the drawings.")] = "jpg",
     show_keypoints: Annotated[bool, typer.Option("--show-keypoints", help="Draw all keypoints, too.")] = False,
     first: Annotated[int | None, typer.Option(help="Only the first pairs, this many.", min=1)] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="segmentation: cityscapes, coco, coco-cs34, kitti or folders (images, labels).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="segmentation: train or val, which is the default.")] = None,
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="segmentation: weights of the head to measure.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="segmentation: folder of masks of Cityscapes ids, instead of a head's.")
+    ] = None,
+    category_file: Annotated[
+        Path | None, typer.Option(help="segmentation: classes to measure --predictions by; street's without.")
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Measure homographies and relative poses from local features and matchers, against a known truth.
+    """Measure homographies and relative poses from local features and matchers, and segmentation, by a known truth.
 
+    Segmentation: mean IoU, IoU and accuracy of each class, pixel accuracy, and pictures.
     Homographies: repeatability, localisation, NN mAP, matching score, correctness and AUC. Poses: AUC of the pose
     error, and precision of the matches. An interrupted benchmark continues.
     """
@@ -82,6 +97,22 @@ def evaluate(
     from vpr.report.match_images import require_suffix
 
     name, path = _source(source, dataset)
+    of_masks = {"--layout": layout, "--split": split, "--head": head, "--predictions": predictions,
+                "--category-file": category_file}  # fmt: skip
+    if name == "segmentation":
+        from vpr.cli.evaluate_segmentation import evaluate_segmentation
+
+        _refuse(name, {"--protocol": protocol, "--large": large, "--images": images, "--step": steps,
+                       "--estimator": estimators, "--longest-side": longest_side, "--first": first,
+                       "--config": config})  # fmt: skip
+        say(
+            evaluate_segmentation(
+                path, out, layout or "cityscapes", split or "val", head=head, predictions=predictions,
+                category_file=category_file, pictures=examples, overrides=overrides
+            )
+        )  # fmt: skip
+        return
+    _refuse(name, of_masks)
     options = Options(
         out,
         lambda protocol_settings: settings_of(config, [*protocol_settings, *(overrides or [])]),

@@ -40,7 +40,7 @@ def fit(
     settings = settings.model_copy(update={"global_descriptor": vlad, "joined": None})
     extractor = build_extractor(settings)
     database = read_image_folder(images)
-    masks = read_masks(settings.images.masks, database)
+    masks = read_masks(settings.images.masks, database, settings.local_features)
     found = extractor.extract(database, FeatureFolders.under(features), masks=masks)
     assert found.local_store is not None and extractor.local is not None
     model = fit_aggregator(settings, found.local_store)

@@ -72,7 +72,7 @@ def feature_extract(
     images = ImageSet(images_root(root, names), names)
     fetch_absent_weights(settings)
     engine = build(settings)
-    masks = read_masks(settings.images.masks, images)
+    masks = read_masks(settings.images.masks, images, settings.local_features)
     work = engine.extractor.extract(images, FeatureFolders.under(output_features_dir), masks=masks).work
     failed = work.failed if work is not None else {}
     if len(failed) == len(images):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -175,6 +176,12 @@ class Prepared(NamedTuple):
 
     tensor: Tensor
     mask: Image | None
+    select: Callable[[Any], Any] | None = None  # what is kept of its features by its label mask
+
+    def kept(self, item: Any) -> Any:
+        """The features that the masks leave."""
+        left = item if self.mask is None else kept(item, self.mask)
+        return left if self.select is None else self.select(left)
 
 
 def local_pass(extractor: LocalExtractor) -> Pass:
@@ -233,7 +240,11 @@ def extract(
     def load(row: int) -> Prepared:
         mask = None if masks is None else masks.of(images, row)
         prepared = way.prepare(images.path(row), how.max_megapixels, mask, degrees)
-        return Prepared(prepared, None if mask is None else turned(mask, degrees))
+        select = None
+        if masks is not None and masks.labels is not None:
+            classes = masks.labels.of(images, row)
+            select = partial(masks.labels.kept, classes=None if classes is None else turned(classes, degrees))
+        return Prepared(prepared, None if mask is None else turned(mask, degrees), select)
 
     said = set() if said is None else said
     keys = contents.keys
@@ -378,6 +389,5 @@ def _process(
         return {}
     results = way.process([image.tensor for _, image in readable])
     return {
-        row: result if image.mask is None else tuple(kept(item, image.mask) for item in result)
-        for (row, image), result in zip(readable, results, strict=True)
+        row: tuple(image.kept(item) for item in result) for (row, image), result in zip(readable, results, strict=True)
     }

@@ -19,9 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vpr.categories import STREET
+from vpr.config import MethodSettings
 from vpr.core import ConfigError, DataError, Floats, Image, ImageError, ImageSet, LocalFeatures
+from vpr.datasets.labelled import read_cs34
 from vpr.features.contents import NO_CONTENT, Contents, digest_of_file
 from vpr.images import read_image, resize
+from vpr.local_features.dropping import Selection, by_files
+from vpr.local_features.settings import LocalFeatureSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,7 @@ class Masks:
 
     folder: Path | None = None
     common: Image | None = None
+    labels: LabelMasks | None = None  # which keypoints are kept by the class of what they lie on
 
     def of(self, images: ImageSet, row: int) -> Image | None:
         """(H, W) uint8, at its own size; None where the whole image counts. Raises ImageError."""
@@ -61,28 +67,74 @@ class Masks:
         return replace(contents, keys=tuple(keys))
 
     def _key(self, images: ImageSet, row: int) -> str:
-        path = self._path(images, row)
+        path, labels = self._path(images, row), None if self.labels is None else self.labels.path(images, row)
+        of_labels = "" if labels is None else digest_of_file(labels)
         if path is not None:
-            return digest_of_file(path)
-        return "" if self.common is None else hashlib.sha256(_bytes(self.common)).hexdigest()
+            return digest_of_file(path) + of_labels
+        return ("" if self.common is None else hashlib.sha256(_bytes(self.common)).hexdigest()) + of_labels
 
     def _path(self, images: ImageSet, row: int) -> Path | None:
-        paths = () if self.folder is None else self._paths(images, row, self.folder)
-        return next((each for each in paths if each.is_file()), None)
-
-    @staticmethod
-    def _paths(images: ImageSet, row: int, folder: Path) -> Iterator[Path]:
-        name = images.names[row]
-        for within in (name, f"{images.root.name}/{name}"):
-            yield folder / f"{within}.png"
-            yield (folder / within).with_suffix(".png")
+        return None if self.folder is None else mask_path(self.folder, images, row)
 
 
-def read_masks(chosen: str, database: ImageSet) -> Masks | None:
+@dataclass(frozen=True, eq=False)
+class LabelMasks:
+    """A folder of masks of Cityscapes ids, named as those of Masks are, and which keypoints are kept by them."""
+
+    folder: Path
+    selection: Selection
+
+    def path(self, images: ImageSet, row: int) -> Path | None:
+        return mask_path(self.folder, images, row)
+
+    def of(self, images: ImageSet, row: int) -> Image | None:
+        """(H, W) uint8 classes of STREET, at their own size; None where there is no mask. Raises DataError."""
+        path = self.path(images, row)
+        return None if path is None else STREET.of(read_cs34(path))
+
+    def kept(self, item: Any, classes: Image | None) -> Any:
+        """Local features that are kept; anything else as it is."""
+        if not isinstance(item, LocalFeatures):
+            return item
+        return self.selection.of(item, None if classes is None else torch.from_numpy(classes))
+
+
+def mask_path(folder: Path, images: ImageSet, row: int) -> Path | None:
+    """The file of an image's mask in a folder; None if there is none."""
+    name = images.names[row]
+    for within in (name, f"{images.root.name}/{name}"):
+        for path in (folder / f"{within}.png", (folder / within).with_suffix(".png")):
+            if path.is_file():
+                return path
+    return None
+
+
+def read_masks(chosen: str, database: ImageSet, local: MethodSettings | None = None) -> Masks | None:
     """Masks by a setting: "" for none, "auto" for the regions that are constant over a database, or a path.
 
-    Raises ConfigError for a path that is not there, and ImageError for a file that is no image.
+    ``local`` are the settings of local features, which may name a folder of label masks. Raises ConfigError for a path
+    that is not there or classes that are not known, and ImageError for a file that is no image.
     """
+    masks, labels = _read_masks(chosen, database), label_masks(local)
+    if labels is None:
+        return masks
+    if not any(labels.path(database, row) for row in range(len(database))):
+        raise DataError(
+            f"local_features.segmentation = {str(labels.folder)!r}: holds no mask of any of {len(database)} images, "
+            f"for instance {database.names[0]}.png"
+        )
+    return replace(masks or Masks(), labels=labels)
+
+
+def label_masks(local: MethodSettings | None) -> LabelMasks | None:
+    """The label masks that settings of local features name; None if they name none."""
+    if not isinstance(local, LocalFeatureSettings) or not by_files(local):
+        return None
+    selection = Selection(STREET.ids_of(local.drop), local.drop_weight, int(getattr(local, "max_keypoints", 0)))
+    return LabelMasks(Path(local.segmentation), selection)
+
+
+def _read_masks(chosen: str, database: ImageSet) -> Masks | None:
     if not chosen:
         return None
     if chosen == AUTO:

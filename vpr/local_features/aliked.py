@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vpr.config import MethodSettings
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import fitted_size, resize
 from vpr.local_features.detection import refine_by_softmax, suppress
+from vpr.local_features.settings import LocalFeatureSettings
 from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
 
@@ -29,7 +29,7 @@ ROWS_TOGETHER = 8192  # pixels: their features take 1 MB
 TEMPERATURE = 0.1  # of the softmax over scores that gives subpixel positions
 
 
-class Settings(MethodSettings):
+class Settings(LocalFeatureSettings):
     """Settings of ALIKED."""
 
     method: Literal["aliked"] = "aliked"

@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vpr.config import MethodSettings
 from vpr.core import Channels, ConfigError, Image, LocalFeatures
 from vpr.images import fitted_size, resize
+from vpr.local_features.settings import LocalFeatureSettings
 from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
 
 STRIDE = 16  # sides are padded to multiples of this
 
 
-class Settings(MethodSettings):
+class Settings(LocalFeatureSettings):
     """Settings of DISK."""
 
     method: Literal["disk"] = "disk"

@@ -14,17 +14,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vpr.config import MethodSettings
 from vpr.core import Channels, ConfigError, Image, LocalFeatures
 from vpr.images import fitted_size, resize
 from vpr.local_features.dog import DogKeypoints, detector, strongest
+from vpr.local_features.settings import LocalFeatureSettings
 from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
 
 RADIUS = 6.0  # of a patch, in sizes of its keypoint
 
 
-class Settings(MethodSettings):
+class Settings(LocalFeatureSettings):
     """Settings of DoG + HardNet."""
 
     method: Literal["doghardnet"] = "doghardnet"

@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vpr.config import MethodSettings
 from vpr.core import Channels, Floats, Image, LocalFeatures
 from vpr.images import fitted_size, resize
+from vpr.local_features.settings import LocalFeatureSettings
 
 EDGE = 31  # pixels along the edges of every level without keypoints: what a descriptor reaches
 
 
-class Settings(MethodSettings):
+class Settings(LocalFeatureSettings):
     """Settings of ORB."""
 
     method: Literal["orb"] = "orb"

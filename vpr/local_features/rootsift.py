@@ -15,13 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vpr.config import MethodSettings
 from vpr.core import Channels, Floats, Image, LocalFeatures
 from vpr.images import fitted_size, resize
 from vpr.local_features.dog import detector, strongest
+from vpr.local_features.settings import LocalFeatureSettings
 
 
-class Settings(MethodSettings):
+class Settings(LocalFeatureSettings):
     """Settings of RootSIFT and SIFT."""
 
     method: Literal["rootsift", "sift"] = "rootsift"

@@ -15,12 +15,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from vpr.config import MethodSettings, Section
+from vpr.config import Section
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import resize, size_between
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import contrast, refine, score_map, strongest, suppress
 from vpr.local_features.sampling import Sampling, sample
+from vpr.local_features.settings import LocalFeatureSettings
 from vpr.local_features.superpoint_fast import FastSuperPoint
 from vpr.local_features.superpoint_network import CELL, PUBLISHED_SIZES, SuperPointNetwork
 from vpr.runtime.precision import Precision, arithmetic, dtype_of
@@ -51,7 +52,7 @@ class SeenSize(Section):
         return self.size == other.size and (self.size is not None or sides)
 
 
-class Settings(SeenSize, MethodSettings):
+class Settings(SeenSize, LocalFeatureSettings):
     """Settings of SuperPoint."""
 
     method: Literal["superpoint"] = "superpoint"

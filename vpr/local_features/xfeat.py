@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vpr.config import MethodSettings
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import fitted_size, resize
 from vpr.local_features.detection import score_map
+from vpr.local_features.settings import LocalFeatureSettings
 from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
 
@@ -30,7 +30,7 @@ EPSILON = 1e-5  # of BatchNorm and of the normalisation of the image
 NMS_RADIUS = 2  # a keypoint is the largest of 5 x 5 pixels
 
 
-class Settings(MethodSettings):
+class Settings(LocalFeatureSettings):
     """Settings of XFeat."""
 
     method: Literal["xfeat"] = "xfeat"

@@ -107,7 +107,7 @@ def match_pairs(listed: ImagePairs, settings: Settings, out: Path, folder: Path)
     if images.on_bad_image is "fail", DataError if no pair can be matched.
     """
     methods = build_pair_methods(settings, masked=True)
-    masks = read_masks(settings.images.masks, listed.images)
+    masks = read_masks(settings.images.masks, listed.images, settings.local_features)
     if masks is not None and listed.turns.any():
         raise ConfigError("images.masks: images that are turned have no masks here; leave out masks or turns")
     out.mkdir(parents=True, exist_ok=True)

@@ -228,7 +228,8 @@ class SegmentationTask:
             trained_for = TrainedFor(
                 method="superpoint", weights=str(beside), sha256=sha256_of(beside), dim=model.network.dim
             )
-        record = Record(loads=("segmentation",), trained_for=trained_for)
+        recipe = {"longest_side": max(self.settings.size)}
+        record = Record(loads=("segmentation",), recipe=recipe, trained_for=trained_for)
         save_weights(path, model.segmentation, record=record, more=about_classes(self.categories))
 
 
