@@ -45,6 +45,7 @@ ORDER = (
     "serve",  # a map over HTTP
     "pairs",  # built on build, features, rerank and report
     "benchmark",
+    "image_exports",  # npz of features: built on local_features, matchers, geometry and report
     "geometry_examples",
     "geometry_benchmark",
     "segmentation_benchmark",  # built on local_features, evaluation and report

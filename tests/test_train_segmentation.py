@@ -170,3 +170,11 @@ def test_predictions_are_enlarged_to_the_image() -> None:
     logits[0, 0, :, 0] = logits[0, 1, :, 1] = 5
     ids = predicted(logits, (16, 8))
     assert ids.shape == (1, 8, 16) and (ids[0, :, :7] == 0).all() and (ids[0, :, 9:] == 1).all()
+
+
+def test_pictures_show_what_they_say(root: Path) -> None:
+    task = build(task_of(root, warped_pair=False))
+    with torch.inference_mode():
+        found = task.pictures(task.model.eval(), torch.device("cpu"))["classes"]
+    assert found.shape == (2 * 48, 3 * 64, 3)
+    assert found[0, 64].tolist() == [70, 130, 180] and found[40, 127].tolist() == [128, 64, 128]  # sky over road

@@ -22,6 +22,10 @@ OutOption = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and 
 OverfitOption = Annotated[
     int, typer.Option(help="See only this many batches: a check that the task can be learned at all.")
 ]
+PretrainedOption = Annotated[
+    str | None,
+    typer.Option("--pretrained", metavar="NAME|FILE", help="Weights to begin with; the same as --set task.start=."),
+]
 DevicesOption = Annotated[int, typer.Option(help="GPUs, or processes on a CPU; more than one needs torchrun.", min=1)]
 
 
@@ -31,6 +35,8 @@ def train(
     overfit: OverfitOption = 0,
     devices: DevicesOption = 1,
     overrides: SetOption = None,
+    *,
+    pretrained: PretrainedOption = None,
 ) -> None:
     """Train from a config; started again after an interruption, it continues at its last checkpoint.
 
@@ -44,6 +50,8 @@ def train(
     from vpr.training import distributed, loop
     from vpr.training.tasks import Settings, build
 
+    if pretrained:
+        overrides = [*(overrides or []), f"task.start={pretrained}"]
     if overfit:
         overrides = [*(overrides or []), f"train.overfit={overfit}"]
     settings = configuration.load(Settings, config_path(config, "train"), overrides or ())

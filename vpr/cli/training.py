@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vpr.cli.common import SetOption
-from vpr.cli.train import ConfigOption, DevicesOption, OutOption, OverfitOption, label, train
+from vpr.cli.train import ConfigOption, DevicesOption, OutOption, OverfitOption, PretrainedOption, label, train
 from vpr.cli.train_netvlad import pca, train_netvlad
 from vpr.core import ConfigError
 
@@ -28,13 +28,14 @@ def by_config(
     overfit: OverfitOption = 0,
     devices: DevicesOption = 1,
     overrides: SetOption = None,
+    pretrained: PretrainedOption = None,
 ) -> None:
     """Train from a config, or by kind: `vpr train superpoint --out OUT`. An interrupted training continues."""
     if context.invoked_subcommand is not None:
         return
     if config is None or out is None:
         raise ConfigError("vpr train needs a kind (superpoint, matcher, descriptor, ...) or --config, and --out")
-    train(config, out, overfit, devices, overrides)
+    train(config, out, overfit, devices, overrides, pretrained=pretrained)
 
 
 def _trainer(usual: str) -> Callable[..., None]:
@@ -47,8 +48,9 @@ def _trainer(usual: str) -> Callable[..., None]:
         overfit: OverfitOption = 0,
         devices: DevicesOption = 1,
         overrides: SetOption = None,
+        pretrained: PretrainedOption = None,
     ) -> None:
-        train(config, out, overfit, devices, overrides)
+        train(config, out, overfit, devices, overrides, pretrained=pretrained)
 
     return command
 
@@ -66,17 +68,19 @@ def matcher(
     overfit: OverfitOption = 0,
     devices: DevicesOption = 1,
     overrides: SetOption = None,
+    pretrained: PretrainedOption = None,
 ) -> None:
     """Train SuperGlue, LightGlue, or IMP and EIMP, on the features of any extractor."""
     chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp"}
     if method not in chosen:
         raise ConfigError(f"--method {method}: expected one of {', '.join(chosen)}")
     given = [] if config and method == "superglue" else [f"task.network={method}"]
-    train(config or chosen[method], out, overfit, devices, [*given, *(overrides or [])])
+    train(config or chosen[method], out, overfit, devices, [*given, *(overrides or [])], pretrained=pretrained)
 
 
 for kind, usual, text in (
     ("superpoint", "superpoint", "Train SuperPoint on images that `vpr train label` has labelled."),
+    ("segmentation", "segmentation", "Train a segmentation head on SuperPoint's backbone, or all three heads."),
     ("magicpoint", "magicpoint", "Train MagicPoint on synthetic shapes."),
     ("descriptor", "global", "Train a global descriptor on places."),
 ):

@@ -6,6 +6,7 @@ averaged over the warps that saw each pixel. The labels of a folder go to shards
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -24,6 +25,7 @@ from vpr.features.contents import read_contents
 from vpr.features.shards import ShardFolder, StoredItem, read_arrays, read_index, shard_path
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
+from vpr.runtime.files import write_atomically
 from vpr.runtime.precision import InPrecision, Precision
 from vpr.runtime.progress import Progress
 from vpr.training import homographies
@@ -112,6 +114,23 @@ def read_labels(folder: Path, names: Sequence[str]) -> list[Floats]:
         arrays = read_arrays(shard_path(folder, shard))
         points += [arrays["points"][a:b] for a, b in pairwise(arrays["offsets"].tolist())]
     return points
+
+
+def export_labels(folder: Path, out: Path) -> int:
+    """Write the points of every photograph as pytorch-superpoint's pseudo labels are: NAME.npz with pts (N, 3).
+
+    The third column is 1, since labels have no scores. Returns how many photographs. Raises DataError without labels.
+    """
+    names = read_index(folder).get("names")
+    if not isinstance(names, list):
+        raise DataError(f"{folder}: labels of a format without names; run `vpr train label` again")
+    for name, points in zip(names, read_labels(folder, names), strict=True):
+        content = io.BytesIO()
+        np.savez_compressed(content, pts=np.column_stack([points, np.ones(len(points), np.float32)]))
+        path = out / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.getvalue())
+    return len(names)
 
 
 @torch.inference_mode()

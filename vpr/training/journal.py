@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vpr.core import Image
 from vpr.runtime.files import write_atomically
 
 KINDS = ("train", "validation")
@@ -35,6 +36,12 @@ class Journal:
         for name, value in values.items():
             if self.board is not None:
                 self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def show(self, step: int, pictures: Callable[[], Mapping[str, Image]]) -> None:
+        """Pictures (H, W, 3) RGB for TensorBoard; they are drawn only where it is installed."""
+        if self.board is not None:
+            for name, picture in pictures().items():
+                self.board.add_image(name, picture, step, dataformats="HWC")
 
     def flush(self) -> None:
         if not self.enabled:

@@ -188,8 +188,11 @@ class Run:
             return
         model = self.average.module
         model.eval()
+        draw = getattr(self.task, "pictures", None)  # a task may have some
         with torch.inference_mode():
             values = self.task.validate(model, self.device)
+            if draw is not None:
+                self.journal.show(self.step, lambda: draw(model, self.device))
         self.journal.add("validation", self.step, {name: round(value, 6) for name, value in values.items()})
         logger.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         score = next(iter(values.values()))

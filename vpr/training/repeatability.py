@@ -21,7 +21,7 @@ def judge_views(model: nn.Module, first: Tensor, second: Tensor, homography: Ten
     ``matching``: correct mutual nearest neighbours over points that both views show; ``precision``: correct over all;
     ``repeatability``: points found again within 3 pixels (Schmid et al., IJCV 2000).
     """
-    found = [_features(model, images) for images in (first, second)]
+    found = [points_and_descriptors(model, images) for images in (first, second)]
     height, width = first.shape[2:]
     totals = {"matching": 0.0, "precision": 0.0, "repeatability": 0.0}
     for row in range(len(first)):
@@ -43,7 +43,8 @@ def judge_views(model: nn.Module, first: Tensor, second: Tensor, homography: Ten
     return {key: value / len(first) for key, value in totals.items()}
 
 
-def _features(model: nn.Module, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+def points_and_descriptors(model: nn.Module, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The strongest POINTS (N, 2) of each image, and their unit descriptors (N, D)."""
     logits, coarse = model(images)
     scores = suppress(score_map(logits), 4)
     places, _, counts = strongest(scores, 0.0, 4, POINTS)

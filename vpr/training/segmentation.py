@@ -32,6 +32,7 @@ from vpr.training.description import DESCRIPTOR_LOSSES
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import SUPERPOINT_RECORD, save_weights
 from vpr.training.grey_images import GreyImages, cut_labels_to
+from vpr.training.pictures import Pictures, of_classes
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.repeatability import judge_views
 from vpr.training.superpoint import chosen_points, padded_points, view_pair
@@ -217,6 +218,13 @@ class SegmentationTask:
         }
         of_views = {key: float(np.mean([each[key] for each in scores])) for key in (scores[0] if scores else ())}
         return {"mean_iou": total.mean_iou, "pixel_accuracy": total.pixel_accuracy, **by_class, **of_views}
+
+    def pictures(self, model: nn.Module, device: torch.device) -> Pictures:
+        """Images that training never saw, with their true and their predicted classes."""
+        rows = self.held.rows[:4]
+        images = self.held.images.stack(rows).to(device).float() / 255
+        found = predicted(model(images)[2], self.settings.size)
+        return {"classes": of_classes(images, self.held.masks(rows), found, self.categories)}
 
     def export(self, model: nn.Module, path: Path) -> None:
         """Write the head, and beside it the backbone with its two heads where it was trained."""

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from vpr.config import MethodSettings
-from vpr.core import ConfigError, Floats
+from vpr.core import ConfigError, Floats, Rows
 from vpr.local_features.superpoint_network import CELL, Layout, SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
@@ -22,6 +22,7 @@ from vpr.training.detection import cell_classes, detector_loss, point_map, warpe
 from vpr.training.export import SUPERPOINT_RECORD, save_weights
 from vpr.training.grey_images import GreyImages, StaticCameras
 from vpr.training.initial import keep_variance
+from vpr.training.pictures import Pictures, of_views
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.repeatability import judge_views
 from vpr.weights import load_published
@@ -118,18 +119,25 @@ class SuperPointTask:
     def validate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Two views of photographs that training never saw, in changed light: see judge_views."""
         random = randomness(0, 7)
-        scores = []
-        for first in range(0, len(self.photographs.held), 8):
-            rows = self.photographs.held[first : first + 8]
-            warps = homographies.sample_homographies(
-                len(rows), self.settings.size, homographies.Settings(rotation_deg=15), random.torch
-            )
-            batch = self._stack(rows, rows, torch.eye(3).repeat(len(rows), 1, 1), warps)
-            images = batch.images.to(device).float() / 255
-            warped = homographies.warp_images(images, warps.to(device), self.settings.size)
-            warped = photometric.augment(warped, self.settings.light, random.torch)
-            scores.append(judge_views(model, images, warped, warps.to(device)))
+        held = self.photographs.held
+        scores = [
+            judge_views(model, *self._views(held[first : first + 8], random, device))
+            for first in range(0, len(held), 8)
+        ]
         return {key: float(np.mean([each[key] for each in scores])) for key in scores[0]}
+
+    def pictures(self, model: nn.Module, device: torch.device) -> Pictures:
+        """Keypoints, heat map and matches of a photograph that training never saw."""
+        return of_views(model, *self._views(self.photographs.held[:1], randomness(0, 7), device))
+
+    def _views(self, rows: Rows, random: Randomness, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Photographs (B, 1, H, W), the same warped and in changed light, and the warps (B, 3, 3)."""
+        warps = homographies.sample_homographies(
+            len(rows), self.settings.size, homographies.Settings(rotation_deg=15), random.torch
+        ).to(device)
+        images = self.photographs.stack(rows).to(device).float() / 255
+        warped = homographies.warp_images(images, warps, self.settings.size)
+        return images, photometric.augment(warped, self.settings.light, random.torch), warps
 
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, folded(model), record=SUPERPOINT_RECORD)
