@@ -251,8 +251,8 @@ def with_matches(count: int) -> LocalFeatures:
     return LocalFeatures(image.keypoints, torch.full((20,), float(count)), image.descriptors, image.image_size)
 
 
-def told(k: int = 50, score: str = "inliers", weight: float = 0.0, **more: Any) -> LocalReranker:
-    settings = RerankSettings(k=k, score=score, retrieval_weight=weight)
+def told(k: int = 50, score: str = "inliers", weight: float = 0.0, evidence: float = 0.0, **more: Any) -> LocalReranker:
+    settings = RerankSettings(k=k, score=score, retrieval_weight=weight, evidence_weight=evidence)
     return LocalReranker(Told(), VERIFIERS["none"].build(Geometry(), CPU), settings, Geometry(method="none"), **more)
 
 
@@ -299,6 +299,28 @@ def test_the_retrieval_has_a_say_by_its_weight() -> None:
     near = [with_matches(count) for count in (10, 11, 0, 0, 0, 0)]
     assert told().rerank(SHORTLIST, QUERIES, near).rows[0, 0] == 1
     assert told(weight=1.0).rerank(SHORTLIST, QUERIES, near).rows[0, 0] == 0
+
+
+def test_inliers_above_chance_count_by_their_logarithm() -> None:
+    counts, similarity = np.array([3.0, 0, 9, 3, 12, 0]), np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    chance = [told().pair(QUERIES[0], each).evidence.by_chance for each in DATABASE]
+    above = np.maximum(0, counts - chance)
+    assert (above > 0).any()
+
+    def standard(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return (values - values.mean()) / values.std()
+
+    for weight in (0.0, 1.7):
+        expected = standard(counts) + weight * standard(similarity) + 2.4 * np.log1p(above)
+        found = told(weight=weight, evidence=2.4).rerank(SHORTLIST, QUERIES, DATABASE)
+        assert np.allclose(found.scores[0], -np.sort(-expected), atol=1e-5)
+        assert found.rows[0].tolist() == np.argsort(-expected, kind="stable").tolist()
+
+
+def test_a_verified_candidate_passes_more_similar_ones() -> None:
+    last = [with_matches(count) for count in (0, 0, 0, 0, 0, 20)]
+    assert told(weight=5.0).rerank(SHORTLIST, QUERIES, last).rows[0, 0] == 0
+    assert told(weight=5.0, evidence=10.0).rerank(SHORTLIST, QUERIES, last).rows[0, 0] == 5
 
 
 def test_a_query_without_candidates_stays_empty() -> None:

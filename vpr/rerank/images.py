@@ -83,9 +83,7 @@ class ImageReranker(PairReranker[PreparedImage]):
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         # One after the other: a network of this size uses all threads by itself.
-        super().__init__(
-            settings.k, settings.retrieval_weight, control=control, threads=1, together=1, reads_ahead=False
-        )
+        super().__init__(settings, control=control, threads=1, together=1, reads_ahead=False)
         self.weights = matcher.weights
         self.prepare = self._prepared
         self.score_name = settings.score

@@ -68,8 +68,7 @@ class PatchReranker(PairReranker[PatchFeatures]):
         reads_ahead: bool = False,
     ) -> None:
         super().__init__(
-            settings.k,
-            settings.retrieval_weight,
+            settings,
             control=control,
             threads=threads,
             together=together,

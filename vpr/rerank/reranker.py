@@ -34,7 +34,7 @@ from vpr.core import (
 from vpr.images import ImageLike
 from vpr.rerank import cost, verification
 from vpr.rerank.ahead import read_ahead
-from vpr.rerank.scores import SCORES, PairEvidence, fuse
+from vpr.rerank.scores import SCORES, PairEvidence, fuse, inliers_above_chance
 from vpr.runtime.threads import one_thread_each
 
 F = TypeVar("F")
@@ -45,7 +45,9 @@ class RerankSettings(MethodSettings):
     """Inputs of every re-ranking method."""
 
     k: int = Field(50, ge=0)  # candidates re-ranked; the rest keep the shortlist's order; 0 for none
-    retrieval_weight: float = Field(0.5, ge=0)  # of the global similarity beside the local scores
+    # Beside the local scores, which count as they stand out among the candidates:
+    retrieval_weight: float = Field(0.5, ge=0)  # of the global similarity, likewise
+    evidence_weight: float = Field(0.0, ge=0)  # of the logarithm of 1 + the inliers above chance, of each pair alone
 
 
 def known_score(name: str) -> str:
@@ -97,16 +99,16 @@ class PairReranker(ABC, Generic[F]):
 
     def __init__(
         self,
-        k: int,
-        retrieval_weight: float,
+        settings: RerankSettings,
         *,
         control: cost.Settings | None,
         threads: int,
         together: int,
         reads_ahead: bool,
     ) -> None:
-        self.k = k
-        self.retrieval_weight = retrieval_weight
+        self.k = settings.k
+        self.retrieval_weight = settings.retrieval_weight
+        self.evidence_weight = settings.evidence_weight
         self.control = control or cost.Settings()
         self.threads = threads
         self.together = together  # candidates that one thread compares in one call
@@ -195,6 +197,7 @@ class PairReranker(ABC, Generic[F]):
     def _standing(self, pairs: Sequence[Pair], places: Rows, similarity: Floats) -> Doubles:
         """Returns the score of each pair among all candidates, whose similarities are given; or several scores fused.
 
+        Standardised scores tell which candidate stands out, even if all are chance; the evidence, whether it is.
         One that was not compared stands as low as the lowest that was, so that leaving out the hopeless does not
         change how far the others stand out.
         """
@@ -204,8 +207,12 @@ class PairReranker(ABC, Generic[F]):
         if self.retrieval_weight > 0:
             scales = np.column_stack([scales, similarity.astype(np.float64)])
             weights = [*weights, self.retrieval_weight]
-        standing = fuse(scales, weights) if scales.shape[1] > 1 else scales[:, 0]
-        return standing[places]
+        if not self.evidence_weight:
+            alone: Doubles = (scales[:, 0] if scales.shape[1] == 1 else fuse(scales, weights))[places]
+            return alone
+        evidence = np.log1p([inliers_above_chance(pair.evidence) for pair in pairs])
+        standing: Doubles = fuse(scales, weights)[places] + self.evidence_weight * evidence
+        return standing
 
     def _order(self, pairs: Mapping[int, Pair], similarity: Floats, count: int) -> tuple[Rows, Floats]:
         """The first ``count`` places in their new order, and the scores of the whole row.
@@ -240,8 +247,7 @@ class LocalReranker(PairReranker[LocalFeatures]):
         reads_ahead: bool = False,
     ) -> None:
         super().__init__(
-            settings.k,
-            settings.retrieval_weight,
+            settings,
             control=control,
             threads=threads,
             together=together,
