@@ -16,10 +16,11 @@ from vpr.cli import app
 from vpr.core import ConfigError, DataError
 from vpr.datasets.labelled import LABELLED, read_cs34, read_labelled
 from vpr.datasets.panoptic import cs34_of_category, read_panoptic, write_cs34
-from vpr.demo_city import build_city, light_named, plan_shots, render
+from vpr.demo_city import build_city, light_named, plan_shots, render, write_demo_city
 from vpr.demo_city.labelled import panoptic, write_labelled
 from vpr.demo_city.labels import label_of
 from vpr.demo_city.traffic import moving
+from vpr.features.masks import mask_path
 
 SIZE = (96, 72)
 LAYOUTS = {"cityscapes": "cityscapes", "coco-panoptic": "coco", "coco-cs34": "coco-cs34", "kitti": "kitti"}
@@ -198,3 +199,15 @@ def test_own_classes_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text(json.dumps(records))
     with pytest.raises(DataError, match="must be 0, 1, 2"):
         read_categories(tmp_path / "bad.json")
+
+
+def test_a_city_with_labels_and_traffic(tmp_path: Path) -> None:
+    options = {"places": 1, "seed": 3, "size": SIZE, "workers": 1, "with_labels": True}
+    dataset = write_demo_city(tmp_path, **options, traffic_share=0.3)
+    for images in (dataset.database, dataset.queries):
+        masks = [mask_path(tmp_path / "labels", images, row) for row in range(len(images))]
+        assert all(path is not None and read_cs34(path).shape == SIZE[::-1] for path in masks)
+    with pytest.raises(DataError, match="traffic_share"):
+        write_demo_city(tmp_path, **options)
+    with pytest.raises(ConfigError, match="from 0 to 60%"):
+        write_demo_city(tmp_path / "other", **options, traffic_share=0.7)

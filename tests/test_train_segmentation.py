@@ -157,7 +157,7 @@ def test_a_head_for_other_classes_is_refused(root: Path, tmp_path: Path) -> None
 def test_measures_by_hand() -> None:
     truth = np.array([[0, 0, 1, IGNORED]], np.uint8)
     found = confusion(truth, np.array([[0, 1, 1, 0]], np.uint8), 3)
-    assert found.counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert found.counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
     assert found.pixel_accuracy == pytest.approx(2 / 3)
     assert found.iou[:2].tolist() == [0.5, 0.5] and np.isnan(found.iou[2])
     assert found.mean_iou == 0.5 and found.class_accuracy[0] == 0.5

@@ -85,28 +85,27 @@ def evaluate_segmentation(
 ) -> SegmentationResult:
     """Measure every image at the size of its labels; summary.json and .md, confusion.csv and pictures go to ``out``.
 
-    A predicted class that is IGNORED counts as wrong. Raises ImageError or DataError at the first image that cannot be
-    used.
+    Raises ImageError or DataError at the first image that cannot be used.
     """
     (out / "pictures").mkdir(parents=True, exist_ok=True)
-    total = Confusion.none(len(categories) + 1)  # the last is for pixels without a prediction
+    total = Confusion.none(len(categories))
     drawn = set(np.linspace(0, len(images) - 1, min(pictures, len(images))).astype(int).tolist())
     for row in Progress("segmentation", len(images), "image").over(range(len(images))):
         truth = categories.of(images.mask(row))
         found = predict(row)
         size = (truth.shape[1], truth.shape[0])
         found = np.asarray(cv2.resize(found, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-        total += confusion(truth, np.minimum(found, len(categories)).astype(np.uint8), len(categories) + 1)
+        total += confusion(truth, found, len(categories))
         if row in drawn:
             parts = (categories.coloured(each) for each in (truth, found))
             picture = beside(read_image(images.image(row), "rgb"), *parts)
             write_atomically(out / "pictures" / f"{row:05d}.jpg", jpeg_bytes(picture, QUALITY))
-    result = SegmentationResult(_without_last(total), categories, len(images))
+    result = SegmentationResult(total, categories, len(images))
     write_json(out / "summary.json", result.as_json())
     write_atomically(out / "summary.md", f"```\n{result.table()}\n```\n")
-    names = (*categories.names, "none")
-    lines = [f"{name},{','.join(map(str, counts))}" for name, counts in zip(names, total.counts.tolist(), strict=True)]
-    write_atomically(out / "confusion.csv", "\n".join([f"truth,{','.join(names)}", *lines]) + "\n")
+    counts = zip(categories.names, total.counts.tolist(), strict=True)
+    lines = [",".join(map(str, (name, *row))) for name, row in counts]
+    write_atomically(out / "confusion.csv", "\n".join([",".join(("truth", *categories.names, "none")), *lines]) + "\n")
     return result
 
 
@@ -114,14 +113,6 @@ def beside(*parts: Image) -> Image:
     """The parts beside each other, each PICTURE_WIDTH wide."""
     height = max(1, round(PICTURE_WIDTH * parts[0].shape[0] / parts[0].shape[1]))
     return np.hstack([resize(part, (PICTURE_WIDTH, height)) for part in parts])
-
-
-def _without_last(total: Confusion) -> Confusion:
-    """Pixels without a prediction stay in the truth of their class: they are moved to another class than their own."""
-    counts = total.counts[:-1, :-1].copy()
-    for row, missed in enumerate(total.counts[:-1, -1].tolist()):
-        counts[row, (row + 1) % len(counts)] += missed
-    return Confusion(counts)
 
 
 def _by_class(categories: Categories, values: Doubles) -> dict[str, float | None]:

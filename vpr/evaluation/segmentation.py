@@ -17,11 +17,11 @@ Counts = NDArray[np.int64]
 class Confusion:
     """Pixels by true class (row) and predicted class (column)."""
 
-    counts: Counts  # (C, C)
+    counts: Counts  # (C, C + 1); the last column is for pixels without a prediction
 
     @staticmethod
     def none(classes: int) -> Confusion:
-        return Confusion(np.zeros((classes, classes), np.int64))
+        return Confusion(np.zeros((classes, classes + 1), np.int64))
 
     def __add__(self, other: Confusion) -> Confusion:
         return Confusion(self.counts + other.counts)
@@ -29,7 +29,7 @@ class Confusion:
     @property
     def pixel_accuracy(self) -> float:
         """Fraction of the pixels whose class is right; 0 without any."""
-        return float(self.counts.trace() / max(1, self.counts.sum()))
+        return float(np.diagonal(self.counts).sum() / max(1, self.counts.sum()))
 
     @property
     def class_accuracy(self) -> Doubles:
@@ -40,7 +40,7 @@ class Confusion:
     def iou(self) -> Doubles:
         """(C,) intersection over union of each class; not a number where it is neither true nor predicted."""
         hits = np.diagonal(self.counts)
-        return _ratio(hits, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hits)
+        return _ratio(hits, self.counts.sum(axis=0)[:-1] + self.counts.sum(axis=1) - hits)
 
     @property
     def mean_iou(self) -> float:
@@ -52,16 +52,17 @@ class Confusion:
 def confusion(truth: Image, predicted: Image, classes: int) -> Confusion:
     """The counts of two masks (H, W) of class ids; pixels whose truth is IGNORED do not count.
 
-    Raises DataError for masks of different sizes, and for ids that are no class.
+    A prediction that is IGNORED is wrong. Raises DataError for masks of different sizes, and for ids that are no class.
     """
     if truth.shape != predicted.shape:
         raise DataError(f"a mask of {predicted.shape} compared with one of {truth.shape}; both need one size")
     counted = truth != IGNORED
     first, second = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
-    highest = max(first.max(initial=0), second.max(initial=0))
+    highest = max(first.max(initial=0), second[second != IGNORED].max(initial=0))
     if highest >= classes:
         raise DataError(f"a mask holds the id {highest}, but there are {classes} classes")
-    return Confusion(np.bincount(classes * first + second, minlength=classes * classes).reshape(classes, classes))
+    cells = (classes + 1) * first + np.minimum(second, classes)
+    return Confusion(np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1))
 
 
 def _ratio(part: Counts, whole: Counts) -> Doubles:
