@@ -66,8 +66,24 @@ def main() -> None:
     # 1. MagicPoint on drawn shapes.
     run("train", "magicpoint", "--config", "train_magicpoint_small", "--out", out / "magicpoint", *short)
     # 2. Pseudo labels by homographic adaptation.
-    run("train", "label", "--images", photographs, "--weights", out / "magicpoint" / "best.safetensors",
-        "--out", out / "labels", "--width", SIZE[0], "--height", SIZE[1], "--set", "warps=10")  # fmt: skip
+    run(
+        "train",
+        "label",
+        "--images",
+        photographs,
+        "--weights",
+        out / "magicpoint" / "best.safetensors",
+        "--out",
+        out / "labels",
+        "--width",
+        SIZE[0],
+        "--height",
+        SIZE[1],
+        "--set",
+        "warps=10",
+        "--set",
+        "threshold=0.001",
+    )  # fmt: skip  (lower than usual: a detector of few steps is unsure)
     # 3. Detector, descriptor and segmentation together.
     run("train", "segmentation", *short, "--out", out / "joint",
         "--pretrained", out / "magicpoint" / "best.safetensors",
@@ -77,7 +93,8 @@ def main() -> None:
     superpoint, head = out / "joint" / "superpoint.safetensors", out / "joint" / "best.safetensors"
     held_out = labelled / "leftImg8bit" / "val"
     write_pairs(held_out, out / "pairs", 8)
-    features = ["--set", "local_features.method=superpoint", "--set", f"local_features.weights={superpoint}"]
+    features = ["--set", "local_features.method=superpoint", "--set", f"local_features.weights={superpoint}",
+                "--set", "local_features.keypoint_threshold=0"]  # fmt: skip
     run("export", "npz", held_out, "--out", out / "npz", "--export-segmentation", head, "--output-images", *features)
     run("export", "npz", out / "pairs", "--pairs", "homography-folder", "--out", out / "npz_pairs", *features)
     # 5. Homographies, against classical SIFT, and segmentation.

@@ -16,7 +16,17 @@ from vpr.cli import app
 from vpr.core import ConfigError, DataError
 from vpr.datasets.labelled import LABELLED, read_cs34, read_labelled
 from vpr.datasets.panoptic import cs34_of_category, read_panoptic, write_cs34
-from vpr.demo_city import build_city, light_named, plan_shots, render, write_demo_city
+from vpr.demo_city import (
+    Camera,
+    City,
+    Light,
+    Rendering,
+    build_city,
+    light_named,
+    plan_shots,
+    render,
+    write_demo_city,
+)
 from vpr.demo_city.labelled import panoptic, write_labelled
 from vpr.demo_city.labels import label_of
 from vpr.demo_city.traffic import moving
@@ -29,9 +39,19 @@ LAYOUTS = {"cityscapes": "cityscapes", "coco-panoptic": "coco", "coco-cs34": "co
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same two images in every layout."""
-    root = tmp_path_factory.mktemp("labelled")
-    for layout in LAYOUTS:
-        write_labelled(root / layout, layout, cities=2, held_out=1, images=1, seed=5, size=SIZE)
+    root, rendered = tmp_path_factory.mktemp("labelled"), {}
+
+    def once(city: City, camera: Camera, light: Light, seed: int, traffic: int, **how: float) -> Rendering:
+        """Each image is drawn for the first layout alone."""
+        key = city.seed, seed, traffic, *how.items()
+        if key not in rendered:
+            rendered[key] = render(city, camera, light, seed, traffic, **how)
+        return rendered[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vpr.demo_city.write.render", once)
+        for layout in LAYOUTS:
+            write_labelled(root / layout, layout, cities=2, held_out=1, images=1, seed=5, size=SIZE)
     return {layout: root / layout for layout in LAYOUTS}
 
 
