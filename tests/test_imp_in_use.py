@@ -60,12 +60,14 @@ def test_a_run_reranks(weights: Path, places: Path, tmp_path: Path, method: str)
     folders = ["--database", str(places / "database"), "--queries", str(places / "queries"), "--out", str(tmp_path)]
     call(["run", *folders, *chosen(method, weights, "rerank.k=3", "global_descriptor.method=thumbnail")])
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert [line["candidate"] for line in lines][0] == "same.png"
+    assert lines[0]["candidate"] == "same.png"
     assert lines[0]["inliers"] > 50 > 3 * max(line["inliers"] for line in lines[1:])
 
 
 def test_two_images(weights: Path, places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call(["match-two", str(places / "queries" / "q.png"), str(places / "database" / "same.png"), *chosen("imp", weights)])
+    call(
+        ["match-two", str(places / "queries" / "q.png"), str(places / "database" / "same.png"), *chosen("imp", weights)]
+    )
     inliers = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("inliers"))
     assert int(inliers.split()[1].rstrip(";")) > 50
 

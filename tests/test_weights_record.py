@@ -199,7 +199,7 @@ def test_every_pair_of_known_matchers_and_features() -> None:
                 fits.add((entry.name, name))
             except ConfigError:
                 pass
-    ours = ("vpr-superglue", "vpr-lightglue", "vpr-superpoint-vlad", "vpr-superpoint-pca")
+    ours = ("vpr-superglue", "vpr-lightglue", "vpr-imp", "vpr-superpoint-vlad", "vpr-superpoint-pca")
     assert fits == {
         *((trained, "vpr-superpoint") for trained in ours),
         ("sift_lightglue", "rootsift"),

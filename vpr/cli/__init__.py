@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vpr.cli import configs, dataset_commands, exports, ground_truth, map, models, patchnetvlad, training
+from vpr.cli import configs, dataset_commands, dump, exports, ground_truth, map, models, patchnetvlad, training
 from vpr.cli.benchmark import SeveralValues, benchmark
 from vpr.cli.common import EPILOG, guarded
 from vpr.cli.compare import compare
@@ -68,6 +68,7 @@ app.command("evaluate", no_args_is_help=True)(evaluate)
 app.add_typer(map.app, name="map")
 app.command(no_args_is_help=True)(serve)
 app.add_typer(exports.app, name="export")
+app.add_typer(dump.app, name="dump")
 app.add_typer(ground_truth.app, name="gt")
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(dataset_commands.app, name="dataset", hidden=True)

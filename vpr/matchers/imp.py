@@ -1,7 +1,8 @@
 """IMP: matching by a recurrent graph network. Xue, Budvytis and Cipolla, CVPR 2023, arXiv:2304.14837.
 
 One network gives matches after any number of iterations. ``imp_iterative`` estimates a relative pose as it goes, and
-stops once that settles. The published weights exist for SuperPoint and for SIFT, and may not be used commercially.
+stops once that settles. The published weights exist for SuperPoint and for SIFT, and may not be used commercially;
+``vpr-imp`` is for the features of ``vpr-superpoint``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vpr.weights import load_published
 class GraphSettings(MethodSettings):
     """Settings that IMP and EIMP have in common."""
 
-    weights: str = ""  # path of weights in the published layout, of any size; none come with vpr
+    weights: str = "vpr-imp"  # name or path of weights in the published layout, of any size
     iterations: int = Field(0, ge=0)  # at most; 0 is as many as the weights have
     assignment: Literal["sinkhorn", "dual_softmax"] = "sinkhorn"
     sinkhorn_iterations: int = Field(20, ge=1)
@@ -206,12 +207,7 @@ def iterations_of(network: FastImp, settings: GraphSettings) -> int:
 
 
 def load(settings: GraphSettings) -> tuple[ImpNetwork, str]:
-    """The network with its weights, and their sha256. Raises ConfigError where no weights are named."""
-    if not settings.weights:
-        raise ConfigError(
-            f'matcher.method = "{settings.method}" needs weights, and none come with vpr: '
-            "--set matcher.weights=FILE, of the published ones or of `vpr train matcher --method imp`"
-        )
+    """The network with its weights, and their sha256."""
     network = ImpNetwork(sinkhorn_iterations=settings.sinkhorn_iterations)
     return network, load_published(network, settings.weights, network.convert_state_dict)
 

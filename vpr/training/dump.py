@@ -1,0 +1,142 @@
+"""Features and true matches of MegaDepth in the folders that IMP's published training reads.
+
+Xue, Budvytis and Cipolla, CVPR 2023, arXiv:2304.14837. Files are NumPy's, each a pickled dictionary, as there:
+
+    keypoints_spp/SCENE/IMAGE_spp.npy     keypoints (N, 2), scores (N,), descriptors (N, D), image_size (H, W, C)
+    matches_sep_spp/SCENE/NUMBER.npy      paths, intrinsics and poses of both images; matched_ids1, matched_ids2
+    nmatches_spp/SCENE.npy                matches of each pair (P,)
+    mega_scene_nmatches_spp.npy           the number of pairs of every scene
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vpr.core import DataError, LocalExtractor, LocalFeatures
+from vpr.datasets.posed_views import PosedScene, PosedView
+from vpr.images import read_image
+from vpr.runtime.files import write_atomically
+from vpr.training.correspondence import Depth, DepthView, Settings, Truth
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PairChoice:
+    """Which pairs of a scene are kept."""
+
+    overlap: tuple[float, float] = (0.1, 0.8)  # share of a view's points that the other shows
+    most: int = 1000  # pairs of a scene, drawn at random from those
+    min_matches: int = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Dump:
+    """Writes scenes below ``out``; names of images are those below ``root``."""
+
+    root: Path
+    out: Path
+    extractor: LocalExtractor
+    kind: str  # "spp" or "sift", the end of the folders' names
+    choice: PairChoice = PairChoice()
+
+    def write(self, scenes: Sequence[PosedScene]) -> dict[str, int]:
+        """The number of pairs of each scene. A scene that is there is not made again."""
+        counts = {}
+        for scene in scenes:
+            done = self.out / f"nmatches_{self.kind}" / f"{scene.name}.npy"
+            if not done.exists():
+                _save(done, np.array(self._pairs(scene), np.int64))
+            counts[scene.name] = len(np.load(done))
+            logger.info("%s: %d pairs", scene.name, counts[scene.name])
+        _save(self.out / f"mega_scene_nmatches_{self.kind}.npy", counts)
+        return counts
+
+    def _pairs(self, scene: PosedScene) -> list[int]:
+        """The matches of each pair that was written."""
+        counts: list[int] = []
+        features: dict[int, LocalFeatures] = {}
+        for one, other in chosen_pairs(scene, self.choice):
+            for row in {one, other} - set(features):
+                features[row] = self._features(scene.name, scene.views[row])
+            truth = true_matches(scene, (one, other), (features[one], features[other]), Settings())
+            matched = (truth.first[0] >= 0).nonzero()[:, 0].numpy()
+            if len(matched) < self.choice.min_matches:
+                continue
+            views = ((1, scene.views[one]), (2, scene.views[other]))
+            entry = {key: value for side, view in views for key, value in self._about(side, view).items()}
+            partners = truth.first[0].numpy()[matched]
+            path = self.out / f"matches_sep_{self.kind}" / scene.name / f"{len(counts)}.npy"
+            _save(path, entry | {"matched_ids1": matched, "matched_ids2": partners})
+            counts.append(len(matched))
+        return counts
+
+    def _features(self, scene: str, view: PosedView) -> LocalFeatures:
+        """Of one image, in pixels of the image as it is stored; written too."""
+        image = read_image(view.image, self.extractor.channels)
+        found = self.extractor.extract([self.extractor.preprocess(image)])[0]
+        size = torch.tensor([image.shape[1], image.shape[0]])
+        scale = size / torch.tensor(found.image_size)
+        points = (found.keypoints.cpu().float() + 0.5) * scale - 0.5
+        scores, descriptors = found.scores.cpu().float(), found.descriptors.cpu().float()
+        content = {
+            "keypoints": points.numpy(),
+            "scores": scores.numpy(),
+            "descriptors": descriptors.numpy(),
+            "image_size": np.array([image.shape[0], image.shape[1], 3]),
+        }
+        _save(self.out / f"keypoints_{self.kind}" / scene / f"{view.image.name}_{self.kind}.npy", content)
+        return LocalFeatures(points, scores, descriptors, (image.shape[1], image.shape[0]))
+
+    def _about(self, side: int, view: PosedView) -> dict[str, Any]:
+        return {
+            f"image_path{side}": view.image.relative_to(self.root).as_posix(),
+            f"depth_path{side}": view.depth.relative_to(self.root).as_posix(),
+            f"intrinsics{side}": view.matrix,
+            f"pose{side}": view.world_to_camera,
+        }
+
+
+def chosen_pairs(scene: PosedScene, choice: PairChoice) -> list[tuple[int, int]]:
+    """Rows of the views of each pair, in the order of the scene; the same in every run."""
+    if scene.overlap is None:
+        raise DataError(f"{scene.name}: the overlap of its views is not known, and pairs are chosen by it")
+    low, high = choice.overlap
+    fitting = np.argwhere(np.triu((scene.overlap >= low) & (scene.overlap <= high), 1))
+    if len(fitting) > choice.most:
+        drawn = np.random.default_rng(0).choice(len(fitting), choice.most, replace=False)
+        fitting = fitting[np.sort(drawn)]
+    return [(int(one), int(other)) for one, other in fitting]
+
+
+def true_matches(
+    scene: PosedScene, rows: tuple[int, int], features: tuple[LocalFeatures, LocalFeatures], settings: Settings
+) -> Truth:
+    """The partners of a pair's keypoints, by depth and pose."""
+    views = [scene.views[row] for row in rows]
+    first, second = (_depth_view(scene, view) for view in views)
+    pose = views[1].world_to_camera @ np.linalg.inv(views[0].world_to_camera)
+    geometry = Depth(first, second, torch.from_numpy(pose)[None].float())
+    points = [each.keypoints[None] for each in features]
+    return geometry.truth(points[0], points[1], torch.zeros(1, len(features[0]), len(features[1])), settings)
+
+
+def _depth_view(scene: PosedScene, view: PosedView) -> DepthView:
+    depth, matrix = scene.read_depth(view.depth), np.asarray(view.matrix)
+    return DepthView(torch.from_numpy(depth)[None], torch.from_numpy(matrix)[None].float())
+
+
+def _save(path: Path, content: Any) -> None:
+    """One NumPy file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    np.save(file, content)
+    write_atomically(path, file.getvalue())
