@@ -3,14 +3,12 @@
 Points are rows, so that every layer is one matrix product. The merging of the heads is folded into the layer after it,
 and the scale of the similarity into its projection. Biases of keys, values and hidden layers are left out: the softmax
 drops the first, and the normalisation over the points what is the same for all of them. The attention of an iteration
-is kept for the one that reuses it, and overwritten by the next; its memory serves one call after the other, since
-fresh memory made more than half of the time on a CPU. What an image computes before its first cross-attention is done
-once for a query, not once per candidate.
+is kept for the one that reuses it. What an image computes before its first cross-attention is done once for a query,
+not once per candidate.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,9 +20,7 @@ from vpr.matchers.imp_network import NORM_EPSILON, ImpNetwork, OwnLayer, Sharing
 from vpr.matchers.points import PointBatch, keep_points
 from vpr.matchers.superglue_network import HEADS, PointLinear
 
-# Of both images, (B, heads, M or N, M or N): how much each point listens to others; None where it is not kept.
-Listened = tuple[Tensor | None, Tensor | None]
-SPARE_BYTES = 256 << 20  # the most memory that is kept from call to call
+Listened = tuple[Tensor, Tensor]  # of both images, (B, heads, M or N, M or N): how much each point listens to others
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +73,6 @@ class FastImp:
         self.bin_score = network.bin_score.detach().to(device)
         self._encoder = [_cast(_linear(each), device) for each in network.kenc.encoder if isinstance(each, PointLinear)]
         self._layers = [_fast(layer, device, dtype) for layer in network.gnn.layers]
-        self._spare: list[tuple[Listened, ...]] = []
         self._heads = [
             _cast(tuple(each / self.dim**0.25 for each in _linear(head)), device) for head in network.final_proj
         ]
@@ -99,39 +94,25 @@ class FastImp:
     ) -> tuple[GraphSide, GraphSide, tuple[Listened, ...]]:
         """One iteration, counted from 0, of which the first has its self-attention behind it.
 
-        ``listened`` is what the iteration before returned, the attention to self and to the other image; this one
-        reuses it or overwrites it. () where no iteration needs it. With ``keep`` that of this iteration is returned in
-        any case; a CPU always keeps it.
+        ``listened`` is what the iteration before returned: the attention to self and to the other image, () where no
+        other iteration needs it. With ``keep`` that of this iteration is returned in any case.
         """
-        keep = keep or side0.x.device.type == "cpu" or shares(iteration)
-        keep = keep or (shares(iteration + 1) and iteration + 1 < self.iterations)
+        keep = keep or shares(iteration) or (shares(iteration + 1) and iteration + 1 < self.iterations)
         found: list[Listened] = []
         for kind in (0, 1):
             layer = 2 * iteration + kind
             if layer == 0:
-                found.append(listened[kind] if listened else (None, None))
                 continue
             of0, of1 = (side1, side0) if kind else (side0, side1)
-            before = listened[kind] if listened else (None, None)
-            (side0, said0), (side1, said1) = (
+            before: Listened | tuple[None, None] = listened[kind] if shares(iteration) else (None, None)
+            (new0, said0), (new1, said1) = (
                 self._updated(layer, side0, of0, before[0], keep=keep),
                 self._updated(layer, side1, of1, before[1], keep=keep),
             )
-            found.append((said0, said1))
+            side0, side1 = new0, new1
+            if said0 is not None and said1 is not None:
+                found.append((said0, said1))
         return side0, side1, tuple(found)
-
-    def take_memory(self) -> tuple[Listened, ...]:
-        """What to begin with as ``listened``: memory of a call before, on a CPU."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return ()
-
-    def give_back(self, listened: tuple[Listened, ...]) -> None:
-        """Keep the memory of what the last iteration returned for the next call, unless it is large."""
-        kept = [each for pair in listened for each in pair if each is not None and each.device.type == "cpu"]
-        if kept and sum(each.untyped_storage().nbytes() for each in kept) <= SPARE_BYTES and not self._spare:
-            self._spare.append(listened)
 
     def similarity(self, iteration: int, side0: GraphSide, side1: GraphSide) -> Tensor:
         """(B, M, N) by the head of an iteration."""
@@ -141,18 +122,18 @@ class FastImp:
     def _updated(
         self, number: int, side: GraphSide, source: GraphSide, listened: Tensor | None, *, keep: bool = False
     ) -> tuple[GraphSide, Tensor | None]:
-        """The side after one layer, and with ``keep`` how much its points listened, in the memory of ``listened``."""
+        """The side after one layer; with ``keep``, or if it was given, how much its points listened."""
         layer, x, of = self._layers[number], side.x.to(self.dtype), source.x.to(self.dtype)
         v = _by_head(functional.linear(of, layer.values))
-        if layer.ask is not None:
-            assert layer.ask_bias is not None
+        if listened is None:
+            assert layer.ask is not None and layer.ask_bias is not None
             q = _by_head(functional.linear(x, layer.ask[: self.dim], layer.ask_bias))
             k = _by_head(functional.linear(of, layer.ask[self.dim :]))
             mask = source.mask if source.heard is None else source.heard
             if not keep:
-                return self._added(layer, side, x, attention(q, k, v, mask)), None
-            listened = _probabilities(q, k, mask, listened)
-        assert listened is not None
+                message = attention(q, k, v, mask)
+                return self._added(layer, side, x, message), None
+            listened = _probabilities(q, k, mask)
         return self._added(layer, side, x, listened @ v), listened
 
     def _added(self, layer: ImpLayer, side: GraphSide, x: Tensor, message: Tensor) -> GraphSide:
@@ -172,16 +153,12 @@ def normalise(x: Tensor, mask: Tensor | None) -> Tensor:
     return wide.mul_(scale).to(x.dtype)
 
 
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, memory: Tensor | None) -> Tensor:
-    """(B, heads, M, N), in ``memory`` where that is large enough."""
-    shape = (*q.shape[:3], k.shape[2])
-    size = math.prod(shape)
-    whole = q.new_empty(0) if memory is None else memory.new_empty(0).set_(memory.untyped_storage())
-    scores = whole[:size].view(shape) if whole.numel() >= size else q.new_empty(shape)
-    torch.bmm(q.flatten(0, 1), (k.mT * q.shape[-1] ** -0.5).flatten(0, 1), out=scores.flatten(0, 1))
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, heads, M, N)"""
+    scores: Tensor = q @ (k.mT * q.shape[-1] ** -0.5)
     if mask is not None:
         scores.masked_fill_(~mask[:, None, None, :], -torch.inf)
-    return torch.softmax(scores, -1, out=scores)
+    return scores.softmax(-1)
 
 
 def _by_head(x: Tensor) -> Tensor:

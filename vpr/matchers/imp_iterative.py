@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vpr.core import Doubles, LocalFeatures, Matches
-from vpr.matchers.imp_fast import FastImp, GraphSide
+from vpr.matchers.imp_fast import FastImp, GraphSide, Listened
 from vpr.matchers.imp_matching import Assign, assigned
 from vpr.matchers.imp_network import shares
 from vpr.matchers.imp_pooling import Pooling, may_pool, pool
@@ -69,7 +69,7 @@ def match_iteratively(
     """
     side0, side1 = sides
     sizes = side0.x.shape[1], side1.x.shape[1]
-    listened = network.take_memory()
+    listened: tuple[Listened, ...] = ()
     found: FoundPose | None = None
     for iteration in range(iterations):
         last = iteration + 1 == iterations
@@ -83,13 +83,11 @@ def match_iteratively(
             if before is not None and _apart_deg(found.pose, before.pose) <= stopping.stop_deg:
                 inliers = torch.from_numpy(found.inliers)
                 matches = Matches(matches.pairs[inliers], matches.scores[inliers])
-                network.give_back(listened)
                 return _result(matches, found, iteration, side0, side1)
         if pooling is not None and not last and may_pool(side0, side1, pooling):
             share = float(found.inliers.mean()) if uncertainty and found is not None and found is not before else 1.0
             how = Pooling(pooling.threshold * share, pooling.min_keypoints)
             side0, side1 = pool((side0, side1), scores, listened, how, sizes)
-    network.give_back(listened)
     matches = _matches(scores, side0, side1, stopping.match_threshold)
     return _result(matches, found, iterations - 1, side0, side1)
 

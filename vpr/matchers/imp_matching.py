@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vpr.matchers.imp_assignment import assignment, dual_softmax
-from vpr.matchers.imp_fast import FastImp, GraphSide
+from vpr.matchers.imp_fast import FastImp, GraphSide, Listened
 from vpr.matchers.imp_network import shares
 from vpr.matchers.imp_pooling import Pooling, may_pool, pool
 
@@ -35,7 +35,7 @@ def match_sides(
     side0 = query.repeated(len(candidates.x)) if len(query.x) != len(candidates.x) else query
     side1 = candidates
     sizes = side0.x.shape[1], side1.x.shape[1]
-    listened = network.take_memory()
+    listened: tuple[Listened, ...] = ()
     for iteration in range(iterations):
         last = iteration + 1 == iterations
         pools = pooling is not None and shares(iteration) and not last and may_pool(side0, side1, pooling)
@@ -43,7 +43,6 @@ def match_sides(
         if pooling is not None and pools:
             scores = assigned(network, iteration, side0, side1, assign)
             side0, side1 = pool((side0, side1), scores, listened, pooling, sizes)
-    network.give_back(listened)
     scores = assigned(network, iterations - 1, side0, side1, assign)
     return scores if pooling is None else _in_place(scores, side0, side1, sizes)
 

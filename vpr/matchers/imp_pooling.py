@@ -49,9 +49,8 @@ def pool(
     return _reduced(side0, kept0, sizes[0], pooling), _reduced(side1, kept1, sizes[1], pooling)
 
 
-def _received(attention: Tensor | None, asking: GraphSide) -> Tensor:
+def _received(attention: Tensor, asking: GraphSide) -> Tensor:
     """(B, N) how much N points are listened to in all, by the real ones among those that ask: (B, heads, M, N)."""
-    assert attention is not None, "kept by every iteration after which points may leave"
     heads = attention.shape[1]
     rows = asking.real().to(attention.dtype)[:, None, None].expand(-1, heads, -1, -1)  # (B, heads, 1, M)
     return (rows @ attention).float().sum((1, 2))
