@@ -84,5 +84,5 @@ setup(
         "utm>=0.8",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["vpr = vpr.cli:main"]},
+    entry_points={"console_scripts": ["vpr = vpr.__main__:main"]},
 )

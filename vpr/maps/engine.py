@@ -94,7 +94,8 @@ def build_engine(settings: Settings) -> MapEngine:
     refuse_rotations(settings, "a map")
     if settings.shortlist.one_per_group:
         raise ConfigError("shortlist.one_per_group is not for maps; every image of a panorama is a candidate")
-    engine = build(settings)
+    with one_thread():  # as in MapEngine.single
+        engine = build(settings)
     if engine.aggregation is not None and engine.aggregator is None:
         section = "global_descriptor" if settings.joined is None else "joined.descriptor"
         raise ConfigError(

@@ -223,7 +223,7 @@ class PairReranker(ABC, Generic[F]):
         found = [pairs[place] for place in places.tolist()]
         head = self._standing(found, places, similarity[:count]).astype(np.float32)
         best = np.argsort(-head, kind="stable")
-        rest = np.setdiff1d(np.arange(len(similarity)), places)
+        rest = np.delete(np.arange(len(similarity)), places)
         nearest = similarity[rest].max(initial=-np.inf, where=np.isfinite(similarity[rest]))
         tail = similarity[rest] if np.isneginf(nearest) else head.min() + (similarity[rest] - nearest)
         scores = np.concatenate([head[best], tail]).astype(np.float32)
