@@ -79,7 +79,7 @@ def test_mistakes_of_a_newcomer_are_sentences(city: Path, tmp_path: Path) -> Non
         (("create", tmp_path / "new", "--images", tmp_path / "images", "--source", "a=b"), "--source is for --reader"),
         (("add", city, "--images", tmp_path / "images", "--positions", "gps"), "give a csv file"),
         (("remove", city), "name the images to remove"),
-        (("export", city, "--out", tmp_path / "x", "--format", "xml"), "known: csv, geojson, kapture"),
+        (("export", city, "--out", tmp_path / "x", "--format", "xml"), "known: csv, places, geojson, kapture"),
     ):
         with pytest.raises(VprError, match=said):
             vpr("map", *words)

@@ -17,6 +17,7 @@ from maps import LATITUDE, LONGITUDE, SMALL, empty_map, small_map, view, write_i
 import vpr
 from vpr.core import ConfigError, DataError, ImageError
 from vpr.datasets.kapture_tree import read_kapture
+from vpr.datasets.placed_csv import by_csv
 from vpr.maps import Map, compacting, vectors, writing
 from vpr.maps.export import export
 
@@ -295,7 +296,7 @@ def test_an_unknown_name_removes_nothing(tmp_path: Path) -> None:
     assert len(held) == 2
 
 
-@pytest.mark.parametrize("form", ["csv", "geojson", "kapture"])
+@pytest.mark.parametrize("form", ["csv", "places", "geojson", "kapture"])
 def test_exports_are_read_by_others(city: Map, tmp_path: Path, form: str) -> None:
     out = tmp_path / f"out.{form}"
     assert export(city.images(), out, form) == 6
@@ -303,6 +304,13 @@ def test_exports_are_read_by_others(city: Map, tmp_path: Path, form: str) -> Non
         rows = list(csv.DictReader(out.read_text().splitlines()))
         assert rows[1]["camera"] == "left" and float(rows[1]["latitude"]) == pytest.approx(LATITUDE + 0.0009)
         assert rows[1]["time"] == "2024-05-01T01:00:00Z"
+    elif form == "places":
+        held = {image.name: image for image in city.images()}
+        out.rename(out.with_suffix(".csv"))
+        for image in by_csv(city.folder.parent / "images", list(held), out.with_suffix(".csv")):
+            stored = held[image.name]
+            assert image.position is not None and stored.position is not None
+            assert image.position.degrees == stored.position.degrees and image.time == stored.time
     elif form == "geojson":
         first = json.loads(out.read_text())["features"][0]
         assert first["geometry"] == {"type": "Point", "coordinates": [LONGITUDE, LATITUDE]}

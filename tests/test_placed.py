@@ -88,6 +88,19 @@ def test_a_csv_gives_places_and_free_columns(tmp_path: Path) -> None:
     assert c.position is None and dict(c.columns) == {"Camera": "right"}
 
 
+@pytest.mark.parametrize("text", ["55.5, 13.25", "(55.5,13.25)", "55.5 13.25", " 55.5;13.25 "])
+def test_a_place_database_has_one_column_for_degrees(tmp_path: Path, text: str) -> None:
+    lines = f'file_name,abspath,location,date_taken\na.jpg,/x/a.pickle,"{text}",2024-05-01\n'
+    (a,) = by_csv(tmp_path, NAMES, csv_of(tmp_path, lines))
+    assert a.position is not None and a.position.degrees == (55.5, 13.25) and a.time == 1714521600
+    assert dict(a.columns) == {"abspath": "/x/a.pickle"}
+
+
+def test_a_location_that_is_no_degrees_is_a_free_column(tmp_path: Path) -> None:
+    (a,) = by_csv(tmp_path, NAMES, csv_of(tmp_path, "name,lat,lon,location\na.jpg,55.5,13.25,Lund\n"))
+    assert a.position is not None and dict(a.columns) == {"location": "Lund"}
+
+
 def test_names_in_a_csv_may_be_relative_to_its_folder(tmp_path: Path) -> None:
     path = csv_of(tmp_path, "name,utm_east,utm_north,utm_zone\nimages/sub/b.jpg,500000,6100000,33N\n")
     (b,) = by_csv(tmp_path / "images", NAMES, path)

@@ -27,6 +27,7 @@ from vpr.cli.serve import TOKEN_VARIABLE, read_token, serve
 from vpr.core import ConfigError, DataError, ImageError
 from vpr.datasets.placed import PlacedImage, Position
 from vpr.maps import Answer, Map
+from vpr.maps.export import location_text
 from vpr.maps.manifest import Manifest
 from vpr.serve.limits import Limits
 from vpr.serve.overview import clusters
@@ -127,6 +128,27 @@ def test_the_answer_is_that_of_the_map(client: Any, city: Map, tmp_path: Path) -
 )
 def test_a_hostile_upload_gets_a_sentence(client: Any, image: bytes, status: int, said: str) -> None:
     assert said in problem(ask(client, image), status)
+
+
+@pytest.mark.parametrize("in_address", [True, False])
+def test_clients_of_place_recognition_api_are_answered(client: Any, city: Map, in_address: bool) -> None:
+    rank = {"params" if in_address else "data": {"rank": "3"}}
+    answer = client.post("/do_ranking/", files={"file": ("a.png", png(view(3, shift=8)))}, **rank)
+    rows = answer.json()
+    assert answer.status_code == 200 and len(rows) == 3 and rows[0]["file_name"] == "003.png"
+    image = next(city.images("name = '003.png'"))
+    assert rows[0]["location"] == location_text(image.position) and rows[0]["date_taken"] == "2024-05-01T03:00:00Z"
+    assert len(client.post("/do_ranking/", files={"file": ("a.png", png(view(3)))}).json()) == 2
+    assert "unknown field 'image'" in problem(client.post("/do_ranking/", files={"image": ("a.png", b"x")}), 422)
+    assert "rank = '0'" in problem(client.post("/do_ranking/?rank=0", files={"file": ("a.png", png(view(3)))}), 422)
+
+
+def test_a_turned_photograph_is_tried_at_the_rotations_of_the_form(client: Any) -> None:
+    turned = png(np.rot90(view(3), -1).copy())
+    answer = ask(client, turned, rotations="90,0").json()  # both verify: SIFT knows its orientation
+    assert answer["rotation"] == 90 and answer["candidates"][0]["name"] == "003.png"
+    for text in ("45", "90,90", "left", ","):
+        assert "rotations" in problem(ask(client, turned, rotations=text), 422)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,9 @@ def verify(city: City) -> None:
 def export(
     city: City,
     out: Annotated[Path, typer.Option(help="The file, or for kapture the folder.")],
-    form: Annotated[str, typer.Option("--format", help="csv, geojson, kapture.")] = "csv",
+    form: Annotated[
+        str, typer.Option("--format", help="csv, places (file_name, location, date_taken), geojson, kapture.")
+    ] = "csv",
     where: Where = "",
 ) -> None:
     """Write names, positions and all that is known of the images."""

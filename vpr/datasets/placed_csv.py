@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,10 +16,12 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = {
     **points.COLUMNS,
+    "location": ("location",),  # "latitude, longitude"; other text is a free column
     "heading": ("heading", "yaw", "bearing", "compass_angle", "ca"),
-    "time": ("time", "timestamp", "captured_at", "datetime", "date"),
+    "time": ("time", "timestamp", "captured_at", "datetime", "date", "date_taken"),
     "group": ("group", "panorama", "sequence", "sequence_key", "pano"),
 }
+_LOCATION = re.compile(r"\(?\s*([-+]?\d+(?:\.\d*)?)\s*[,; ]\s*([-+]?\d+(?:\.\d*)?)\s*\)?")
 Line = Mapping[str, str]  # text by column
 
 
@@ -80,7 +83,11 @@ def _image(table: Table, row: int, name: str, meanings: Mapping[str, str]) -> Pl
     line = {column: text.strip() for column, text in zip(table.columns, table.rows[row], strict=True)}
     said = {meaning: line[column] for meaning, column in meanings.items()}
     heading, time = said.get("heading", ""), said.get("time", "")
-    taken = {meanings[meaning] for meaning in meanings if meaning != "role"}
+    location = _LOCATION.fullmatch(said.pop("location", ""))
+    if location is not None and "latitude" not in said and "longitude" not in said:
+        said |= {"latitude": location[1], "longitude": location[2]}
+    free = {"role"} if location is not None else {"role", "location"}
+    taken = {meanings[meaning] for meaning in meanings if meaning not in free}
     return PlacedImage(
         name,
         _position(said, where, table.delimiter),

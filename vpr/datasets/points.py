@@ -20,7 +20,7 @@ from vpr.datasets.image_lists import DATABASE_SUFFIX, QUERY_SUFFIX, write_image_
 from vpr.datasets.tables import Table, name_at, read_table
 
 COLUMNS = {
-    "name": ("name", "file", "filename", "image", "path"),
+    "name": ("name", "file", "filename", "file_name", "image", "path"),
     "role": ("role", "split", "set"),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),

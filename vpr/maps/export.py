@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vpr.core import ConfigError, DataError
+from vpr.datasets.placed import Position
 from vpr.maps.manifest import StoredImage
 from vpr.runtime.files import write_atomically
 
@@ -24,8 +25,8 @@ _SENSORS = """# kapture format: 1.1
 def export(images: Iterable[StoredImage], out: Path, form: str) -> int:
     """Write the images in a form of ``FORMS``; returns how many. Raises ConfigError for another form.
 
-    "csv" and "geojson" are files, "kapture" is a folder that must not exist. The csv file is one that ``vpr map add
-    --positions`` reads.
+    "csv", "places" and "geojson" are files, "kapture" is a folder that must not exist. The first two are csv files that
+    ``vpr map add --positions`` reads.
     """
     if form not in FORMS:
         raise ConfigError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
@@ -40,6 +41,12 @@ def time_text(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def location_text(position: Position | None) -> str:
+    """Latitude and longitude as "55.7, 13.2"; "" where they are unknown."""
+    degrees = None if position is None else position.degrees
+    return "" if degrees is None else f"{degrees[0]!r}, {degrees[1]!r}"
 
 
 def feature(image: StoredImage) -> dict[str, Any]:
@@ -58,6 +65,14 @@ def _write_csv(images: Sequence[StoredImage], out: Path) -> None:
     known = {"name", *_FIELDS}
     free = sorted({column for image in images for column in image.columns} - known)
     write_atomically(out, _lines(images, ["name", *_FIELDS, *free]))
+
+
+def _write_places(images: Sequence[StoredImage], out: Path) -> None:
+    """The place database of SuperGlue-for-VPR, without its column of absolute paths."""
+    rows = [[image.name, location_text(image.position), time_text(image.time)] for image in images]
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([("file_name", "location", "date_taken"), *rows])
+    write_atomically(out, buffer.getvalue())
 
 
 def _lines(images: Iterable[StoredImage], columns: Sequence[str]) -> Iterator[str]:
@@ -115,6 +130,7 @@ def _write_kapture(images: Sequence[StoredImage], out: Path) -> None:
 
 FORMS: Mapping[str, Callable[[Sequence[StoredImage], Path], None]] = {
     "csv": _write_csv,
+    "places": _write_places,
     "geojson": _write_geojson,
     "kapture": _write_kapture,
 }

@@ -20,7 +20,7 @@ from vpr.serve.metrics import Measured, Metrics
 from vpr.serve.overview import WORLD
 from vpr.serve.page_files import MEDIA_TYPES, content_policy, page_files
 from vpr.serve.problems import MEDIA_TYPE, RequestProblem, body_of, busy, of_http, of_validation
-from vpr.serve.service import PAIR, QUESTION, RECORD, Service
+from vpr.serve.service import PAIR, QUESTION, RANK, RECORD, Service
 from vpr.serve.thumbnails import LONGEST
 from vpr.serve.worker import Worker
 
@@ -78,11 +78,11 @@ def page_file(name: str) -> Response:
     return Response(found.read_bytes(), media_type=MEDIA_TYPES[found.suffix], headers=headers)
 
 
-def _form(fields: dict[str, str]) -> dict[str, Any]:
+def _form(fields: dict[str, str], name: str = forms.IMAGE) -> dict[str, Any]:
     """The form of a request, for the description of the endpoints."""
-    image = {forms.IMAGE: {"type": "string", "format": "binary"}}
-    texts = {name: {"type": "string", "description": about} for name, about in fields.items()}
-    schema = {"type": "object", "required": [forms.IMAGE], "properties": {**image, **texts}}
+    image = {name: {"type": "string", "format": "binary"}}
+    texts = {field: {"type": "string", "description": about} for field, about in fields.items()}
+    schema = {"type": "object", "required": [name], "properties": {**image, **texts}}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
@@ -93,7 +93,9 @@ _QUESTION = {
     "since": "ISO 8601: only images from then on",
     "until": "ISO 8601: only images until then",
     "k": "candidates in the answer",
+    "rotations": "degrees at which the photograph is tried: 0,90,180,270; 0 by default",
 }
+FILE = "file"  # the field of the image at /do_ranking/
 _PAIR = {"id": "of an image of the map"}
 _RECORD = {
     **_PLACE,
@@ -111,6 +113,15 @@ async def locate(request: Request) -> JSONResponse:
     service.worker.require_room()  # before a body is read in vain
     form = await forms.read_form(request, service.limits, QUESTION)
     return JSONResponse(await _in_time(request, service.worker, lambda: service.answer(form)))
+
+
+@router.post("/do_ranking/", openapi_extra=_form({"rank": "candidates in the answer, 2 by default"}, FILE))
+async def do_ranking(request: Request) -> JSONResponse:
+    """The images most like a photograph, as the place_recognition_api of SuperGlue-for-VPR is asked for them."""
+    service = _service(request)
+    service.worker.require_room()
+    form = await forms.read_form(request, service.limits, RANK, image=FILE, in_address=True)
+    return JSONResponse(await _in_time(request, service.worker, lambda: service.ranking(form)))
 
 
 @router.post("/v1/matches", openapi_extra=_form(_PAIR))

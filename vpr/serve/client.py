@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -47,9 +47,17 @@ class Client:
         since: str | None = None,
         until: str | None = None,
         k: int | None = None,
+        rotations: Sequence[int] = (0,),
     ) -> Answer:
         """Where a photograph was taken, as ``Map.locate`` answers it."""
-        fields = {**_degrees(near, "near"), "radius_m": radius_m, "since": since, "until": until, "k": k}
+        fields: dict[str, Any] = {
+            **_degrees(near, "near"),
+            "radius_m": radius_m,
+            "since": since,
+            "until": until,
+            "k": k,
+        }
+        fields["rotations"] = ",".join(map(str, rotations)) if tuple(rotations) != (0,) else None
         return answer_of(self._send("POST", "/v1/locate", *form_of(photo, fields)))
 
     def add(

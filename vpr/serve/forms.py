@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import UploadFile
@@ -56,12 +56,17 @@ class Form:
         return latitude, longitude
 
 
-async def read_form(request: Request, limits: Limits, known: Collection[str]) -> Form:
-    """The form of a request; raises a problem for one that is too large, too slow, or has unknown or missing fields."""
-    if request.query_params:
+async def read_form(
+    request: Request, limits: Limits, known: Collection[str], *, image: str = IMAGE, in_address: bool = False
+) -> Form:
+    """The form of a request; raises a problem for one that is too large, too slow, or has unknown or missing fields.
+
+    ``image`` is the field of the image. With ``in_address`` fields may be given in the address, too.
+    """
+    if request.query_params and not in_address:
         raise RequestProblem(422, "give every field in the form, none in the address", "ConfigError")
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise RequestProblem(415, f"send multipart/form-data with the image in the field {IMAGE!r}")
+        raise RequestProblem(415, f"send multipart/form-data with the image in the field {image!r}")
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > limits.upload_bytes:
         raise _too_large(limits)
@@ -70,11 +75,11 @@ async def read_form(request: Request, limits: Limits, known: Collection[str]) ->
     )
     try:
         async with asyncio.timeout(limits.seconds):
-            return await _checked(parser, known)
+            return await _checked(parser, known, image, request.query_params.multi_items())
     except TimeoutError:
         raise RequestProblem(408, f"the request was not sent within {limits.seconds:g} s") from None
     except MultiPartException as error:
-        hint = f"; send the image as a file, for instance -F {IMAGE}=@photo.jpg" if "size" in error.message else ""
+        hint = f"; send the image as a file, for instance -F {image}=@photo.jpg" if "size" in error.message else ""
         raise RequestProblem(422, f"the form cannot be read: {error.message.rstrip('.')}{hint}") from None
     except ClientDisconnect:
         raise RequestProblem(400, "the request ended before its body") from None
@@ -89,20 +94,22 @@ async def _counted(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
         yield chunk
 
 
-async def _checked(parser: MultiPartParser, known: Collection[str]) -> Form:
+async def _checked(
+    parser: MultiPartParser, known: Collection[str], image_field: str, in_address: Sequence[tuple[str, str]]
+) -> Form:
     try:
         form = await parser.parse()
     except KeyError:  # of a header without a boundary
         raise RequestProblem(422, "the form cannot be read: its header names no boundary") from None
     try:
         image, fields = None, {}
-        for name, value in form.multi_items():
-            if name != IMAGE and name not in known:
+        for name, value in [*form.multi_items(), *in_address]:
+            if name != image_field and name not in known:
                 raise RequestProblem(
-                    422, f"unknown field {name[:80]!r}; known: {', '.join((IMAGE, *known))}", "ConfigError"
+                    422, f"unknown field {name[:80]!r}; known: {', '.join((image_field, *known))}", "ConfigError"
                 )
-            if isinstance(value, UploadFile) != (name == IMAGE):
-                expected = "the bytes of an image, as a file" if name == IMAGE else "text, not a file"
+            if isinstance(value, UploadFile) != (name == image_field):
+                expected = "the bytes of an image, as a file" if name == image_field else "text, not a file"
                 raise RequestProblem(422, f"field {name!r}: expected {expected}")
             if name in fields:
                 raise RequestProblem(422, f"field {name!r} is given twice", "ConfigError")
@@ -111,7 +118,7 @@ async def _checked(parser: MultiPartParser, known: Collection[str]) -> Form:
             elif value.strip():
                 fields[name] = value.strip()
         if image is None:
-            raise RequestProblem(422, f"no field {IMAGE!r}; send the image in it, as a file")
+            raise RequestProblem(422, f"no field {image_field!r}; send the image in it, as a file")
         return Form(await image.read(), image.filename or "", fields)
     finally:
         await form.close()

@@ -16,8 +16,10 @@ import numpy as np
 from vpr.core import ConfigError, DataError, ImageError, VprError, usable_name
 from vpr.datasets.placed import PlacedImage, Position, parse_time
 from vpr.images import kind_and_size, kind_of
-from vpr.maps import Map, MatchedPair, StoredImage
+from vpr.maps import Candidate, Map, MatchedPair, StoredImage
+from vpr.maps.export import location_text, time_text
 from vpr.maps.prior import Prior
+from vpr.rotations import require_rotations
 from vpr.runtime.files import write_atomically
 from vpr.serve.forms import Form
 from vpr.serve.limits import Limits
@@ -32,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 MOST_CANDIDATES = 100
 CANDIDATES = 10  # where a question does not say how many
-QUESTION = ("lat", "lon", "radius_m", "since", "until", "k")
+RANKED = 2  # the same, at /do_ranking/
+QUESTION = ("lat", "lon", "radius_m", "since", "until", "k", "rotations")
+RANK = ("rank",)
 PAIR = ("id",)
 RECORD = ("name", "lat", "lon", "heading", "time", "group")
 _FOLDER = "vpr-serve-"  # begins the names of temporary folders
@@ -63,14 +67,33 @@ class Service:
         """The answer to a question, as ``Answer.to_json`` gives it. Raises a problem."""
         near, radius_m = form.degrees(), form.number("radius_m")
         since, until = form.fields.get("since"), form.fields.get("until")
-        k = form.whole("k", CANDIDATES, MOST_CANDIDATES)
+        k, rotations = form.whole("k", CANDIDATES, MOST_CANDIDATES), self._rotations(form)
         try:
             Prior.of(near, radius_m, since, until, "")
         except VprError as error:
             raise self.refused(error, 422) from None
         with self._photo(form) as photo:
-            answer = self.map.locate(photo, near=near, radius_m=radius_m, since=since, until=until, k=k)
+            answer = self.map.locate(
+                photo, near=near, radius_m=radius_m, since=since, until=until, k=k, rotations=rotations
+            )
         return finite_table(answer.to_json())
+
+    def ranking(self, form: Form) -> list[dict[str, Any]]:
+        """The images most like a photograph, best first, in the columns of a place database. Raises a problem."""
+        with self._photo(form) as photo:
+            answer = self.map.locate(photo, k=form.whole("rank", RANKED, MOST_CANDIDATES))
+        return [finite_table(place_row(each)) for each in answer.candidates]
+
+    def _rotations(self, form: Form) -> tuple[int, ...]:
+        """The degrees in the field rotations, (0,) without it. Raises a problem for others than quarter turns."""
+        text = form.fields.get("rotations", "0")
+        turns = tuple(int(part) if part.strip().isdecimal() else -1 for part in text[:80].split(","))
+        try:
+            require_rotations(turns)
+        except ConfigError:
+            sentence = f"rotations = {text[:80]!r}: give some of 0, 90, 180, 270, each once, separated by commas"
+            raise RequestProblem(422, sentence, "ConfigError") from None
+        return turns
 
     def matches(self, form: Form) -> dict[str, Any]:
         """The matches of a photograph with an image of the map, as pixels of both. Raises a problem."""
@@ -216,6 +239,18 @@ def record_json(image: StoredImage, *, thumbnail: bool) -> dict[str, Any]:
         "thumbnail": f"/v1/images/{image.id}/thumbnail" if thumbnail else None,
     }
     return finite_table(about)
+
+
+def place_row(found: Candidate) -> dict[str, Any]:
+    """A candidate in the columns of a place database: file_name, location and date_taken; and its score."""
+    return {
+        "file_name": found.name,
+        "location": location_text(found.position),
+        "date_taken": time_text(found.time),
+        "score": found.score,
+        "matches": found.matches,
+        "inliers": found.inliers,
+    }
 
 
 def pair_json(found: MatchedPair) -> dict[str, Any]:
