@@ -64,6 +64,17 @@ def test_two_descriptors_of_local_features_are_not_joined() -> None:
         load(Settings, None, ["joined.weight=0.5", "global_descriptor.method=vlad"])
 
 
+def test_the_default_is_the_config_superpoint_place() -> None:
+    default = load(Settings, None, [])
+    assert default == load(Settings, config_path("superpoint_place"), [])
+    weights = default.rerank.model_dump(include={"retrieval_weight", "evidence_weight"})
+    assert weights == {"retrieval_weight": 1.7, "evidence_weight": 2.4}
+    kept = load(Settings, None, ["rerank.k=7", "rerank.retrieval_weight=0.2"]).rerank.model_dump()
+    assert (kept["k"], kept["retrieval_weight"], kept["evidence_weight"]) == (7, 0.2, 2.4)
+    alone = load(Settings, None, ["global_descriptor.method=vlad"]).rerank.model_dump()
+    assert (alone["retrieval_weight"], alone["evidence_weight"]) == (0.5, 0.0)
+
+
 def test_the_default_is_joined_and_a_chosen_descriptor_is_not() -> None:
     default = load(Settings, None)
     assert default.global_descriptor.method == "place" and default.joined is not None

@@ -40,6 +40,8 @@ ImageMatcherSettings = Annotated[SerializeAsAny[MethodSettings], BeforeValidator
 Rerank = Annotated[
     SerializeAsAny[RerankSettings], BeforeValidator(Chooser(RERANKERS, "re-ranker", default="local_features"))
 ]
+# Of highest likelihood on the held-out places of vpr-place's training; see docs/results.md. Also in superpoint_place.
+WEIGHTS_OF_JOINED = {"retrieval_weight": 1.7, "evidence_weight": 2.4}
 
 
 class Machine(Section):
@@ -151,12 +153,15 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _joined_by_default(cls, values: Any) -> Any:
-        """The default descriptor is joined with VLAD of the local features; one that is chosen stands by itself."""
+        """The default descriptor is joined with VLAD of the local features; one that is chosen stands by itself.
+
+        Re-ranking then has the weights that were fitted to such a shortlist.
+        """
         if not isinstance(values, Mapping) or "joined" in values:
             return values
         descriptor, rerank = (values.get(key) or {} for key in ("global_descriptor", "rerank"))
         chosen = [each for each in (descriptor, rerank) if not isinstance(each, Mapping) or "method" in each]
-        return values if chosen else {**values, "joined": {}}
+        return values if chosen else {**values, "joined": {}, "rerank": {**WEIGHTS_OF_JOINED, **rerank}}
 
     @model_validator(mode="after")
     def _shortlist_reaches(self) -> Settings:
