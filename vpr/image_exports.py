@@ -16,7 +16,6 @@ and x, y in the second, mscores (M,); with a head segmentation, warped_segmentat
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,18 +24,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vpr.config import fingerprint
 from vpr.core import DataError, Floats, Image, ImageError, LocalExtractor, LocalFeatures, Matcher
 from vpr.datasets.folders import list_images
 from vpr.datasets.homography_pairs import HomographyPair
+from vpr.features.single import features_of_image
 from vpr.geometry.homography import warp
-from vpr.images import MAX_MEGAPIXELS, as_image, moved, read_image
+from vpr.images import MAX_MEGAPIXELS, as_image, read_image
 from vpr.local_features.segmentation import Segmenter
 from vpr.report.drawing import Correspondences, draw_matches, jpeg_bytes
-from vpr.runtime.files import read_json, write_atomically, write_json
+from vpr.runtime.files import claim, write_atomically, write_npz
 from vpr.runtime.progress import Progress
 
 MADE_BY = "made_by.json"
@@ -58,20 +57,12 @@ class Exporter:
 
     def features(self, image: Image) -> LocalFeatures:
         """Local features of a decoded RGB image, with keypoints in its pixels."""
-        seen = as_image(image, self.extractor.channels)
-        found = self.extractor.extract([self.extractor.preprocess(seen)])[0]
-        size = (image.shape[1], image.shape[0])
-        points = (
-            torch.from_numpy(moved(found.keypoints.numpy(), found.image_size, size))
-            if len(found)
-            else (found.keypoints)
-        )
-        return LocalFeatures(points, found.scores, found.descriptors, size, found.scales, found.orientations)
+        return features_of_image(self.extractor, image)
 
     def classes(self, image: Image) -> Image | None:
         if self.segmenter is None:
             return None
-        return np.asarray(self.segmenter.classes(torch.from_numpy(image).permute(2, 0, 1)).numpy(), np.uint8)
+        return self.segmenter.of_image(image)
 
     def names(self) -> dict[str, Any]:
         return {} if self.segmenter is None else {"classes": np.array(self.segmenter.categories.names)}
@@ -94,7 +85,7 @@ def export_images(folder: Path, out: Path, exporter: Exporter, made_by: Any) -> 
 
     Raises DataError if ``out`` holds what other settings made, or if no image can be read.
     """
-    claim(out, made_by)
+    claim(out, MADE_BY, {"made by": fingerprint({"parts": made_by})})
     names = list_images(folder)
     bad = 0
     for name in Progress("export", len(names), "image").over(names):
@@ -127,7 +118,7 @@ def export_pairs(pairs: Sequence[HomographyPair], out: Path, exporter: Exporter,
 
     Raises ImageError at the first image that cannot be read, DataError if ``out`` holds what other settings made.
     """
-    claim(out, made_by)
+    claim(out, MADE_BY, {"made by": fingerprint({"parts": made_by})})
     for pair in Progress("export", len(pairs), "pair").over(pairs):
         target = out / f"{pair.name.replace(' ', '_')}.npz"
         if not target.exists():
@@ -136,25 +127,6 @@ def export_pairs(pairs: Sequence[HomographyPair], out: Path, exporter: Exporter,
                 write_image(target.with_suffix(".jpg"), picture)
             write_npz(target, arrays)
     return len(pairs)
-
-
-def claim(out: Path, made_by: Any) -> None:
-    """Say in a folder what makes its files. Raises DataError where something else did."""
-    about = {"made by": fingerprint({"parts": made_by})}
-    path = out / MADE_BY
-    if path.exists() and read_json(path) != about:
-        raise DataError(f"{out}: holds what other settings or weights made; choose another folder")
-    if not path.exists() and out.exists() and any(out.iterdir()):
-        raise DataError(f"{out}: holds something else; choose a new or an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, about)
-
-
-def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from vpr.categories import Categories
 from vpr.core import DataError, Doubles, Image
@@ -60,12 +59,7 @@ class SegmentationResult:
 
 def by_head(images: LabelledImages, segmenter: Segmenter) -> Predict:
     """Predictions of a head."""
-
-    def predict(row: int) -> Image:
-        image = torch.from_numpy(read_image(images.image(row), "rgb")).permute(2, 0, 1)
-        return np.asarray(segmenter.classes(image).numpy(), np.uint8)
-
-    return predict
+    return lambda row: segmenter.of_image(read_image(images.image(row), "rgb"))
 
 
 def by_files(images: LabelledImages, folder: Path, categories: Categories) -> Predict:

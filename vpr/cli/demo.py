@@ -9,15 +9,19 @@ import typer
 
 from vpr.cli.common import say
 
+Width = Annotated[int, typer.Option(help="Width of the images.", min=32)]
+Height = Annotated[int, typer.Option(help="Height of the images.", min=32)]
+Workers = Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)]
+
 
 def demo_city(
     *,
     out: Annotated[Path, typer.Option(help="Folder to write database/, queries/ and cameras.csv into.")],
     places: Annotated[int, typer.Option(help="Stops of the drive through the city.", min=1)] = 60,
     seed: Annotated[int, typer.Option(help="Another seed, another city.", min=0)] = 0,
-    width: Annotated[int, typer.Option(help="Width of the images.", min=32)] = 480,
-    height: Annotated[int, typer.Option(help="Height of the images.", min=32)] = 360,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
+    width: Width = 480,
+    height: Height = 360,
+    workers: Workers = 0,
     with_depth: Annotated[bool, typer.Option(help="Write the depth of every image too.")] = False,
     with_labels: Annotated[bool, typer.Option(help="Write a mask of Cityscapes ids of every image too.")] = False,
     traffic: Annotated[
@@ -47,9 +51,9 @@ def demo_places(
     places: Annotated[int, typer.Option(help="Places, 35 m or a direction apart.", min=1)] = 400,
     views: Annotated[int, typer.Option(help="Images of each, at other hours and in other weathers.", min=1)] = 12,
     seed: Annotated[int, typer.Option(help="Another seed, another city.", min=0)] = 1,
-    width: Annotated[int, typer.Option(help="Width of the images.", min=32)] = 320,
-    height: Annotated[int, typer.Option(help="Height of the images.", min=32)] = 240,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
+    width: Width = 320,
+    height: Height = 240,
+    workers: Workers = 0,
 ) -> None:
     """Render places of a small city from near positions in many lights, to train a global descriptor with."""
     from vpr.demo_city.places import write_places
@@ -71,9 +75,9 @@ def demo_labels(
     held_out: Annotated[int, typer.Option(help="The last of them, which are the split val.", min=0)] = 1,
     images: Annotated[int, typer.Option(help="Images of each city.", min=1)] = 40,
     seed: Annotated[int, typer.Option(help="Of the first city.", min=0)] = 1,
-    width: Annotated[int, typer.Option(help="Width of the images.", min=32)] = 320,
-    height: Annotated[int, typer.Option(help="Height of the images.", min=32)] = 240,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.", min=0)] = 0,
+    width: Width = 320,
+    height: Height = 240,
+    workers: Workers = 0,
 ) -> None:
     """Render streets with the class of each pixel, with and without traffic, to train segmentation with."""
     from vpr.demo_city.labelled import write_labelled

@@ -30,7 +30,7 @@ def megadepth(
     overlap: Annotated[
         tuple[float, float], typer.Option(help="Least and largest share of a view's points that the other shows.")
     ] = (0.1, 0.8),
-    pairs: Annotated[int, typer.Option(help="At most so many pairs of a scene, drawn at random.", min=1)] = 1000,
+    pairs: Annotated[int, typer.Option(help="Most pairs of a scene; of more, a random sample.", min=1)] = 1000,
     min_matches: Annotated[int, typer.Option(help="A pair with fewer matches is left out.", min=1)] = 32,
     config: ConfigOption = None,
     overrides: SetOption = None,

@@ -21,7 +21,7 @@ from vpr.datasets.folders import list_images
 from vpr.datasets.panoptic import Panoptic, read_panoptic
 from vpr.images import read_image
 
-_EVERY = 5  # of KITTI's images without lists one in so many is for validation
+_EVERY = 5  # without lists of the splits, every fifth image of KITTI is for validation
 
 
 @dataclass(frozen=True, eq=False)

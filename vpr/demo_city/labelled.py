@@ -17,11 +17,11 @@ from vpr.categories import CS34, THINGS
 from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, Image, Origin
 from vpr.demo_city.layout import City
-from vpr.demo_city.places import city_of, claim, spots_of, views_of
+from vpr.demo_city.places import MADE_BY, city_of, spots_of, views_of
 from vpr.demo_city.render import Rendering
 from vpr.demo_city.shots import Shot
 from vpr.demo_city.write import as_jpeg, as_png, render_all
-from vpr.runtime.files import write_atomically, write_json
+from vpr.runtime.files import claim, write_atomically, write_json
 
 Layout = Literal["cityscapes", "coco-panoptic", "coco-cs34", "kitti"]
 Split = Literal["train", "val"]
@@ -66,8 +66,9 @@ def write_labelled(
         )
     settings = {"recipe": _RECIPE, "layout": layout, "cities": cities, "held_out": held_out, "images": images,
                 "seed": seed, "size": list(size)}  # fmt: skip
-    claim(out, asdict(Origin("labelled demo cities", fingerprint(settings), settings=settings)) | {"images": ""})
-    counts: dict[Split, int] = {"train": 0, "val": 0}
+    claim(
+        out, MADE_BY, asdict(Origin("labelled demo cities", fingerprint(settings), settings=settings)) | {"images": ""}
+    )
     written: dict[Split, list[str]] = {"train": [], "val": []}
     for number in range(cities):
         split: Split = "val" if number >= cities - held_out else "train"
@@ -75,7 +76,6 @@ def write_labelled(
         writer = LayoutFolder(out, layout, split, f"city{seed + number}")
         shots = [_shot(shot, place) for place, shot in enumerate(_one_of_each(city, images, size))]
         render_all(city, [shot for shot in shots if not writer.labels_of(shot).exists()], writer, workers)
-        counts[split] += len(shots)
         written[split] += [writer.stem(shot) for shot in shots]
     if layout == "coco-panoptic":
         for part, stems in written.items():
@@ -83,7 +83,7 @@ def write_labelled(
     if layout == "kitti":
         for part, stems in written.items():
             write_atomically(out / f"{part}.txt", "".join(f"{stem}\n" for stem in stems))
-    return counts
+    return {part: len(stems) for part, stems in written.items()}
 
 
 @dataclass(frozen=True)

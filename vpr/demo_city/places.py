@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from vpr.config import fingerprint
-from vpr.core import ConfigError, DataError, Origin
+from vpr.core import ConfigError, Origin
 from vpr.demo_city.camera import street_camera
 from vpr.demo_city.layout import ORIGIN, City, build_city
 from vpr.demo_city.shots import Shot
 from vpr.demo_city.streets import Street
 from vpr.demo_city.write import CityFolder, render_all
-from vpr.runtime.files import read_json, write_atomically, write_json
+from vpr.runtime.files import claim, write_atomically
 
 MANIFEST = "manifest.csv"  # written last: without it the folder is not complete
 
 _RECIPE = 1  # counts changes of what is drawn
-_MADE_BY = "made_by.json"
+MADE_BY = "made_by.json"
 _SPACING_M = 35.0  # at least, between the places of a street
 _TURNS_DEG = (0.0, -80.0, 180.0, 80.0)  # against the direction of the street; each is a place of its own
 _LIGHTS = ("day", "night", "overcast", "dusk")
@@ -39,7 +39,11 @@ def write_places(
     if min(places, views) < 1:
         raise ConfigError(f"{places} places with {views} views each: both must be at least 1")
     settings = {"recipe": _RECIPE, "places": places, "views": views, "seed": seed, "size": list(size)}
-    claim(out, asdict(Origin("places of the demo city", fingerprint(settings), settings=settings)) | {"images": ""})
+    claim(
+        out,
+        MADE_BY,
+        asdict(Origin("places of the demo city", fingerprint(settings), settings=settings)) | {"images": ""},
+    )
     (out / "database").mkdir(exist_ok=True)
     city = city_of(places, seed)
     shots = [
@@ -49,18 +53,6 @@ def write_places(
     render_all(city, missing, CityFolder(out), workers)
     write_atomically(out / MANIFEST, _table(seed, shots))
     return out / MANIFEST
-
-
-def claim(out: Path, made_by: Mapping[str, object]) -> None:
-    """Say in a folder what goes into it. Raises DataError where something else lies there."""
-    path = out / _MADE_BY
-    if path.exists():
-        if read_json(path) != made_by:
-            raise DataError(f"{out}: made with other arguments; ask for the same, or choose another folder")
-    elif out.exists() and any(out.iterdir()):
-        raise DataError(f"{out}: holds something else; choose a new or an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, made_by)
 
 
 def city_of(places: int, seed: int) -> City:

@@ -39,6 +39,12 @@ class Mover:
     size_m: tuple[float, float, float]  # width, length, height
 
 
+def require_share(share: float) -> None:
+    """Raise ConfigError for a share outside of 0 to MOST_SHARE."""
+    if not 0 <= share <= MOST_SHARE:
+        raise ConfigError(f"traffic may cover from 0 to {MOST_SHARE:.0%} of an image, not {share:.0%}")
+
+
 def movers(builder: Builder, cars: tuple[Surfaces, ...]) -> tuple[Mover, ...]:
     """Cars, vans, buses and people; their paints go to ``builder``, their surfaces do not."""
     found = [Mover(car, (1.7, 4.3, 1.5)) for car in cars]
@@ -53,8 +59,7 @@ def moving(city_seed: int, seed: int, models: tuple[Mover, ...], camera: Camera,
 
     Drawn from both seeds. Raises ConfigError for a share outside of 0 to MOST_SHARE.
     """
-    if not 0 <= share <= MOST_SHARE:
-        raise ConfigError(f"traffic may cover from 0 to {MOST_SHARE:.0%} of an image, not {share:.0%}")
+    require_share(share)
     width, height = camera.size
     share *= _BOXES
     covered = np.zeros((max(1, round(_COLUMNS * height / width)), _COLUMNS), np.uint8)

@@ -22,7 +22,7 @@ from vpr.demo_city.light import light_named
 from vpr.demo_city.records import CAMERAS, DEPTH_STEPS, cameras_table, depth_path, encode_depth, labels_path
 from vpr.demo_city.render import Rendering, render
 from vpr.demo_city.shots import RADIUS_M, Role, Shot, plan_shots
-from vpr.demo_city.traffic import MOST_SHARE
+from vpr.demo_city.traffic import require_share
 from vpr.positives import positives_within
 from vpr.runtime.files import TEMPORARY, read_json, remove_leftovers, write_atomically, write_json
 from vpr.runtime.progress import Progress
@@ -73,8 +73,7 @@ def write_demo_city(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"rendering the demo city needs at least 1 worker, not {workers}")
-    if not 0 <= traffic_share <= MOST_SHARE:
-        raise ConfigError(f"traffic may cover from 0 to {MOST_SHARE:.0%} of an image, not {traffic_share:.0%}")
+    require_share(traffic_share)
     settings = {"recipe": _RECIPE, "places": places, "seed": seed, "size": list(size), "with_depth": with_depth}
     settings |= {"with_labels": True} if with_labels else {}  # what is left out is as it was before there was a choice
     settings |= {"traffic_share": traffic_share} if traffic_share else {}

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vpr.config import digest_of_names
 from vpr.core import DataError, Floats, LocalFeatures
+from vpr.features.rows import RowSequence
 from vpr.features.shards import (
     Arrays,
     crc32,
@@ -176,18 +177,12 @@ def _require_item_checksum(shard: Any, place: int, size: NDArray[np.int32], arra
             raise ValueError(f"the checksum of item {place} does not fit its features")
 
 
-class LocalStore(_Store, Sequence[LocalFeatures]):
+class LocalStore(_Store, RowSequence[LocalFeatures]):
     """Local features of an image set; ``store[row]`` maps only that image's bytes. A failed image has no keypoints."""
 
     kind = "local features"
 
-    @overload
-    def __getitem__(self, row: int) -> LocalFeatures: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[LocalFeatures]: ...
-    def __getitem__(self, row: int | slice) -> LocalFeatures | list[LocalFeatures]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(self.size))]
+    def _row(self, row: int) -> LocalFeatures:
         number, place = self._place(row)
         shard, _ = self._shard(number)
         try:
@@ -228,7 +223,7 @@ class GlobalStore(_Store):
         return np.concatenate(list(self.blocks()))
 
 
-class PatchStore(GlobalStore, Sequence[PatchFeatures]):
+class PatchStore(GlobalStore, RowSequence[PatchFeatures]):
     """Global descriptors of an image set, and the descriptors of each image's patches.
 
     ``store[row]`` maps only that image's bytes, and leaves its descriptors in the type they were written in.
@@ -240,13 +235,7 @@ class PatchStore(GlobalStore, Sequence[PatchFeatures]):
         super().__init__(folder)
         self._failed = self.failed().keys()
 
-    @overload
-    def __getitem__(self, row: int) -> PatchFeatures: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[PatchFeatures]: ...
-    def __getitem__(self, row: int | slice) -> PatchFeatures | list[PatchFeatures]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(self.size))]
+    def _row(self, row: int) -> PatchFeatures:
         number, place = self._place(row)
         shard, _ = self._shard(number)
         grids = tuple(PatchGrid(*numbers) for numbers in shard.get_tensor("grids").tolist())

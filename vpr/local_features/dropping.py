@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ class Selection:
             else:
                 rows = rows[~unwanted]
         rows = rows[: self.most or None]
-        left = features.part(rows)
-        return LocalFeatures(
-            left.keypoints, scores[rows], left.descriptors, left.image_size, left.scales, left.orientations
-        )
+        return replace(features, scores=scores).part(rows)
 
 
 def at_keypoints(features: LocalFeatures, classes: Tensor) -> Tensor:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from vpr.categories import Categories
 from vpr.category_files import as_records, from_records
-from vpr.core import ConfigError
-from vpr.local_features.segmentation_network import SegmentationHead, enlarged
+from vpr.core import ConfigError, Image
+from vpr.local_features.segmentation_network import SegmentationHead, predicted
 from vpr.local_features.superpoint_fast import FastBackbone
 from vpr.local_features.superpoint_network import CELL, SuperPointNetwork
 from vpr.weights import WeightsError, find, load_published, record_of
@@ -25,7 +26,7 @@ CLASSES = "categories"  # the key of a head's metadata
 
 
 def about_classes(categories: Categories) -> dict[str, Any]:
-    """What a head's file says of its classes, beside its record."""
+    """The classes of a head, as metadata of its weights beside the record."""
     return {CLASSES: {"name": categories.name, "classes": as_records(categories)}}
 
 
@@ -57,8 +58,11 @@ class Segmenter:
         # Whole cells: what is left beyond them is as the pixels at the edge.
         small = functional.pad(small, (0, -width % CELL, 0, -height % CELL), mode="replicate")
         maps = self.backbone.finish(self.backbone(small.to(self.backbone.device)))
-        found = enlarged(self.head(maps), small.shape[2:]).argmax(1)[0, :height, :width]
-        return found.to(torch.uint8).cpu()
+        return predicted(self.head(maps), (small.shape[3], small.shape[2]))[0, :height, :width].cpu()
+
+    def of_image(self, image: Image) -> Image:
+        """The same of a decoded RGB image (H, W, 3)."""
+        return np.asarray(self.classes(torch.from_numpy(image).permute(2, 0, 1)).numpy(), np.uint8)
 
 
 def load_segmenter(weights: str, device: torch.device) -> Segmenter:

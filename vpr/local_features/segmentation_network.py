@@ -60,6 +60,11 @@ def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
 
+def predicted(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) uint8 most probable class of logits (B, C, h, w) at each pixel of (width, height)."""
+    return enlarged(logits.float(), size[::-1]).argmax(1).to(torch.uint8)
+
+
 def _layer(inputs: int, outputs: int, *, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=dilation * (size // 2), dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.GroupNorm(GROUPS, outputs), nn.ReLU())

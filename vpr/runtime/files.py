@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from vpr.core import DataError
 
 TEMPORARY = ".tmp"  # suffix of a file that is still being written; leftovers of a killed run may be deleted
 
@@ -106,6 +109,30 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """A compressed npz file, and the folders above it."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
+
+
+def claim(folder: Path, name: str, made_by: Any) -> None:
+    """Write into a folder, as the json file ``name``, what makes its files. Raises DataError where others lie there."""
+    path = folder / name
+    if path.exists():
+        if read_json(path) != made_by:
+            raise DataError(
+                f"{folder}: made with other arguments or other settings; ask for the same, or choose another folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds something else; choose a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, made_by)
 
 
 def shipped(folder: str) -> Path:

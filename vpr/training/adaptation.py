@@ -6,7 +6,6 @@ averaged over the warps that saw each pixel. The labels of a folder go to shards
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -25,7 +24,7 @@ from vpr.features.contents import read_contents
 from vpr.features.shards import ShardFolder, StoredItem, read_arrays, read_index, shard_path
 from vpr.local_features.corners import to_corners
 from vpr.local_features.detection import score_map, strongest, suppress
-from vpr.runtime.files import write_atomically
+from vpr.runtime.files import write_npz
 from vpr.runtime.precision import InPrecision, Precision
 from vpr.runtime.progress import Progress
 from vpr.training import homographies
@@ -125,11 +124,7 @@ def export_labels(folder: Path, out: Path) -> int:
     if not isinstance(names, list):
         raise DataError(f"{folder}: labels of a format without names; run `vpr train label` again")
     for name, points in zip(names, read_labels(folder, names), strict=True):
-        content = io.BytesIO()
-        np.savez_compressed(content, pts=np.column_stack([points, np.ones(len(points), np.float32)]))
-        path = out / f"{name}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_npz(out / f"{name}.npz", {"pts": np.column_stack([points, np.ones(len(points), np.float32)])})
     return len(names)
 
 

@@ -22,6 +22,7 @@ import torch
 
 from vpr.core import DataError, LocalExtractor, LocalFeatures
 from vpr.datasets.posed_views import PosedScene, PosedView
+from vpr.features.single import features_of_image
 from vpr.images import read_image
 from vpr.runtime.files import write_atomically
 from vpr.training.correspondence import Depth, DepthView, Settings, Truth
@@ -81,20 +82,16 @@ class Dump:
 
     def _features(self, scene: str, view: PosedView) -> LocalFeatures:
         """Of one image, in pixels of the image as it is stored; written too."""
-        image = read_image(view.image, self.extractor.channels)
-        found = self.extractor.extract([self.extractor.preprocess(image)])[0]
-        size = torch.tensor([image.shape[1], image.shape[0]])
-        scale = size / torch.tensor(found.image_size)
-        points = (found.keypoints.cpu().float() + 0.5) * scale - 0.5
-        scores, descriptors = found.scores.cpu().float(), found.descriptors.cpu().float()
+        found = features_of_image(self.extractor, read_image(view.image, self.extractor.channels))
+        width, height = found.image_size
         content = {
-            "keypoints": points.numpy(),
-            "scores": scores.numpy(),
-            "descriptors": descriptors.numpy(),
-            "image_size": np.array([image.shape[0], image.shape[1], 3]),
+            "keypoints": found.keypoints.numpy(),
+            "scores": found.scores.numpy(),
+            "descriptors": found.descriptors.numpy(),
+            "image_size": np.array([height, width, 3]),
         }
         _save(self.out / f"keypoints_{self.kind}" / scene / f"{view.image.name}_{self.kind}.npy", content)
-        return LocalFeatures(points, scores, descriptors, (image.shape[1], image.shape[0]))
+        return found
 
     def _about(self, side: int, view: PosedView) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vpr.categories import Categories
 from vpr.core import Image
 from vpr.local_features.detection import score_map
+from vpr.matchers.one_to_many import mutual_partners
 from vpr.report.drawing import Correspondences, draw_matches
 from vpr.training.homographies import warp_points
 from vpr.training.repeatability import NEAR, points_and_descriptors
@@ -32,9 +33,8 @@ def of_views(model: nn.Module, first: Tensor, second: Tensor, homography: Tensor
         nothing = np.zeros((0, 2))
         drawn = Correspondences(nothing, nothing, np.zeros(0, np.bool_))
     else:
-        forward = similarity.argmax(1)
-        mutual = similarity.argmax(0)[forward] == torch.arange(len(forward), device=forward.device)
-        ends = points[mutual], others[forward[mutual]]
+        partner = mutual_partners(similarity[None])[0][0]
+        ends = points[partner >= 0], others[partner[partner >= 0]]
         away = (warp_points(ends[0][None], homography[:1])[0] - ends[1]).norm(dim=1)
         here, there = (each.double().cpu().numpy() for each in ends)
         drawn = Correspondences(here, there, (away <= NEAR).cpu().numpy())

@@ -24,7 +24,7 @@ from vpr.datasets.folders import list_images
 from vpr.datasets.labelled import LabelledImages, read_labelled
 from vpr.evaluation.segmentation import Confusion, confusion
 from vpr.local_features.segmentation import about_classes
-from vpr.local_features.segmentation_network import SegmentationHead, enlarged
+from vpr.local_features.segmentation_network import SegmentationHead, enlarged, predicted
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.training import homographies, photometric
 from vpr.training.adaptation import read_labels
@@ -263,11 +263,6 @@ def dice_loss(probabilities: Tensor, classes: Tensor, known: Tensor) -> Tensor:
     occurs = truth.sum((0, 2, 3)) > 0
     dice = 2 * overlap / whole.clamp_min(1e-6)
     return (1 - dice)[occurs].sum() / occurs.sum().clamp_min(1)
-
-
-def predicted(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) uint8 most probable class of logits (B, C, h, w) at each pixel of (width, height)."""
-    return enlarged(logits.float(), size[::-1]).argmax(1).to(torch.uint8)
 
 
 def _superpoint(weights: str) -> MethodSettings:
