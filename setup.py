@@ -10,6 +10,7 @@ version = next(
 )
 
 extras = {
+    "cluster": ["pymilvus>=3.0"],
     "formats": ["pillow-heif>=0.22", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
     "hdf5": ["h5py>=3.12"],
@@ -29,10 +30,12 @@ extras = {
         "mkdocs-material>=9.5",
         "mkdocstrings[python]>=0.27",
         "mypy==2.*",
+        "milvus-lite>=3.2",
         "nbclient>=0.10",
         "playwright>=1.50",
         "poselib>=2.0.5",
         "prometheus-client>=0.21",
+        "pymilvus>=3.0",
         "pytest>=9.0",
         "pytest-xdist>=3.6",
         "python-multipart>=0.0.18",

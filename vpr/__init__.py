@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         match,
         run,
     )
-    from vpr.core import ConfigError, DataError, ImageError, LocalFeatures, VprError
+    from vpr.core import ConfigError, DataError, ImageError, LocalFeatures, SearchError, VprError
     from vpr.maps import Answer, Candidate, Map
     from vpr.serve.client import Client
     from vpr.weights import WeightsError
@@ -51,6 +51,7 @@ __all__ = [
     "MatcherModel",
     "PairMatches",
     "RunSummary",
+    "SearchError",
     "VprError",
     "WeightsError",
     "evaluate",
@@ -62,7 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("ConfigError", "DataError", "ImageError", "LocalFeatures", "VprError"), "vpr.core"),
+    **dict.fromkeys(("ConfigError", "DataError", "ImageError", "LocalFeatures", "SearchError", "VprError"), "vpr.core"),
     **dict.fromkeys(("Answer", "Candidate", "Map"), "vpr.maps"),
     "Client": "vpr.serve.client",
     "WeightsError": "vpr.weights",

@@ -150,7 +150,7 @@ def load_with_sources(
     try:
         for label, values in _files(path) if path is not None else ():
             layers.add(values, label)
-        layers.add(_as_table(overrides), "--set")
+        layers.add(as_table(overrides), "--set")
         return parse(schema, layers.values), layers.all_sources()
     except ConfigError as error:
         inside = path is not None and not str(error).startswith((str(path), "--set"))
@@ -325,7 +325,8 @@ def _extended(name: Any, by: Path) -> Path:
         raise ConfigError(f"{by}: extends = {name!r}: {error}") from None
 
 
-def _as_table(overrides: Sequence[str]) -> dict[str, Any]:
+def as_table(overrides: Sequence[str]) -> dict[str, Any]:
+    """Assignments ``section.key=value`` as a table of texts, which a section reads by its types."""
     values: dict[str, Any] = {}
     for override in overrides:
         dotted, separator, text = override.partition("=")

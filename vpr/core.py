@@ -44,6 +44,10 @@ class DataError(VprError):
     """A file, list or position that does not say what its format promises."""
 
 
+class SearchError(VprError):
+    """An engine on another machine that does not search: unreachable, or it holds something else than expected."""
+
+
 class ImageError(DataError):
     """One image that cannot be used; the message names the file and the reason."""
 

@@ -42,6 +42,27 @@ Where = Annotated[
     str, typer.Option(metavar="FILTER", help="Only images that meet it: \"heading < 90 AND name LIKE 'drive7/%'\".")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI", help="Milvus: http://HOST:19530, or a file NAME.db of milvus-lite; else VPR_MILVUS_URI."
+    ),
+]
+Collection = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Milvus: the collection; by default one named after the map.")
+]
+IndexName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Milvus: FLAT, IVF_FLAT, IVF_SQ8 (default), HNSW, DISKANN."),
+]
+SearchSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Milvus: another setting, as consistency=Strong, timeout_s=10, token_file=FILE, build.nlist=4096, "
+        "query.nprobe=64; repeat it.",
+    ),
+]
 Near = Annotated[
     str | None, typer.Option(metavar="LAT,LON", help="Only images near this place, in degrees: 55.6982,13.1952")
 ]
@@ -59,16 +80,26 @@ def create(
         bool, typer.Option("--compact", help="20 KB an image instead of 64: fewer keypoints, fewer bits.")
     ] = False,
     on_bad_image: Annotated[str | None, typer.Option(metavar="skip|fail", help="What a bad image does.")] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="faiss|milvus", help="What searches it; see `vpr map search --help`.")
+    ] = None,
+    uri: Uri = None,
+    collection: Collection = None,
+    index: IndexName = None,
+    search_set: SearchSet = None,
     config: ConfigOption = "map",
     overrides: SetOption = None,
 ) -> None:
     """Make a map of images; run it again to go on after an interruption."""
     from vpr.maps import Map
 
+    wanted = _search_settings(search, uri, collection, index, search_set)
     root, placed = _read(images, positions, reader, source)
     bad = [] if on_bad_image is None else [f"images.on_bad_image={on_bad_image}"]
     settings = settings_of(config, [*(overrides or []), *bad])
     made = Map.begin(city, settings, "compact" if compact_profile else "default")
+    if wanted is not None:
+        _say_all(made.set_search(**wanted))
     _say_added(made.add_placed(placed, root))
     made.compact()
     _say_info(made.info())
@@ -194,17 +225,50 @@ def compact(city: City) -> None:
 
 
 @app.command()
-def verify(city: City) -> None:
-    """Read every byte of a map and compare checksums; ends with status 1 if anything is wrong."""
+def search(
+    city: City,
+    method: Annotated[str, typer.Argument(metavar="faiss|milvus", help="faiss: on this machine, in the map's folder.")],
+    *,
+    uri: Uri = None,
+    collection: Collection = None,
+    index: IndexName = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Milvus: another setting, as `vpr map create --search-set`."),
+    ] = None,
+) -> None:
+    """Choose what searches a map: FAISS in its folder, or a Milvus server, which gets all its images.
+
+    A token comes from the variable VPR_MILVUS_TOKEN or a file (--set token_file=FILE).
+    """
+    from vpr.maps import Map
+
+    wanted = _search_settings(method, uri, collection, index, settings)
+    with Map(city) as held:
+        _say_all(held.set_search(**(wanted or {})))
+        say(f"{city}: {len(held)} images, searched by {held.info().search}")
+
+
+@app.command()
+def verify(
+    city: City,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make Milvus hold what the map holds: put what it lacks, delete the rest.")
+    ] = False,
+) -> None:
+    """Read every byte of a map and compare checksums, and Milvus with the map; status 1 if anything is wrong."""
     from vpr.maps import Map
 
     with Map(city) as held:
+        if repair:
+            _say_all(held.repair())
         wrong = held.verify()
         for text in wrong:
             say(text)
         if wrong:
-            raise DataError(f"{city}: {len(wrong)} problems; restore the files from a copy, or make the map again")
-        say(f"{city}: {len(held)} images, every file is as it was written")
+            advice = "restore files from a copy, or make the map again; what Milvus lacks, --repair puts there"
+            raise DataError(f"{city}: {len(wrong)} problems; {advice}")
+        say(f"{city}: {len(held)} images, every file is as it was written; searched by {held.info().search}")
 
 
 @app.command()
@@ -244,6 +308,21 @@ def _read(
     return found.root, of_image_set(found)
 
 
+def _search_settings(
+    method: str | None, uri: str | None, collection: str | None, index: str | None, others: list[str] | None
+) -> dict[str, Any] | None:
+    """The arguments of Map.set_search; None where no option says anything."""
+    from vpr.config import as_table
+
+    named = {"uri": uri, "collection": collection, "index": index}
+    given = {name: value for name, value in named.items() if value is not None}
+    if method is None:
+        if given or others:
+            raise ConfigError("--uri, --collection, --index and --search-set are for --search milvus; add it")
+        return None
+    return {"method": method, **as_table(others or []), **given}
+
+
 def _degrees(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
@@ -261,6 +340,11 @@ def _rotations(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--rotations {text!r}: give degrees, as 0,90,180,270") from None
 
 
+def _say_all(lines: list[str]) -> None:
+    for line in lines:
+        say(line)
+
+
 def _say_added(added: Added) -> None:
     parts = [f"added {added.added} images"]
     for count, what in ((added.replaced, "replaced"), (added.known, "there already"), (added.updated, "moved")):
@@ -275,6 +359,7 @@ def _say_info(about: MapInfo) -> None:
     say(f"segments:    {about.segments} ({about.removed} removed images still lie in them); commit {about.version}")
     say(f"size:        {about.bytes / 1e6:.1f} MB, {about.bytes_per_image / 1e3:.1f} KB an image ({about.profile})")
     say(f"methods:     {about.methods}")
+    say(f"search:      {about.search}")
     if about.bounds is not None:
         south, west, north, east = about.bounds
         say(f"within:      latitude {south:.5f} to {north:.5f}, longitude {west:.5f} to {east:.5f}")

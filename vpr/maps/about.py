@@ -1,4 +1,4 @@
-"""What a map is made by: ``map.toml`` in its folder, written once."""
+"""What a map is made by and searched by: ``map.toml`` in its folder."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class About:
     settings: Mapping[str, Any]  # of a run, as vpr.config.dump writes them
     weights: Mapping[str, str] = field(default_factory=dict)  # sha256 by method; "" for one without
     probability: Mapping[str, Any] = field(default_factory=dict)  # parameters and origin; {} where none was fitted
+    search: Mapping[str, Any] = field(default_factory=dict)  # what searches the descriptors; {} for FAISS
 
     def write(self, folder: Path) -> None:
         table = {
@@ -32,6 +33,7 @@ class About:
             "weights": dict(self.weights),
             "probability": dict(self.probability),
             "settings": dict(self.settings),
+            **({"search": dict(self.search)} if self.search else {}),
         }
         write_atomically(folder / FILE, to_toml(table))
 

@@ -4,7 +4,8 @@
     name LIKE 'drive7/%' OR camera = 'left'
 
 Columns are name, latitude, longitude, heading, time, group, zone, id, and the free columns of the images. A text is
-parsed into its parts and put together anew with the values apart, so that nothing of it is run as SQL.
+parsed into a tree, which is written as SQL with the values apart, so that nothing of the text is run; where Milvus
+searches, vpr.maps.milvus.expressions writes the tree as its expression.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from vpr.core import ConfigError
@@ -38,20 +40,82 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _COMPARISONS = ("=", "==", "!=", "<>", "<", "<=", ">", ">=", "LIKE", "IS", "IN", "BETWEEN")
+_SAME = {"==": "=", "<>": "!="}
 _DEEPEST = 50
 _LONGEST = 10_000  # characters
 
-Value = str | float | None
+Value = str | float
 
 
-class Condition(NamedTuple):
-    """A condition in SQL with marks, and the values for them."""
+class Predicate(NamedTuple):
+    """A column compared with values."""
 
-    sql: str
-    values: tuple[Value, ...]
+    column: str  # a key of COLUMNS, or the name of a free column
+    sign: str  # =, !=, <, <=, >, >=, LIKE, IN, BETWEEN, or NULL
+    values: tuple[Value, ...]  # two for BETWEEN, any number for IN, none for NULL
+    negated: bool  # NOT LIKE, NOT IN, NOT BETWEEN, IS NOT NULL
 
 
-EVERY = Condition("", ())  # no restriction
+class Negation(NamedTuple):
+    """What is true where a part is false; neither where the part is unknown."""
+
+    part: Node
+
+
+class Junction(NamedTuple):
+    """Parts that all (AND) or in part (OR) are true."""
+
+    word: str
+    parts: tuple[Node, ...]
+
+
+Node = Predicate | Negation | Junction
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What an image must meet."""
+
+    tree: Node | None = None  # None: nothing
+
+    @property
+    def sql(self) -> str:
+        """The condition in SQL with marks in place of the values; "" for none."""
+        return "" if self.tree is None else _written(self.tree)[0]
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The values for the marks."""
+        return () if self.tree is None else tuple(_written(self.tree)[1])
+
+
+EVERY = Condition()  # no restriction
+
+
+def _written(node: Node) -> tuple[str, list[Value]]:
+    """SQL with marks, and the values for them."""
+    if isinstance(node, Predicate):
+        return _compared(node)
+    if isinstance(node, Negation):
+        sql, values = _written(node.part)
+        return f"(NOT {sql})", values
+    parts = [_written(part) for part in node.parts]
+    return f"({f' {node.word} '.join(sql for sql, _ in parts)})", [value for _, some in parts for value in some]
+
+
+def _compared(node: Predicate) -> tuple[str, list[Value]]:
+    column, values = COLUMNS.get(node.column, ""), list(node.values)
+    if not column:
+        column = "json_extract(columns, ?)"
+        values.insert(0, f"$.{json.dumps(node.column, ensure_ascii=False)}")
+    no = "NOT " if node.negated else ""
+    if node.sign == "NULL":
+        return f"({column} IS {no}NULL)", values
+    if node.sign == "BETWEEN":
+        return f"({column} {no}BETWEEN ? AND ?)", values
+    if node.sign == "IN":
+        return f"({column} {no}IN ({', '.join('?' * len(node.values))}))", values
+    return f"({column} {no}{node.sign} ?)", values
 
 
 class _Token(NamedTuple):
@@ -75,82 +139,78 @@ class _Parser:
         self.text = text
         self.tokens = _split(text)
         self.place = 0
-        self.values: list[Value] = []
 
     def condition(self) -> Condition:
-        sql = self.either(0)
+        tree = self.either(0)
         if self.place < len(self.tokens):
             raise self.unexpected("AND, OR or the end")
-        return Condition(sql, tuple(self.values))
+        return Condition(tree)
 
-    def either(self, depth: int) -> str:
+    def either(self, depth: int) -> Node:
         if depth > _DEEPEST:
             raise ConfigError(f"filter {self.text[:60]!r}...: more than {_DEEPEST} parentheses inside each other")
         parts = [self.both(depth)]
         while self.take("OR"):
             parts.append(self.both(depth))
-        return f"({' OR '.join(parts)})" if len(parts) > 1 else parts[0]
+        return Junction("OR", tuple(parts)) if len(parts) > 1 else parts[0]
 
-    def both(self, depth: int) -> str:
+    def both(self, depth: int) -> Node:
         parts = [self.single(depth)]
         while self.take("AND"):
             parts.append(self.single(depth))
-        return f"({' AND '.join(parts)})" if len(parts) > 1 else parts[0]
+        return Junction("AND", tuple(parts)) if len(parts) > 1 else parts[0]
 
-    def single(self, depth: int) -> str:
+    def single(self, depth: int) -> Node:
+        if depth > _DEEPEST:
+            raise ConfigError(f"filter {self.text[:60]!r}...: more than {_DEEPEST} NOT after each other")
         if self.take("NOT"):
-            return f"(NOT {self.single(depth + 1)})"
+            return Negation(self.single(depth + 1))
         if self.take("("):
             inner = self.either(depth + 1)
             self.require(")")
             return inner
         return self.comparison()
 
-    def comparison(self) -> str:
-        column, name = self.column()
-        negated = "NOT " if self.take("NOT") else ""
+    def comparison(self) -> Predicate:
+        column = self.column()
+        negated = self.take("NOT")
         sign = next((each for each in _COMPARISONS if self.take(each)), None)
         if sign is None or (negated and sign not in ("LIKE", "IN", "BETWEEN")):
             raise self.unexpected(f"one of {', '.join(_COMPARISONS)}")
         if sign == "IS":
-            negated = "NOT " if self.take("NOT") else ""
+            negated = self.take("NOT")
             self.require("NULL")
-            return f"({column} IS {negated}NULL)"
+            return Predicate(column, "NULL", (), negated)
         if sign == "BETWEEN":
-            low = self.value(name)
+            low = self.value(column)
             self.require("AND")
-            return f"({column} {negated}BETWEEN {low} AND {self.value(name)})"
+            return Predicate(column, sign, (low, self.value(column)), negated)
         if sign == "IN":
             self.require("(")
-            marks = [self.value(name)]
+            values = [self.value(column)]
             while self.take(","):
-                marks.append(self.value(name))
+                values.append(self.value(column))
             self.require(")")
-            return f"({column} {negated}IN ({', '.join(marks)}))"
-        return f"({column} {negated}{'=' if sign == '==' else sign} {self.value(name)})"
+            return Predicate(column, sign, tuple(values), negated)
+        return Predicate(column, _SAME.get(sign, sign), (self.value(column),), negated)
 
-    def column(self) -> tuple[str, str]:
+    def column(self) -> str:
         token = self.next()
         if token.kind not in ("word", "quoted"):
             self.place -= 1
             raise self.unexpected("the name of a column")
-        known = COLUMNS.get(token.text.lower())
-        if known is not None:
-            return known, token.text.lower()
-        self.values.append(f"$.{json.dumps(token.text, ensure_ascii=False)}")
-        return "json_extract(columns, ?)", token.text
+        known = token.text.lower()
+        return known if known in COLUMNS else token.text
 
-    def value(self, column: str) -> str:
+    def value(self, column: str) -> Value:
         token = self.next()
         if token.kind == "number":
-            self.values.append(float(token.text))
-        elif token.kind == "text":
+            return float(token.text)
+        if token.kind == "text":
             text = token.text[1:-1].replace("''", "'")
-            self.values.append(parse_time(text, f"filter: {text!r}") if column == "time" else text)
-        else:
-            self.place -= 1
-            raise self.unexpected("a number, or a text in single quotes")
-        return "?"
+            return parse_time(text, f"filter: {text!r}") if column == "time" else text
+        self.place -= 1
+        raise self.unexpected("a number, or a text in single quotes")
 
     def next(self) -> _Token:
         self.place += 1

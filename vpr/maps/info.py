@@ -31,6 +31,7 @@ class MapInfo:
     times: tuple[float, float] | None  # of the first and the last image, seconds since 1970
     profile: str
     methods: str  # local features, global descriptor, matcher
+    search: str = "FAISS, in this folder"  # of the global descriptors
 
     @property
     def bytes_per_image(self) -> float:
@@ -38,7 +39,7 @@ class MapInfo:
         return self.bytes / max(1, self.images + self.removed)
 
 
-def describe(folder: Path, about: About, manifest: Manifest, snapshot: Snapshot) -> MapInfo:
+def describe(folder: Path, about: About, manifest: Manifest, snapshot: Snapshot, search: str) -> MapInfo:
     """The size and state of a map at a snapshot."""
     extent = manifest.extent()
     held = sum(each.record.count for each in snapshot.segments.values())
@@ -54,6 +55,7 @@ def describe(folder: Path, about: About, manifest: Manifest, snapshot: Snapshot)
         times=extent.times,
         profile=about.profile,
         methods=_methods(about.settings),
+        search=search,
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ CREATE INDEX times ON images (time) WHERE time IS NOT NULL;
 CREATE VIRTUAL TABLE positions USING rtree (id, south, north, west, east);
 """
 WITHIN = "north >= ? AND south <= ? AND east >= ? AND west <= ?"  # a box: south, north, west, east
+OF_IDS = "images.id IN (SELECT value FROM json_each(?))"  # a JSON list of ids
 _IMAGE = 'id, name, latitude, longitude, east_m, north_m, zone, heading, time, "group", columns, content, segment, row'
 
 
@@ -70,11 +71,27 @@ class Extent(NamedTuple):
     times: tuple[float, float] | None  # first and last, seconds since 1970
 
 
+@dataclass(frozen=True)
+class Changes:
+    """The images, by id, that one commit put into a map or took out of it."""
+
+    put: set[int] = field(default_factory=set)  # new, or with another position or other columns
+    removed: set[int] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.removed)
+
+
 class Manifest:
-    """A connection to the manifest of a map; for one thread at a time."""
+    """A connection to the manifest of a map; for one thread at a time.
+
+    ``committed`` is called after each commit that changes images; see ``vpr.maps.search``.
+    """
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.path = folder / FILE
+        self.committed: Callable[[Changes], None] | None = None
+        self._changes = Changes()
         if not create and not self.path.is_file():
             raise DataError(f"{folder}: no map lies here (no {FILE}); `vpr map create` makes one")
         try:
@@ -141,6 +158,7 @@ class Manifest:
     def writing(self) -> Iterator[None]:
         """One transaction: all that happens within it is committed, or nothing."""
         self.database.execute("BEGIN IMMEDIATE")
+        self._changes = Changes()
         try:
             yield
             if self._format() is not None:
@@ -150,6 +168,8 @@ class Manifest:
             if self.database.in_transaction:
                 self.database.execute("ROLLBACK")
             raise
+        if self.committed is not None and self._changes:
+            self.committed(self._changes)
 
     def fact(self, key: str, default: Any = None) -> Any:
         row = self.database.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
@@ -189,8 +209,7 @@ class Manifest:
 
     def insert(self, images: Sequence[PlacedImage], contents: Sequence[str], segment: int) -> None:
         """Images that lie in the rows of a segment, in order."""
-        query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'images'"
-        first = int(self.database.execute(query).fetchone()[0]) + 1
+        first = self.last_id() + 1
         rows = []
         for row, (image, content) in enumerate(zip(images, contents, strict=True)):
             place = image.position or Position(None, None, None, None, None)
@@ -198,6 +217,7 @@ class Manifest:
             where = (place.latitude, place.longitude, place.east_m, place.north_m, place.zone)
             rows.append((first + row, image.name, *where, *about))
         self.database.executemany(f"INSERT INTO images VALUES ({', '.join('?' * 15)})", rows)
+        self._changes.put.update(range(first, first + len(rows)))
         for number, image in enumerate(images, first):
             if image.position is not None and image.position.degrees is not None:
                 self._box(number, image.position.degrees)
@@ -210,6 +230,7 @@ class Manifest:
     def update(self, images: Iterable[tuple[int, PlacedImage]]) -> None:
         """What is newly known of the images of these ids; what an image does not say stays."""
         for number, image in images:
+            self._changes.put.add(number)
             if image.position is not None:
                 place = image.position
                 where = (place.latitude, place.longitude, place.east_m, place.north_m, place.zone)
@@ -233,6 +254,7 @@ class Manifest:
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Mark the images of these ids as removed."""
+        self._changes.removed.update(numbers)
         version = self.version + 1
         self.database.executemany("UPDATE images SET removed = ? WHERE id = ?", [(version, each) for each in numbers])
         self.database.executemany("DELETE FROM positions WHERE id = ?", [(each,) for each in numbers])
@@ -269,6 +291,15 @@ class Manifest:
         """The images at rows of segments: (segment, row) each."""
         query = f"SELECT {_IMAGE} FROM images WHERE segment = ? AND row = ?"
         return [_image(self.database.execute(query, place).fetchone()) for place in places]
+
+    def of_ids(self, numbers: Iterable[int]) -> Iterator[StoredImage]:
+        """Those of the images of these ids that are not removed, by id."""
+        return self.images(OF_IDS, [json.dumps(list(numbers))])
+
+    def last_id(self) -> int:
+        """The largest id that an image has had; 0 before the first."""
+        query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'images'"
+        return int(self.database.execute(query).fetchone()[0])
 
     def images(self, condition: str = "", values: Sequence[Any] = ()) -> Iterator[StoredImage]:
         """The images that are not removed, by id, and meet a condition in SQL."""

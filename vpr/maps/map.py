@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from vpr.config import parse
-from vpr.core import ConfigError, DataError, LocalFeatures
+from vpr.core import ConfigError, DataError, Floats, LocalFeatures, SearchError
 from vpr.datasets.placed import PlacedImage
 from vpr.images import ImageLike
 from vpr.maps import creating, writing
@@ -31,8 +31,10 @@ from vpr.maps.manifest import Manifest, StoredImage
 from vpr.maps.prior import Prior
 from vpr.maps.probability import Probability
 from vpr.maps.reader import MapReader
+from vpr.maps.search import MapSearch, build_search, identify, search_of, search_table
+from vpr.maps.segments import open_segment
 from vpr.maps.sequence import STEP_M, SequenceFilter
-from vpr.maps.snapshot import Snapshot, by_segment
+from vpr.maps.snapshot import Snapshot
 from vpr.maps.sources import read_images
 from vpr.maps.writing import Added
 from vpr.rotations import require_rotations
@@ -61,6 +63,7 @@ class Map:
         self._building = threading.Lock()
         self._engine: MapEngine | None = None
         self._codec: LocalCodec | None = None
+        self._search: MapSearch | None = None
         with self._reader.reading():  # that it can be read is said at once
             pass
 
@@ -74,16 +77,20 @@ class Map:
         *,
         config: PathLike = "map",
         profile: str = "default",
+        search: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Map:
         """A map of the images of a folder; goes on where it was interrupted.
 
         ``positions`` is the path of a csv file, or one of "names", "exif", "kapture", "none", "auto"; see read_images.
         Settings are given by section, for instance ``rerank={"k": 20}``; ``profile`` is "default" or "compact".
+        ``search`` is what searches it, as ``set_search`` takes it: ``{"method": "milvus", "uri": ...}``.
         Raises ConfigError for settings that a map cannot use, DataError for images or a folder that cannot be used.
         """
         root, placed = read_images(Path(images), os.fspath(positions))
         made = cls.begin(folder, configured(config, settings), profile)
+        if search is not None:
+            made.set_search(**search)
         made.add_placed(placed, root)
         made.compact()
         return made
@@ -170,8 +177,9 @@ class Map:
     ) -> Answer:
         compared = self._compared(features, rerank)
         with self._reader.reading() as (manifest, snapshot):
-            among = None if prior is None else by_segment(prior.places(manifest))
-            found = snapshot.search(features.vector, max(k, compared), among)
+            (found,) = self._searching(manifest).search(
+                manifest, snapshot, features.vector[None], max(k, compared), prior
+            )
             images = manifest.at_rows([(each.segment, each.row) for each in found])
         clock["search"] = time.perf_counter()
         if compared and found:
@@ -225,6 +233,46 @@ class Map:
             elapsed_ms={name: 1000 * (at - before) for (_, before), (name, at) in pairwise(moments)},
         )
 
+    def shortlists(self, vectors: Floats, k: int = CANDIDATES, **prior: Any) -> list[list[Candidate]]:
+        """For each global descriptor (Q, D) the k images of the largest similarity, best first; none is re-ranked.
+
+        All queries are searched at once. ``prior`` is as for ``locate_sequence``.
+        """
+        allowed = Prior.of(**{**dict.fromkeys(("near", "radius_m", "since", "until")), "where": "", **prior})
+        with self._reader.reading() as (manifest, snapshot):
+            found = self._searching(manifest).search(manifest, snapshot, vectors, k, allowed)
+            return [as_found(each, manifest.at_rows([(row.segment, row.row) for row in each])) for each in found]
+
+    def _searching(self, manifest: Manifest) -> MapSearch:
+        with self._building:
+            if self._search is None:
+                self._search = search_of(self.folder, manifest)
+            return self._search
+
+    def set_search(self, method: str = "faiss", **settings: Any) -> list[str]:
+        """Search the global descriptors by "faiss", in the folder, or by "milvus"; returns what was done for it.
+
+        ``settings`` are those of MilvusSettings. Milvus gets all images of the map. Raises ConfigError, SearchError.
+        """
+        table = search_table({"method": method, **settings}, self.folder)
+        with writing.writing(self.folder) as manifest:
+            search = build_search(table, self.folder, identify(manifest) if table else "")
+            done = search.repair(manifest, self._dim(manifest))
+            self.about = replace(self.about, search=table)
+            self.about.write(self.folder)
+        self._search = None
+        return done
+
+    def _dim(self, manifest: Manifest) -> int:
+        """Components of the global descriptors, without building the methods where there are images."""
+        records = manifest.segments()
+        return int(open_segment(self.folder, records[0]).vectors.d) if records else self.engine.dim
+
+    def repair(self) -> list[str]:
+        """Make what searches the map agree with its manifest; returns what was done. Raises SearchError."""
+        with writing.writing(self.folder) as manifest:
+            return self._searching(manifest).repair(manifest, self._dim(manifest))
+
     def reading(self) -> AbstractContextManager[tuple[Manifest, Snapshot]]:
         """The latest committed state; both see it, whatever is committed meanwhile."""
         return self._reader.reading()
@@ -233,7 +281,7 @@ class Map:
         """The images that meet a filter, by id, all of one state."""
         condition = parse_filter(where)
         with self._reader.reading() as (manifest, _):
-            yield from manifest.images(*condition)
+            yield from manifest.images(condition.sql, condition.values)
 
     def image(self, number: int) -> StoredImage | None:
         """The image of an id; None if there is none, or it was removed."""
@@ -269,11 +317,21 @@ class Map:
     def info(self) -> MapInfo:
         """Size and state."""
         with self._reader.reading() as (manifest, snapshot):
-            return describe(self.folder, self.about, manifest, snapshot)
+            return describe(self.folder, self.about, manifest, snapshot, self._searching(manifest).description)
 
     def verify(self) -> list[str]:
-        """What is wrong with the files; empty if every byte is as it was written. Reads all of them."""
-        return problems(self.folder)
+        """What is wrong; empty if every byte is as it was written, and what searches the map holds its images.
+
+        Reads all files. While another process changes the map, Milvus may lag behind and be said to differ.
+        """
+        wrong = problems(self.folder)
+        if wrong:
+            return wrong
+        with self._reader.reading() as (manifest, _):
+            try:
+                return self._searching(manifest).problems(manifest)
+            except (SearchError, ConfigError) as error:
+                return [str(error)]
 
     def add(self, images: PathLike, positions: PathLike = "auto") -> Added:
         """Add the images of a folder; see ``create``. Costs the work of these images alone."""
@@ -284,6 +342,7 @@ class Map:
         """Add images below a folder whose places are known. Raises DataError while another process writes."""
         engine = self.engine
         with self._computing, writing.writing(self.folder) as manifest:
+            self._searching(manifest).require()
             return writing.add(
                 manifest, self.folder, images, Path(root), engine=engine, profile=PROFILES[self.about.profile]
             )
@@ -295,6 +354,7 @@ class Map:
         """
         condition = parse_filter(where)
         with writing.writing(self.folder) as manifest:
+            self._searching(manifest).require()
             return writing.remove(manifest, self.folder, list(names), condition)
 
     def compact(self) -> Compacted:

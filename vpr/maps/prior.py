@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from vpr.core import ConfigError
 from vpr.datasets.placed import EARTH_RADIUS_M, haversine_m, parse_time
 from vpr.maps.filters import EVERY, Condition, parse_filter
-from vpr.maps.manifest import WITHIN, Manifest
+from vpr.maps.manifest import OF_IDS, WITHIN, Manifest
 
 RADIUS_M = 500.0  # where a place is given and no radius
 _DEGREE_M = math.pi * EARTH_RADIUS_M / 180
@@ -49,22 +50,27 @@ class Prior:
         prior = Prior(near, radius_m or RADIUS_M, first, last, parse_filter(where))
         return None if prior == Prior() else prior
 
-    def places(self, manifest: Manifest) -> NDArray[Any]:
-        """(N, 5) id, segment, row, latitude and longitude of the images that it allows."""
-        conditions, values = [], list(self.where.values)
+    def places(self, manifest: Manifest, among: Collection[int] | None = None) -> NDArray[Any]:
+        """(N, 5) id, segment, row, latitude and longitude of the images that it allows, of all or of some ids."""
+        conditions: list[str] = []
+        values: list[Any] = list(self.where.values)
         if self.where.sql:
             conditions.append(self.where.sql)
         for bound, sign in ((self.since, ">="), (self.until, "<=")):
             if bound is not None:
                 conditions.append(f"time {sign} ?")
                 values.append(bound)
+        if among is not None:
+            conditions.append(OF_IDS)
+            values.append(json.dumps(list(among)))
         if self.near is None:
             return manifest.places(" AND ".join(conditions), values)
-        parts = []
-        for south, north, west, east in boxes(self.near, self.radius_m):
+        if among is None:
             condition = " AND ".join([*conditions, WITHIN])
-            parts.append(manifest.places(condition, [*values, south, north, west, east], boxed=True))
-        found = np.concatenate(parts)
+            near = boxes(self.near, self.radius_m)
+            found = np.concatenate([manifest.places(condition, [*values, *box], boxed=True) for box in near])
+        else:  # few: by their ids, not by the R*Tree
+            found = manifest.places(" AND ".join(conditions), values)
         kept: NDArray[Any] = found[haversine_m(found[:, 3:], self.near) <= self.radius_m]
         return kept
 

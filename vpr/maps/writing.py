@@ -22,7 +22,8 @@ from vpr.features.contents import digest_of_file
 from vpr.maps.engine import MapEngine, MapFeatures
 from vpr.maps.filters import Condition
 from vpr.maps.local_codec import LocalCodec, Profile, fit_pca
-from vpr.maps.manifest import Manifest, SegmentRecord, StoredImage
+from vpr.maps.manifest import Changes, Manifest, SegmentRecord, StoredImage
+from vpr.maps.search import MapSearch, search_of
 from vpr.maps.segments import StoredLocal, sweep, write_segment
 from vpr.maps.vectors import VectorCodec
 from vpr.runtime.files import exclusive_lock
@@ -58,9 +59,24 @@ def writing(folder: Path, *, create: bool = False) -> Iterator[Manifest]:
             swept = sweep(folder, manifest.segments())
             if swept:
                 logger.info("%s: deleted %d leftovers of a writer that was killed", folder, swept)
+            manifest.committed = _Follower(folder, manifest)
             yield manifest
         finally:
             manifest.close()
+
+
+class _Follower:
+    """Passes commits on to what searches the map, which is built at the first of them."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.search: MapSearch | None = None
+
+    def __call__(self, changes: Changes) -> None:
+        if self.search is None:
+            self.search = search_of(self.folder, self.manifest)
+        self.search.follow(self.manifest, changes)
 
 
 def add(
@@ -125,7 +141,7 @@ def remove(manifest: Manifest, folder: Path, names: Sequence[str], condition: Co
         )
     numbers = {image.id for image in found.values()}
     if condition.sql:
-        numbers |= set(manifest.places(*condition)[:, 0].astype(np.int64).tolist())
+        numbers |= set(manifest.places(condition.sql, condition.values)[:, 0].astype(np.int64).tolist())
     if numbers:
         with manifest.writing():
             manifest.remove(sorted(numbers))

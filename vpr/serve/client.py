@@ -14,12 +14,16 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
-from vpr.core import ConfigError, DataError, ImageError, VprError
+from vpr.core import ConfigError, DataError, ImageError, SearchError, VprError
 from vpr.datasets.placed import Position
 from vpr.images import ImageLike, as_image
 from vpr.maps import Answer, Candidate
 
-_ERRORS: Mapping[str, type[VprError]] = {"ConfigError": ConfigError, "ImageError": ImageError}
+_ERRORS: Mapping[str, type[VprError]] = {
+    "ConfigError": ConfigError,
+    "ImageError": ImageError,
+    "SearchError": SearchError,
+}
 _MOST_BYTES = 64_000_000  # of an answer
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vpr.core import ConfigError, DataError, ImageError, VprError, usable_name
+from vpr.core import ConfigError, DataError, ImageError, SearchError, VprError, usable_name
 from vpr.datasets.placed import PlacedImage, Position, parse_time
 from vpr.images import kind_and_size, kind_of
 from vpr.maps import Candidate, Map, MatchedPair, StoredImage
@@ -215,6 +215,9 @@ class Service:
     def failed(self, error: Exception) -> RequestProblem:
         """An error that the sender cannot mend: of the map's files, or of the server."""
         logger.error("%s", error)
+        if isinstance(error, SearchError):  # its sentence names another machine
+            sentence = "what searches this map does not answer; the log of the server says more"
+            return RequestProblem(503, sentence, "SearchError")
         if isinstance(error, VprError):
             return self.refused(error, 500)
         if isinstance(error, OSError):
