@@ -13,7 +13,7 @@ from torch import Tensor
 
 import vpr
 from vpr.build import build, build_local, build_pair_methods
-from vpr.categories import CS34_ID, STREET
+from vpr.categories import CS34_ID, IGNORED, STREET
 from vpr.config import fingerprint
 from vpr.core import ConfigError, DataError, ImageSet, LocalFeatures
 from vpr.features.feature_set import FeatureFolders
@@ -86,7 +86,7 @@ def test_weaker_keypoints_come_last() -> None:
 def test_settings_that_drop_nothing_have_the_fingerprint_of_before() -> None:
     plain = RootSiftSettings()
     without = {key: value for key, value in plain.model_dump(mode="json").items()
-               if key not in ("drop", "drop_weight", "segmentation")}  # fmt: skip
+               if key not in ("drop", "drop_confidence", "drop_weight", "segmentation")}  # fmt: skip
     assert fingerprint({"local": plain}) == fingerprint({"local": without})
     assert fingerprint({"local": RootSiftSettings(drop=("sky",))}) != fingerprint({"local": plain})
 
@@ -95,7 +95,7 @@ class HalfSky(Segmenter):
     def __init__(self) -> None:
         self.categories, self.weights = STREET, "half"
 
-    def classes(self, image: Tensor) -> Tensor:
+    def classes(self, image: Tensor, confidence: float = 0.0) -> Tensor:
         return torch.tensor([[5], [1]], dtype=torch.uint8)  # sky over building
 
 
@@ -127,6 +127,24 @@ def test_a_head_from_a_file(head: Path) -> None:
     kept = vpr.load_extractor("rootsift", drop=["person"], segmentation=str(head))
     plain = vpr.load_extractor("rootsift")
     assert torch.equal(kept(textured(1, 240, 320)).keypoints, plain(textured(1, 240, 320)).keypoints)
+
+
+def test_an_unsure_head_drops_nothing(head: Path, tmp_path: Path) -> None:
+    network = load_segmenter(str(head), CPU).head
+    with torch.no_grad():
+        network.last.bias *= np.log(6 / 0.25) / 10  # the sky has a probability of 0.8, the six others share the rest
+    about = about_classes(STREET)
+    record = Record(loads=("segmentation",), trained_for=TrainedFor(method="superpoint", weights="vpr-superpoint"))
+    save_weights(tmp_path / "unsure.safetensors", network, record=record, more=about)
+    weights = str(tmp_path / "unsure.safetensors")
+    segmenter, image = load_segmenter(weights, CPU), torch.zeros(1, 40, 64)
+    assert (segmenter.classes(image, 0.79) == STREET.ids_of(["sky"])[0]).all()
+    assert (segmenter.classes(image, 0.81) == IGNORED).all()
+    picture, plain = textured(1, 240, 320), vpr.load_extractor("rootsift")
+    unsure = vpr.load_extractor("rootsift", drop=["sky"], segmentation=weights)  # wants 0.9
+    assert torch.equal(unsure(picture).keypoints, plain(picture).keypoints)
+    sure = vpr.load_extractor("rootsift", drop=["sky"], segmentation=weights, drop_confidence=0.5)
+    assert len(sure(picture)) == 0
 
 
 def test_a_map_and_two_images_drop_by_a_head(head: Path, tmp_path: Path) -> None:

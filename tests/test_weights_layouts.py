@@ -130,4 +130,5 @@ def test_the_table_agrees_with_our_networks(name: str) -> None:
 
 def test_every_method_of_the_table_exists() -> None:
     methods = {*LOCAL_EXTRACTORS, *GLOBAL_DESCRIPTORS, *LOCAL_AGGREGATORS, *MATCHERS, *IMAGE_MATCHERS}
+    methods.add("segmentation")  # the setting local_features.segmentation
     assert {name for layout in LAYOUTS for name in layout.loads} <= methods

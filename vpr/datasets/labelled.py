@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from vpr.categories import CS34, IGNORED
 from vpr.core import ConfigError, DataError, Image
 from vpr.datasets.folders import list_images
 from vpr.datasets.panoptic import Panoptic, read_panoptic
+from vpr.datasets.splits import read_split
 from vpr.images import read_image
 
 _EVERY = 5  # without lists of the splits, every fifth image of KITTI is for validation
@@ -89,8 +88,10 @@ def read_kitti(root: Path, split: str) -> LabelledImages:
     """KITTI's semantic benchmark, or any of its images with masks of that kind."""
     folder = _folder(root / "training" / "image_2", "KITTI")
     stems = sorted(Path(name).stem for name in list_images(folder))
-    chosen = _listed(root / f"{split}.txt", stems)
-    if chosen is None:
+    names = [f"training/image_2/{stem}.png" for stem in stems]
+    if (root / f"{split}.txt").is_file():
+        chosen = [stems[row] for row in read_split(root / f"{split}.txt", names)]
+    else:
         chosen = [stem for row, stem in enumerate(stems) if (row % _EVERY == _EVERY - 1) == (split == "val")]
     labels = root / "training" / "semantic"
     return LabelledImages(
@@ -128,18 +129,3 @@ def _folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder, where the layout {what!r} has one")
     return path
-
-
-def _listed(path: Path, stems: list[str]) -> list[str] | None:
-    """Names that a split's list holds; None where there is no list. Raises DataError for one that is not there."""
-    if not path.is_file():
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a list of names in UTF-8 ({error.reason})") from None
-    listed = [Path(line.strip()).stem for line in lines if line.strip()]
-    unknown = sorted(set(listed) - set(stems))
-    if unknown:
-        raise DataError(f"{path}: names {unknown[0]!r}, which is not among the {len(stems)} images")
-    return list(np.unique(listed).tolist())

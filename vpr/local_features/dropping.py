@@ -21,8 +21,9 @@ SPARE = 2  # times as many keypoints are detected, so that enough are left
 class Selection:
     """Which keypoints stay."""
 
-    def __init__(self, dropped: Sequence[int], weight: float, most: int) -> None:
+    def __init__(self, dropped: Sequence[int], weight: float, most: int, confidence: float = 0.0) -> None:
         self.dropped = torch.tensor(sorted(dropped), dtype=torch.uint8)  # ids of classes
+        self.confidence = confidence  # that a head must have in a class
         self.weight = weight  # of the scores of these; 0 drops them
         self.most = most  # keypoints of an image; 0 for all
 
@@ -67,9 +68,12 @@ class DroppingExtractor:
     def extract(self, images: Sequence[Tensor]) -> list[LocalFeatures]:
         found = self.extractor.extract(images)
         return [
-            self.selection.of(features, self.segmenter.classes(image) if len(features) else None)
+            self.selection.of(features, self._classes(image) if len(features) else None)
             for features, image in zip(found, images, strict=True)
         ]
+
+    def _classes(self, image: Tensor) -> Tensor:
+        return self.segmenter.classes(image, self.selection.confidence)
 
 
 def build_selected(
@@ -89,7 +93,8 @@ def build_selected(
     if by_files(settings):
         return extractor
     segmenter = load_segmenter(settings.segmentation, device)
-    selection = Selection(segmenter.categories.ids_of(settings.drop), settings.drop_weight, most)
+    dropped = segmenter.categories.ids_of(settings.drop)
+    selection = Selection(dropped, settings.drop_weight, most, settings.drop_confidence)
     return DroppingExtractor(extractor, segmenter, selection)
 
 

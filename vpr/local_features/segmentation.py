@@ -49,8 +49,11 @@ class Segmenter:
         self.longest_side = longest_side
 
     @torch.inference_mode()
-    def classes(self, image: Tensor) -> Tensor:
-        """(h, w) uint8 classes of a whole image, at most ``longest_side`` pixels along a side."""
+    def classes(self, image: Tensor, confidence: float = 0.0) -> Tensor:
+        """(h, w) uint8 classes of a whole image, at most ``longest_side`` pixels along a side.
+
+        IGNORED where the most probable class is less probable than ``confidence``.
+        """
         grey = _grey(image)[None]
         scale = self.longest_side / max(grey.shape[2:])
         height, width = (max(CELL, round(side * scale)) for side in grey.shape[2:])
@@ -58,7 +61,7 @@ class Segmenter:
         # Whole cells: what is left beyond them is as the pixels at the edge.
         small = functional.pad(small, (0, -width % CELL, 0, -height % CELL), mode="replicate")
         maps = self.backbone.finish(self.backbone(small.to(self.backbone.device)))
-        return predicted(self.head(maps), (small.shape[3], small.shape[2]))[0, :height, :width].cpu()
+        return predicted(self.head(maps), (small.shape[3], small.shape[2]), confidence)[0, :height, :width].cpu()
 
     def of_image(self, image: Image) -> Image:
         """The same of a decoded RGB image (H, W, 3)."""

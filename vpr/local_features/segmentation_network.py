@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vpr.categories import IGNORED
+
 DILATIONS = (2, 4, 8)
 GROUPS = 8
 
@@ -60,9 +62,16 @@ def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
 
-def predicted(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) uint8 most probable class of logits (B, C, h, w) at each pixel of (width, height)."""
-    return enlarged(logits.float(), size[::-1]).argmax(1).to(torch.uint8)
+def predicted(logits: Tensor, size: tuple[int, int], confidence: float = 0.0) -> Tensor:
+    """(B, H, W) uint8 most probable class of logits (B, C, h, w) at each pixel of (width, height).
+
+    A pixel whose class is less probable than ``confidence`` is IGNORED.
+    """
+    large = enlarged(logits.float(), size[::-1])
+    classes = large.argmax(1).to(torch.uint8)
+    if confidence > 0:
+        classes[large.softmax(1).amax(1) < confidence] = IGNORED
+    return classes
 
 
 def _layer(inputs: int, outputs: int, *, size: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:

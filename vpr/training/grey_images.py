@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vpr.core import DataError, Doubles, Image, Rows
 from vpr.datasets.folders import list_images
+from vpr.datasets.splits import read_split
 from vpr.images import read_image, resize
 
 
@@ -21,19 +22,21 @@ class GreyImages:
     """Grey images of (width, height): shrunk to cover that size, and cut to their middle.
 
     ``held_out`` of them, spread over the folder, are for validation; they come from ``held``, the others from ``seen``.
+    With a folder ``split`` its ``train.txt`` and ``val.txt`` say which images are seen and held; others are left out.
     """
 
     def __init__(
-        self, folder: Path, size: tuple[int, int], held_out: int = 0, names: Sequence[str] | None = None
+        self,
+        folder: Path,
+        size: tuple[int, int],
+        held_out: int = 0,
+        names: Sequence[str] | None = None,
+        split: Path | None = None,
     ) -> None:
         self.folder = folder
         self.size = size
         self.names = list_images(folder) if names is None else tuple(names)
-        if held_out and len(self.names) < 2 * held_out:
-            raise DataError(f"{folder}: {len(self.names)} images are too few to keep {held_out} for validation")
-        spread = np.linspace(0, len(self.names) - 1, held_out).round().astype(int) if held_out else np.zeros(0, int)
-        self.held = spread
-        self.seen = np.setdiff1d(np.arange(len(self.names)), spread)
+        self.seen, self.held = self._spread(held_out) if split is None else self._listed(split)
         self._image = lru_cache(maxsize=None)(self._read)
 
     def __len__(self) -> int:
@@ -46,6 +49,21 @@ class GreyImages:
     def stack(self, rows: Rows) -> Tensor:
         """(B, 1, height, width) uint8."""
         return torch.from_numpy(np.stack([self[int(row)] for row in rows]))[:, None]
+
+    def _spread(self, held_out: int) -> tuple[Rows, Rows]:
+        """Rows for training, and as many for validation."""
+        if held_out and len(self.names) < 2 * held_out:
+            raise DataError(f"{self.folder}: {len(self.names)} images are too few to keep {held_out} for validation")
+        held = np.linspace(0, len(self.names) - 1, held_out).round().astype(int) if held_out else np.zeros(0, int)
+        return np.setdiff1d(np.arange(len(self.names)), held), held
+
+    def _listed(self, split: Path) -> tuple[Rows, Rows]:
+        """The same by lists of names; raises DataError for images that are in both."""
+        seen, held = (np.array(read_split(split / f"{part}.txt", self.names)) for part in ("train", "val"))
+        both = np.intersect1d(seen, held)
+        if len(both):
+            raise DataError(f"{split}: train.txt and val.txt both name {self.names[both[0]]!r}")
+        return seen, held
 
     def _read(self, row: int) -> Image:
         return cut_to(read_image(self.folder / self.names[row], "grey"), self.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,11 +21,13 @@ from vpr.training import homographies, photometric
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
 from vpr.training.export import SUPERPOINT_RECORD, save_weights
 from vpr.training.initial import keep_variance
+from vpr.training.pictures import Pictures, as_grey, heat_map, with_points, with_rings
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.shapes import draw_shape
 
 MOST_POINTS = 96  # of one image; more are left out
 MOST_DETECTIONS = 300  # of one image of the validation
+SHOWN = 4  # images in a picture of the validation
 THRESHOLD = 0.015  # of the detections whose position is measured
 
 
@@ -96,10 +98,7 @@ class MagicPointTask:
         random, count = randomness(self.settings.seed, 1), self.settings.validation_images
         found: list[corners.Detections] = []
         for first in range(0, count, 32):
-            numbers = range(first + 1, min(first + 32, count) + 1)
-            drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, n).numpy) for n in numbers]
-            batch = self._stack(drawn, torch.eye(3).repeat(len(drawn), 1, 1))
-            images, truth, _ = self._see(ShapeBatch(*(each.to(device) for each in batch)), random)
+            images, truth = self._held(range(first + 1, min(first + 32, count) + 1), random, device)
             scores = suppress(score_map(model(images)[0]), 4)
             found += [_detections(*each) for each in zip(scores.cpu(), truth.cpu(), strict=True)]
         return {
@@ -107,8 +106,24 @@ class MagicPointTask:
             "localisation_error": corners.localisation_error(found, THRESHOLD),
         }
 
+    def pictures(self, model: nn.Module, device: torch.device) -> Pictures:
+        """Corners found and the heat map of some images of the validation; the true corners are rings."""
+        numbers = range(1, min(SHOWN, self.settings.validation_images) + 1)
+        images, truth = self._held(numbers, randomness(self.settings.seed, 1), device)
+        scores = score_map(model(images)[0])
+        rows = zip(images[:, 0], suppress(scores, 4).cpu(), truth.cpu(), scores, strict=True)
+        shown = [_shown(image, _detections(found, there), heat) for image, found, there, heat in rows]
+        return {"keypoints": np.vstack([each for each, _ in shown]), "heat map": np.vstack([each for _, each in shown])}
+
     def export(self, model: nn.Module, path: Path) -> None:
         save_weights(path, model, record=SUPERPOINT_RECORD)
+
+    def _held(self, numbers: Iterable[int], random: Randomness, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images (B, 1, H, W) of the validation by number, and their maps of corners (B, H, W)."""
+        drawn = [draw_shape(self.settings.size, randomness(self.settings.seed + 1, n).numpy) for n in numbers]
+        batch = self._stack(drawn, torch.eye(3).repeat(len(drawn), 1, 1))
+        images, truth, _ = self._see(ShapeBatch(*(each.to(device) for each in batch)), random)
+        return images, truth
 
     def _stack(self, drawn: Sequence[tuple[Image, Doubles]], homography: Tensor) -> ShapeBatch:
         points = torch.zeros(len(drawn), MOST_POINTS, 2)
@@ -137,6 +152,13 @@ def _detections(scores: Tensor, truth: Tensor) -> corners.Detections:
     keypoints = torch.stack([rows % width, rows // width], dim=1)
     there = truth.nonzero().flip(1)
     return corners.Detections(*(each.double().numpy() for each in (keypoints, strengths[0, :count], there)))
+
+
+def _shown(image: Tensor, found: corners.Detections, scores: Tensor) -> tuple[Image, Image]:
+    """Pictures of an image (H, W): its keypoints with the true corners, and its scores (H, W)."""
+    strong = found.points[found.scores >= THRESHOLD]
+    picture = with_points(as_grey(image), torch.from_numpy(strong))
+    return with_rings(picture, torch.from_numpy(found.corners)), heat_map(scores)
 
 
 def build(settings: Settings) -> MagicPointTask:

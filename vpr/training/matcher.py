@@ -28,6 +28,7 @@ from vpr.training.correspondence import Truth
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
 from vpr.training.matching_losses import AssignmentLoss, assignment_loss, confidence_loss, judge
+from vpr.training.pictures import Pictures, of_assignment
 from vpr.training.pose_consistency import pose_consistency_loss
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
@@ -149,6 +150,24 @@ class MatcherTask:
                 nearest.add(judge(_cosines(first, second), truth, 0.0))
         figures = {**ours.figures(""), **nearest.figures("nearest_")}
         return {**figures, "misled": misled / negative_pairs} if negative_pairs else figures
+
+    def pictures(self, model: nn.Module, device: torch.device) -> Pictures:
+        """Matches of the first held-out pair of each source; what is not known to be right is grey."""
+        shown = {}
+        for source in self.sources:
+            part = source.draw(1, randomness(1, 8, 0), held=True)
+            seen = self._features_of((on_tensors(part, lambda each: each.to(device)),), randomness(1, 8, 0), device)
+            if seen is not None:
+                points = self._pixels(seen.first), self._pixels(seen.second)
+                found = _assignments(model(seen.first, seen.second))[-1]
+                images = part.first[0], part.second[0]
+                shown[f"matches, {source.name}"] = of_assignment(images, points, found, seen.truth, BELIEVED)
+        return shown
+
+    def _pixels(self, batch: PointBatch) -> Tensor:
+        """(N, 2) pixels of the points of the first image."""
+        size = batch.points.new_tensor(self.settings.size)
+        return batch.points[0, :, :2] * self.reach * size.max() + size / 2
 
     def export(self, model: nn.Module, path: Path) -> None:
         chosen, extractor = self.settings.features, self.extractor(torch.device("cpu"))

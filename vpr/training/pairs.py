@@ -61,6 +61,7 @@ class HomographySettings(Section):
     fixed_cameras: tuple[str, ...] = ()
     fixed_share: float = Field(0.2, ge=0, le=1)  # of these pairs; what such a camera saw at two times
     held_out: int = Field(32, ge=1)  # photographs for validation
+    split: Path | None = None  # instead of held_out, a folder with train.txt and val.txt, such as KITTI's
 
 
 class ScenesSettings(Section):
@@ -102,7 +103,7 @@ class HomographyPairs(PairSource):
     def __init__(self, settings: HomographySettings, size: Size) -> None:
         self.settings = settings
         self.size = size
-        self.photographs = GreyImages(settings.folder, size, settings.held_out)
+        self.photographs = GreyImages(settings.folder, size, settings.held_out, split=settings.split)
         self.cameras = StaticCameras(self.photographs, settings.fixed_cameras, settings.fixed_share)
 
     def draw(self, count: int, random: Randomness, held: bool) -> Part:

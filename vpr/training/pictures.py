@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from vpr.categories import Categories
 from vpr.core import Image
 from vpr.local_features.detection import score_map
-from vpr.matchers.one_to_many import mutual_partners
+from vpr.matchers.one_to_many import mutual_best, mutual_partners
 from vpr.report.drawing import Correspondences, draw_matches
+from vpr.training.correspondence import Truth
 from vpr.training.homographies import warp_points
 from vpr.training.repeatability import NEAR, points_and_descriptors
 
@@ -45,6 +46,22 @@ def of_views(model: nn.Module, first: Tensor, second: Tensor, homography: Tensor
     }
 
 
+def of_assignment(
+    images: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor], log_assignment: Tensor, truth: Truth, threshold: float
+) -> Image:
+    """Matches of a pair of images (1, H, W) uint8 whose probability is above a threshold; the right ones are coloured.
+
+    ``points`` (M, 2), (N, 2) are pixels, the assignment (1, M + 1, N + 1), the truth that of the pair.
+    """
+    partner, scores = (each[0] for each in mutual_best(log_assignment[:, :-1, :-1]))
+    rows = ((partner >= 0) & (scores > threshold)).nonzero()[:, 0]
+    ends = points[0][rows], points[1][partner[rows]]
+    here, there = (each.double().cpu().numpy() for each in ends)
+    right = (partner[rows] == truth.first[0, rows]).cpu().numpy()
+    first, second = (as_grey(image[0].float() / 255) for image in images)
+    return draw_matches(first, second, Correspondences(here, there, right))
+
+
 def of_classes(images: Tensor, truth: Tensor, found: Tensor, categories: Categories) -> Image:
     """Images (B, 1, H, W), their true and their predicted classes (B, H, W), a row for each."""
     rows: Sequence[Image] = [
@@ -65,6 +82,14 @@ def with_points(image: Image, points: Tensor) -> Image:
     picture = image.copy()
     for x, y in points.round().int().tolist():
         cv2.circle(picture, (x, y), 1, (0, 220, 0), -1)
+    return picture
+
+
+def with_rings(image: Image, points: Tensor) -> Image:
+    """The image with a red ring around each point (N, 2)."""
+    picture = image.copy()
+    for x, y in points.round().int().tolist():
+        cv2.circle(picture, (x, y), 4, (220, 0, 0), 1)
     return picture
 
 

@@ -50,6 +50,7 @@ class Settings(MethodSettings):
     fixed_cameras: tuple[str, ...] = ()
     fixed_share: float = Field(0.1, ge=0, le=1)  # of the pairs; what such a camera saw at two times
     held_out: int = Field(64, ge=1)  # photographs for validation
+    split: Path | None = None  # instead of held_out, a folder with train.txt and val.txt, such as KITTI's
 
     @field_validator("descriptor_loss")
     @classmethod
@@ -77,7 +78,7 @@ class SuperPointTask:
         self.settings = settings
         network = SuperPointNetwork(settings.layout, settings.widths, settings.head, settings.dim)
         keep_variance(network)
-        self.photographs = GreyImages(settings.photographs, settings.size, settings.held_out)
+        self.photographs = GreyImages(settings.photographs, settings.size, settings.held_out, split=settings.split)
         if settings.start is not None:
             load_published(network, str(settings.start), network.convert_state_dict)
         if settings.batch_norm:

@@ -279,6 +279,17 @@ FREE_FEATURES = (
         keys=("features.{0,3,6,9,12,15,19}.weight", "features.{1,4,7,10,13,16,20}.{running_mean,running_var}"),
     ),
     Layout(
+        "segmentation head on SuperPoint",
+        loads=("segmentation",),
+        signature_keys=("down.0.0.weight", "aspp.0.0.weight", "last.weight"),
+        sizes={"channels": axis("down.0.0.weight", 1), "classes": axis("last.weight"), "width": axis("last.weight", 1)},
+        keys=(
+            "{down.{0,1},aspp.{0..3},project,skip,fuse}.0.weight",
+            f"{{down.{{0,1}},aspp.{{0..3}},project,skip,fuse}}.1.{LINEAR}",
+            f"{{everywhere,last}}.{LINEAR}",
+        ),
+    ),
+    Layout(
         "EfficientNet-Lite",
         signature_keys=("_conv_stem.weight", "_blocks.0._depthwise_conv.weight", "_conv_head.weight"),
         variant=lambda state: "Lite0" if count("_blocks.")(state) == 16 else "",
