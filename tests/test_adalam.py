@@ -246,3 +246,22 @@ def test_points_that_a_network_left_out_are_no_neighbours(scene: LocalFeatures) 
     log_scores[:, left_out] = -torch.inf
     found = learned(scene, scene, log_scores, threshold=0.1)
     assert len(found) > 0.9 * 200 and all(row == partner and row % 3 for row, partner in found)
+
+
+def test_agreement_is_that_of_each_error_by_itself() -> None:
+    """The product of |M s - e|^2 spread out, against the errors one by one; an invalid neighbour counts nothing."""
+    random = torch.Generator().manual_seed(3)
+    start, end = (160 * torch.rand(2, 9, 2, generator=random) - 80 for _ in range(2))
+    matrices = torch.eye(2) + 0.3 * torch.randn(2, 5, 2, 2, generator=random)
+    matrices[:, 0] = torch.eye(2)
+    end[:, :4] = start[:, :4] + torch.randn(2, 4, 2, generator=random)
+    valid = torch.rand(2, 9, generator=random) < 0.8
+    around = affinities._Around(start, end, valid, torch.tensor([80.0, 120.0]))
+    found = affinities._agreement(matrices, around)
+    for s in range(2):
+        for h in range(5):
+            tolerance = affinities.TOLERANCE * float(around.reach[s])
+            errors = [float((matrices[s, h] @ start[s, i] - end[s, i]).norm()) for i in range(9) if valid[s, i]]
+            expected = sum(max(0.0, 1 - (error / tolerance) ** 2) for error in errors)
+            assert float(found[s, h]) == pytest.approx(expected, abs=2e-3)
+    assert float(found[:, 0].min()) > 0

@@ -203,12 +203,23 @@ def _best_of_pairs(around: _Around) -> Tensor:
     (a, b), (c, d) = (row.unbind(-1) for row in x.unbind(-2))
     inverse = torch.stack([d, -b, -c, a], dim=-1).view_as(x) / area[..., None, None]
     matrices = y @ inverse
-    moved = (matrices.flatten(1, 2) @ around.start.mT).view(*matrices.shape[:3], -1)  # (S, H, 2, n)
-    error = (moved - around.end.mT[:, None]).square().sum(2)
-    tolerance = TOLERANCE * around.reach[:, None, None]
-    agreement = (1 - error / tolerance.square()).clamp_min(0) * around.valid[:, None]
-    best = torch.where(sound, agreement.sum(2), -1).argmax(1)
+    best = torch.where(sound, _agreement(matrices, around), -1).argmax(1)
     return torch.nn.functional.pad(matrices[torch.arange(len(best), device=best.device), best], (0, 1))
+
+
+def _agreement(matrices: Tensor, around: _Around) -> Tensor:
+    """(S, H) the sum over neighbours of 1 - error^2 / tolerance^2, 0 where the error of (S, H, 2, 2) is larger.
+
+    |M s - e|^2 is linear in M^T M, M and 1, so all errors are one product: a fifth of the time.
+    """
+    tolerance = TOLERANCE * around.reach[:, None, None]
+    start, end = around.start / tolerance, around.end / tolerance
+    (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
+    one = torch.ones_like(a)
+    models = torch.stack([a * a + c * c, 2 * (a * b + c * d), b * b + d * d, a, b, c, d, one], dim=2)  # (S, H, 8)
+    (x, y), (u, v) = start.unbind(-1), end.unbind(-1)
+    parts = [-x * x, -x * y, -y * y, 2 * u * x, 2 * u * y, 2 * v * x, 2 * v * y, 1 - u * u - v * v]
+    return (models @ (torch.stack(parts, dim=1) * around.valid[:, None])).relu_().sum(2)
 
 
 def _agree(matrix: Tensor, around: _Around, confidence: float) -> Tensor:
