@@ -48,6 +48,7 @@ from vpr.features.shards import refuse_other_origin
 from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.features.turned import ChosenTurns
 from vpr.images import ImageLike, in_order
+from vpr.runtime.threads import one_thread_each
 
 LOCAL, GLOBAL, CONTENTS = "local", "global", "contents.json"  # in a folder of features
 
@@ -174,13 +175,24 @@ class FeatureExtractor:
         descriptors = None if self.descriptor is None else kind(folders.descriptors)
         return FeatureSet(images, keys, local, descriptors, work)
 
-    def single(self, image: ImageLike, degrees: int = 0) -> ImageFeatures:
+    def single(self, image: ImageLike, degrees: int = 0, *, side_by_side: bool = False) -> ImageFeatures:
         """The features of one image, turned counter-clockwise by ``degrees``, which are kept nowhere.
 
-        Raises ImageError if it cannot be read.
+        ``side_by_side``: each pass computes on one thread, and all at the same time. Raises ImageError if the image
+        cannot be read.
         """
-        most = self.how.max_megapixels
-        return self._process([[way.prepare(image, most, degrees=degrees) for way, _ in self.passes()]])[0]
+        ways, most = self.passes(), self.how.max_megapixels
+
+        def work(way: Pass) -> Sequence[Any]:
+            found: Sequence[Any] = way.process([way.prepare(image, most, degrees=degrees)])[0]
+            return found
+
+        if not side_by_side:
+            found = [work(way) for way, _ in ways]
+        else:
+            with one_thread_each(min(self.how.threads, len(ways))) as pool:
+                found = list(pool.map(work, [way for way, _ in ways]))
+        return _gathered([(kinds, each) for (_, kinds), each in zip(ways, found, strict=True)])
 
     def stream(self, images: ImageSet) -> Iterator[tuple[int, ImageFeatures | ImageError]]:
         """Row and features of each image, in order, kept nowhere; decoded in threads ahead of the methods.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +50,14 @@ class MapEngine:
     def single(self, image: ImageLike, degrees: int = 0) -> MapFeatures:
         """The features of one image, turned counter-clockwise by ``degrees``. Raises ImageError.
 
-        On a CPU one thread computes them, with the same bits: two wait for each other, and where another process uses a
-        core this costs five times as much of the processor.
+        On a CPU each network computes on one thread, with the same bits: two threads of one network wait for each
+        other, and where another process uses a core this costs five times as much of the processor.
         """
-        with nullcontext() if self.on_accelerator else one_thread():
+        if self.on_accelerator:
             return self._of(self.engine.extractor.single(image, degrees))
+        found = self.engine.extractor.single(image, degrees, side_by_side=True)
+        with one_thread():
+            return self._of(found)
 
     @property
     def on_accelerator(self) -> bool:

@@ -32,6 +32,8 @@ _MOST_BITS = 8  # a component
 # (Max, IRE Transactions on Information Theory, 1960).
 _REACH = np.array([0.0, 1.596, 1.991, 2.344, 2.680, 3.010, 3.330, 3.640, 3.950], np.float32)
 
+_TURNED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -120,22 +122,44 @@ class LocalCodec:
         return component, shift
 
     @cached_property
-    def _decoder(self) -> tuple[Floats, Floats]:
-        """What each bit adds to a descriptor (bits, D), and what all have in common (D,)."""
-        component, shift = self._layout
+    def _decoder(self) -> _Decoder:
+        first = np.cumsum(self.bits, dtype=np.int64) - self.bits  # bit of a code at which each component begins
         reach = _REACH[self.bits] * self.spreads
         step = 2 * reach / 2.0**self.bits
-        weights = (2.0**shift * step[component])[:, None] * self.projection.T[component]
-        common = self.projection @ (self.means - reach + step / 2)
-        return weights.astype(np.float32), common.astype(np.float32)
+        return _Decoder(
+            byte=first // 8,
+            shift=(first % 8).astype(np.uint16),
+            mask=(2.0**self.bits - 1).astype(np.uint16),
+            step=step.astype(np.float32),
+            lowest=(self.means - reach + step / 2).astype(np.float32),
+        )
 
     def _descriptors(self, codes: Codes) -> Floats:
-        weights, common = self._decoder
-        bits = np.unpackbits(codes, axis=1, count=len(weights)).astype(np.float32)
-        found = bits @ weights + common
-        norms = np.linalg.norm(found, axis=1, keepdims=True)
-        unit: Floats = np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
+        found = self.projection @ self._decoder.components(codes)
+        squared = np.einsum("dk,dk->k", found, found)
+        found *= np.where(squared > 0, 1 / np.sqrt(np.maximum(squared, 1e-30)), 0)
+        unit: Floats = np.ascontiguousarray(found.T)
         return unit
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoder:
+    """Where each of d components lies in a code, and what its steps mean."""
+
+    byte: NDArray[np.int64]  # the first of the two bytes in which it is
+    shift: NDArray[np.uint16]  # its lowest bit there, counted from the left
+    mask: NDArray[np.uint16]
+    step: Floats
+    lowest: Floats  # the middle of the first step
+
+    def components(self, codes: Codes) -> Floats:
+        """(d, K) of the bits (K, bytes) of descriptors."""
+        turned = np.zeros((codes.shape[1] + 1, len(codes)), np.uint16)
+        turned[:-1] = _TURNED[codes].T
+        pairs = turned[:-1] | turned[1:] << 8
+        levels = (pairs[self.byte] >> self.shift[:, None]) & self.mask[:, None]
+        found: Floats = levels * self.step[:, None] + self.lowest[:, None]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
