@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from vpr.categories import CITYSCAPES_4, CS34_ID, IGNORED
 from vpr.category_files import write_categories
 from vpr.config import load
-from vpr.core import ConfigError
+from vpr.core import ConfigError, DataError
 from vpr.evaluation.segmentation import Confusion, confusion
 from vpr.training import homographies, loop
+from vpr.training.absent_classes import AbsentSettings, absent_loss
 from vpr.training.grey_images import cut_labels_to, cut_to
 from vpr.training.randomness import randomness
 from vpr.training.segmentation import SUPERPOINT, Settings, build, dice_loss, predicted, segmentation_loss
@@ -63,6 +64,38 @@ def test_dice_by_hand() -> None:
     classes, known = torch.tensor([[[0, 1]]]), torch.ones(1, 1, 2, dtype=torch.bool)
     # class 0: 2 * 1 / (1.5 + 1); class 1: 2 * 0.5 / (0.5 + 1)
     assert torch.isclose(dice_loss(probabilities, classes, known), torch.tensor(1 - (0.8 + 2 / 3) / 2))
+
+
+def test_the_loss_of_absent_classes_by_hand() -> None:
+    logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]]]]).log_softmax(1)
+    absent = torch.tensor([[True, False, True]])
+    left = [1 / (torch.e**2 + 2), 1 / 3]  # the probability of the one class that may occur, at either pixel
+    expected = -sum(np.log(each) for each in left) / 2
+    assert float(absent_loss(logits + 3, absent)) == pytest.approx(expected, rel=1e-5)
+    assert absent_loss(logits, torch.zeros(1, 3, dtype=torch.bool)) == 0
+
+
+def test_photographs_without_some_classes_teach_that_these_are_not_there(root: Path) -> None:
+    folder = root / "indoors"
+    folder.mkdir()
+    for name in ("hall_0.png", "hall_1.png", "street.png"):
+        cv2.imwrite(str(folder / name), np.full((48, 64), 40, np.uint8))  # as dark as the sky
+    absent = AbsentSettings(folder=folder, patterns=("hall*",), classes=("sky", "vehicle"), share=0.5)
+    task = build(task_of(root, absent=(absent,)))
+    batch = task.batch(4, randomness(0, 1))
+    names = task.categories.names
+    assert batch.unlabelled.shape == (2, 1, 48, 64) and batch.warps.shape == (2, 3, 3)
+    assert {names[i] for i in batch.absent[0].nonzero()[:, 0].tolist()} == {"sky", "vehicle"}
+    losses = task.losses(task.model, batch, randomness(0, 2))
+    losses["absent"].backward()
+    with_absent = losses["segmentation"] + losses["absent"]
+    assert torch.isclose(losses["loss"], with_absent) and losses["absent"] > 0.1
+    sky = list(names).index("sky")
+    assert task.model.segmentation.last.bias.grad[sky] > 0  # a step makes the sky less probable
+    with pytest.raises(DataError, match="no photograph's name matches attic"):
+        build(task_of(root, absent=(absent.model_copy(update={"patterns": ("attic*",)}),)))
+    with pytest.raises(ConfigError, match="have to be of some class"):
+        build(task_of(root, absent=(absent.model_copy(update={"classes": tuple(names)}),)))
 
 
 def test_labels_are_warped_as_images_are() -> None:

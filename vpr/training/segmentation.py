@@ -27,6 +27,7 @@ from vpr.local_features.segmentation import about_classes
 from vpr.local_features.segmentation_network import SegmentationHead, enlarged, predicted
 from vpr.local_features.superpoint_network import SuperPointNetwork
 from vpr.training import homographies, photometric
+from vpr.training.absent_classes import AbsentSettings, WithoutClasses, absent_loss
 from vpr.training.adaptation import read_labels
 from vpr.training.description import DESCRIPTOR_LOSSES
 from vpr.training.detection import cell_classes, detector_loss, point_map, warped_points, whole_cells
@@ -60,6 +61,8 @@ class Settings(MethodSettings):
     warped_pair: bool = True  # two views of each image; the descriptor needs them
     segmentation_weight: float = Field(1.0, ge=0)
     dice_weight: float = Field(0.5, ge=0)  # of the overlap of regions, within the loss of segmentation
+    absent: tuple[AbsentSettings, ...] = ()
+    absent_weight: float = Field(1.0, ge=0)  # of classes found where they do not occur
     detector_weight: float = Field(1.0, ge=0)
     descriptor_weight: float = Field(0.5, ge=0)
     descriptor_loss: str = "softmax"
@@ -110,6 +113,9 @@ class LabelledBatch(NamedTuple):
     counts: Tensor  # (B,)
     first: Tensor  # (B, 3, 3) image to first view
     second: Tensor  # (B, 3, 3) image to second view, or none
+    unlabelled: Tensor  # (U, 1, H, W) uint8 photographs in which some classes do not occur
+    absent: Tensor  # (U, C) bool these classes
+    warps: Tensor  # (U, 3, 3) photograph to view
 
 
 class Labelled:
@@ -154,39 +160,59 @@ class SegmentationTask:
         seen, held = (read_labelled(layout, settings.root, split) for split in ("train", "val"))
         self.seen = Labelled(seen, self.categories, settings.size)
         self.held = Labelled(held, self.categories, settings.size, settings.validated)
+        self.without = [WithoutClasses(each, self.categories, settings.size) for each in settings.absent]
         self.points = None if settings.labels is None else _points_of(settings.labels, seen)
 
     def batch(self, size: int, random: Randomness) -> LabelledBatch:
         settings = self.settings
         rows = random.numpy.choice(self.seen.rows, size)
-        warps = [
+        first, second = (
             homographies.sample_homographies(size, settings.size, settings.homography, random.torch) for _ in range(2)
-        ]
+        )
         if not settings.warped_pair:
-            warps[1] = warps[1][:0]
+            second = second[:0]
         labels = [np.zeros((0, 2), np.float32) if self.points is None else self.points[row] for row in rows]
-        return LabelledBatch(self.seen.images.stack(rows), self.seen.masks(rows), *padded_points(labels), *warps)
+        points, counts = padded_points(labels)
+        unlabelled, absent, warps = self._unlabelled(size, random)
+        images, masks = self.seen.images.stack(rows), self.seen.masks(rows)
+        return LabelledBatch(images, masks, points, counts, first, second, unlabelled, absent, warps)
+
+    def _unlabelled(self, size: int, random: Randomness) -> tuple[Tensor, Tensor, Tensor]:
+        """Photographs for a batch of ``size`` labelled images, the classes that they lack, and warps."""
+        width, height = self.settings.size
+        drawn = [source.draw(size, random) for source in self.without]
+        nothing = torch.zeros(0, 1, height, width, dtype=torch.uint8), torch.zeros(0, len(self.categories)).bool()
+        images, absent = (torch.cat(side) for side in zip(nothing, *drawn, strict=True))
+        if not len(images):
+            return images, absent, torch.zeros(0, 3, 3)
+        how = self.settings.homography
+        return images, absent, homographies.sample_homographies(len(images), (width, height), how, random.torch)
 
     def losses(self, model: nn.Module, batch: LabelledBatch, random: Randomness) -> dict[str, Tensor]:
         settings, size = self.settings, self.settings.size
         both = torch.cat([batch.first, batch.second])
         views = len(both) // len(batch.images)
-        images = homographies.warp_images(batch.images.repeat(views, 1, 1, 1).float() / 255, both, size)
+        images = torch.cat([batch.images.repeat(views, 1, 1, 1), batch.unlabelled]).float() / 255
+        images = homographies.warp_images(images, torch.cat([both, batch.warps]), size)
         images = photometric.augment(images, settings.light, random.torch)
         logits, coarse, classes = model(images)
+        labelled, others = classes.split([len(both), len(batch.unlabelled)])
         masks = homographies.warp_labels(batch.masks.repeat(views, 1, 1), both, size, IGNORED)
-        segmentation = segmentation_loss(classes, masks, settings.dice_weight)
+        segmentation = segmentation_loss(labelled, masks, settings.dice_weight)
         found = {"segmentation": segmentation}
         loss = settings.segmentation_weight * segmentation
+        if len(others):
+            found["absent"] = absent_loss(others, batch.absent)
+            loss = loss + settings.absent_weight * found["absent"]
         if not settings.frozen:
             moved = warped_points(batch.points.repeat(views, 1, 1), both)
             maps = point_map(moved, batch.counts.repeat(views), size)
             valid = whole_cells(homographies.seen(both, size, size, margin=1))
-            found["detector"] = detector_loss(logits, cell_classes(maps, random.torch), valid)
+            found["detector"] = detector_loss(logits[: len(both)], cell_classes(maps, random.torch), valid)
             loss = loss + settings.detector_weight * found["detector"]
             if settings.warped_pair:
                 chosen = chosen_points(moved[: len(batch.images)], batch.counts, settings.points, size, random)
-                pair = view_pair(coarse, batch.first, batch.second, size, chosen)
+                pair = view_pair(coarse[: len(both)], batch.first, batch.second, size, chosen)
                 found["descriptor"] = DESCRIPTOR_LOSSES[settings.descriptor_loss](pair, random.torch)
                 loss = loss + settings.descriptor_weight * found["descriptor"]
         return {"loss": loss, **found}
