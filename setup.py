@@ -10,7 +10,7 @@ version = next(
 )
 
 extras = {
-    "cluster": ["pymilvus>=3.0"],
+    "cluster": ["fsspec>=2024.6", "pymilvus>=3.0", "ray>=2.60"],  # fsspec reads s3:// with s3fs, gs:// with gcsfs
     "formats": ["pillow-heif>=0.22", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
     "gpu": ["faiss-gpu>=1.14.3"],  # replaces faiss-cpu: uninstall that first, both install the package `faiss`
     "hdf5": ["h5py>=3.12"],
@@ -40,6 +40,7 @@ extras = {
         "pytest-xdist>=3.6",
         "python-multipart>=0.0.18",
         "pytorch-metric-learning>=2.8",
+        "ray>=2.60",
         "ruff==0.17.5",  # exact: a formatter that moves on its own fails a tree that nobody touched
         "uvicorn>=0.32",
     ],

@@ -45,6 +45,7 @@ ORDER = (
     "serve",  # a map over HTTP
     "pairs",  # built on build, features, rerank and report
     "benchmark",
+    "cluster",  # units of maps, runs and benchmarks, computed by other machines
     "image_exports",  # npz of features: built on local_features, matchers, geometry and report
     "geometry_examples",
     "geometry_benchmark",

@@ -218,6 +218,13 @@ def build_reranker(settings: Settings) -> PairReranker[Any]:
     )
 
 
+def on_worker(settings: Settings, threads: int) -> Settings:
+    """The settings for one of several processes, which leaves to another what a bad image does."""
+    machine = settings.machine.model_copy(update={"threads": threads})
+    images = settings.images.model_copy(update={"on_bad_image": "skip"})
+    return settings.model_copy(update={"machine": machine, "images": images})
+
+
 def refuse_masks(settings: Settings, what: str) -> None:
     """Raise ConfigError for masks in files where ``what`` does not apply them."""
     if settings.images.masks:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vpr.cli.common import ConfigOption, SetOption, call_with, say, settings_of
+from vpr.cli.on_ray import RayCommand, RayOption, StagingOption, WorkerCpusOption, WorkerGpusOption, ray_workers
 from vpr.core import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ Near = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=RayCommand)
 def create(
     city: City,
     *,
@@ -89,6 +90,10 @@ def create(
     search_set: SearchSet = None,
     config: ConfigOption = "map",
     overrides: SetOption = None,
+    ray: RayOption = None,
+    staging: StagingOption = None,
+    worker_cpus: WorkerCpusOption = 1,
+    worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Make a map of images; run it again to go on after an interruption."""
     from vpr.maps import Map
@@ -100,12 +105,13 @@ def create(
     made = Map.begin(city, settings, "compact" if compact_profile else "default")
     if wanted is not None:
         _say_all(made.set_search(**wanted))
-    _say_added(made.add_placed(placed, root))
+    with ray_workers(ray, staging, worker_cpus, worker_gpus, city) as workers:
+        _say_added(made.add_placed(placed, root, workers=workers))
     made.compact()
     _say_info(made.info())
 
 
-@app.command()
+@app.command(cls=RayCommand)
 def add(
     city: City,
     *,
@@ -114,13 +120,18 @@ def add(
     reader: ReaderName = None,
     source: Sources = None,
     device: Device = "auto",
+    ray: RayOption = None,
+    staging: StagingOption = None,
+    worker_cpus: WorkerCpusOption = 1,
+    worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Add images; those that the map has already, by name and content, cost nothing but reading the file."""
     from vpr.maps import Map
 
     root, placed = _read(images, positions, reader, source)
     with Map(city, device=device) as held:
-        _say_added(held.add_placed(placed, root))
+        with ray_workers(ray, staging, worker_cpus, worker_gpus, city) as workers:
+            _say_added(held.add_placed(placed, root, workers=workers))
         _say_info(held.info())
 
 

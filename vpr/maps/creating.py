@@ -13,9 +13,9 @@ from vpr.core import ConfigError, DataError
 from vpr.maps import shipped
 from vpr.maps.about import FILE, About
 from vpr.maps.engine import MapEngine
-from vpr.maps.local_codec import PROFILES
+from vpr.maps.local_codec import CODEC, PROFILES
 from vpr.maps.vectors import VectorCodec
-from vpr.maps.writing import CODEC, LOCK, writing
+from vpr.maps.writing import LOCK, writing
 from vpr.runtime.files import TEMPORARY
 from vpr.settings import Settings
 

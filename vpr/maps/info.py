@@ -9,11 +9,10 @@ from typing import Any
 
 from vpr.core import DataError
 from vpr.maps.about import About
-from vpr.maps.local_codec import LocalCodec
+from vpr.maps.local_codec import CODEC, LocalCodec
 from vpr.maps.manifest import Manifest
 from vpr.maps.segments import check_segment
 from vpr.maps.snapshot import Snapshot
-from vpr.maps.writing import CODEC
 
 
 @dataclass(frozen=True)

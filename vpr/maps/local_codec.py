@@ -8,7 +8,9 @@ bits for x and y each, as shares of the image's size, 8 bits for the score, and 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +24,14 @@ from safetensors.numpy import load_file, save
 
 from vpr.core import DataError, Floats, LocalFeatures
 from vpr.runtime.files import write_atomically
+from vpr.runtime.threads import one_thread
+
+logger = logging.getLogger(__name__)
 
 Codes = NDArray[np.uint8]
 
+CODEC = "codec.safetensors"  # in the folder of a map
+FITTED_ON = 256  # images, where the codec does not come with vpr
 HEAD_BYTES = 5  # x, y, score
 _STEPS = 65_535.0
 _MOST_BITS = 8  # a component
@@ -90,6 +97,15 @@ class LocalCodec:
         arrays = {name: getattr(self, name) for name in ("projection", "means", "spreads", "bits")}
         metadata = {"vpr": json.dumps(vars(self.profile), sort_keys=True)}
         write_atomically(path, save(arrays, metadata=metadata))
+
+    @property
+    def digest(self) -> str:
+        """Of all that changes the codes."""
+        arrays = (self.projection, self.means, self.spreads, self.bits)
+        digest = hashlib.blake2b(repr(self.profile).encode(), digest_size=16)
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @staticmethod
     def load(path: Path) -> LocalCodec:
@@ -179,12 +195,42 @@ class DescriptorPca:
         return LocalCodec(projection, self.means[used], self.spreads[used], bits[used], kept)
 
 
-def fit_pca(images: Sequence[LocalFeatures], per_image: int = 200) -> DescriptorPca:
-    """The PCA of descriptors of some images, evenly spread over their keypoints.
+@dataclass(frozen=True)
+class CodecFile:
+    """The codec of a map, which is fitted on its first images where none comes with vpr."""
 
-    Raises DataError if no image has a keypoint.
-    """
-    parts = [each.descriptors.numpy()[:: max(1, len(each) // per_image)] for each in images if len(each)]
+    folder: Path  # of the map
+    profile: Profile
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / CODEC).exists()
+
+    def load(self) -> LocalCodec:
+        return LocalCodec.load(self.folder / CODEC)
+
+    def fit(self, images: Sequence[Floats]) -> LocalCodec:
+        """Fit the codec on descriptors of the first images; see fit_pca_of."""
+        with one_thread():
+            fit_pca_of(images).codec(self.profile).save(self.folder / CODEC)
+        logger.info("%s: codec of local features fitted on %d images", self.folder, len(images))
+        return self.load()
+
+
+def some_descriptors(features: LocalFeatures, most: int = 200) -> Floats:
+    """About so many descriptors of an image, evenly spread over its keypoints."""
+    found: Floats = features.descriptors.numpy()[:: max(1, len(features) // most)]
+    return found
+
+
+def fit_pca(images: Sequence[LocalFeatures]) -> DescriptorPca:
+    """The PCA of descriptors of some images, evenly spread over their keypoints; see fit_pca_of."""
+    return fit_pca_of([some_descriptors(each) for each in images])
+
+
+def fit_pca_of(images: Sequence[Floats]) -> DescriptorPca:
+    """The PCA of descriptors (K, D) of each image. Raises DataError if there are none."""
+    parts = [each for each in images if len(each)]
     if not parts:
         raise DataError("no image has a single local feature: all are blank, or none could be read")
     descriptors = np.concatenate(parts).astype(np.float32)

@@ -191,12 +191,11 @@ class Manifest:
         ]
 
     def next_segment(self) -> int:
-        """A number that no segment has had."""
-        number = int(self.fact("next_segment"))
-        self.set_fact("next_segment", number + 1)
-        return number
+        """A number that no segment has had; it is given again until put_segment takes it."""
+        return int(self.fact("next_segment"))
 
     def put_segment(self, segment: SegmentRecord) -> None:
+        self.set_fact("next_segment", max(segment.id + 1, self.next_segment()))
         files = json.dumps(segment.files, sort_keys=True)
         row = (segment.id, segment.folder, segment.count, files)
         self.database.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", row)

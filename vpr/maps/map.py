@@ -25,7 +25,7 @@ from vpr.maps.compacting import Compacted, compact
 from vpr.maps.engine import MapEngine, MapFeatures, build_engine, require_weights
 from vpr.maps.filters import parse_filter
 from vpr.maps.info import MapInfo, describe, problems
-from vpr.maps.local_codec import PROFILES, LocalCodec
+from vpr.maps.local_codec import CODEC, PROFILES, LocalCodec
 from vpr.maps.locating import MatchedPair, StoredFeatures, as_found, reranked
 from vpr.maps.manifest import Manifest, StoredImage
 from vpr.maps.prior import Prior
@@ -38,6 +38,7 @@ from vpr.maps.snapshot import Snapshot
 from vpr.maps.sources import read_images
 from vpr.maps.writing import Added
 from vpr.rotations import require_rotations
+from vpr.runtime.units import Workers
 from vpr.settings import Settings, configured
 
 PathLike = str | os.PathLike[str]
@@ -120,7 +121,7 @@ class Map:
         """How local features are stored. Raises DataError if the map has no image yet, or its file is damaged."""
         with self._building:
             if self._codec is None:
-                self._codec = LocalCodec.load(self.folder / writing.CODEC)
+                self._codec = LocalCodec.load(self.folder / CODEC)
             return self._codec
 
     def features(self, photo: ImageLike, degrees: int = 0) -> MapFeatures:
@@ -338,13 +339,16 @@ class Map:
         root, placed = read_images(Path(images), os.fspath(positions))
         return self.add_placed(placed, root)
 
-    def add_placed(self, images: Sequence[PlacedImage], root: PathLike) -> Added:
-        """Add images below a folder whose places are known. Raises DataError while another process writes."""
-        engine = self.engine
+    def add_placed(self, images: Sequence[PlacedImage], root: PathLike, *, workers: Workers | None = None) -> Added:
+        """Add images below a folder whose places are known; other processes extract their features, if any are given.
+
+        Raises DataError while another process writes.
+        """
+        engine, profile = self.engine, PROFILES[self.about.profile]
         with self._computing, writing.writing(self.folder) as manifest:
             self._searching(manifest).require()
             return writing.add(
-                manifest, self.folder, images, Path(root), engine=engine, profile=PROFILES[self.about.profile]
+                manifest, self.folder, images, Path(root), engine=engine, profile=profile, workers=workers
             )
 
     def remove(self, names: Sequence[str] = (), where: str = "") -> int:

@@ -9,31 +9,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vpr.core import ConfigError, DataError, ImageError, ImageSet, LocalFeatures
+from vpr.core import ConfigError, DataError, ImageError, ImageSet
 from vpr.datasets.placed import PlacedImage
 from vpr.features.contents import digest_of_file
-from vpr.maps.engine import MapEngine, MapFeatures
+from vpr.maps.encoding import EncodedImage, encoded_here
+from vpr.maps.encoding_units import encoded_on
+from vpr.maps.engine import MapEngine
 from vpr.maps.filters import Condition
-from vpr.maps.local_codec import LocalCodec, Profile, fit_pca
+from vpr.maps.local_codec import CodecFile, Profile
 from vpr.maps.manifest import Changes, Manifest, SegmentRecord, StoredImage
 from vpr.maps.search import MapSearch, search_of
 from vpr.maps.segments import StoredLocal, sweep, write_segment
 from vpr.maps.vectors import VectorCodec
 from vpr.runtime.files import exclusive_lock
 from vpr.runtime.progress import Progress
+from vpr.runtime.units import Workers
 
 logger = logging.getLogger(__name__)
 
-LOCK, CODEC = "writer.lock", "codec.safetensors"
+LOCK = "writer.lock"
 SEGMENT_IMAGES = 1024  # added by one commit, and the most that a kill loses
-FITTED_ON = 256  # images, where the codec of local features does not come with vpr
 
 
 @dataclass
@@ -88,9 +89,11 @@ def add(
     engine: MapEngine,
     profile: Profile,
     segment_images: int = SEGMENT_IMAGES,
+    workers: Workers | None = None,
 ) -> Added:
     """Extract the features of images below ``root`` and commit them, ``segment_images`` at a time.
 
+    With ``workers`` these extract them; the map has the same bytes.
     An image that the map holds, by name and content, costs reading its file alone; one of that name with other content
     replaces it. Images that cannot be used are named in the result, or raised, as ``images.on_bad_image`` says.
     """
@@ -98,23 +101,27 @@ def add(
     waiting, contents, replaced = _sorted_out(manifest, images, root, engine.engine.extractor.how.threads, result)
     if not waiting:
         return result
-    vectors = VectorCodec(engine.dim)
-    progress = Progress("add", len(waiting), "image")
+    vectors, codecs = VectorCodec(engine.dim), CodecFile(folder, profile)
     to_read = ImageSet(root, tuple(image.name for image in waiting))
-    some: list[tuple[int, MapFeatures]] = []
-    with progress:
-        for row, features in engine.stream(to_read):
+    if workers is None:
+        encoded = encoded_here(engine, to_read, codecs)
+    else:
+        places = {image.name: place for place, image in enumerate(images)}
+        work = [(contents[image.name], places[image.name]) for image in waiting]
+        encoded = encoded_on(workers, engine, to_read, work, codecs=codecs, segment_images=segment_images)
+    some: list[tuple[int, EncodedImage]] = []
+    with Progress("add", len(waiting), "image") as progress, closing(encoded):
+        for row, image in encoded:
             progress.update()
-            if isinstance(features, ImageError):
-                logger.warning("skipped: %s", features)
-                result.failed[waiting[row].name] = str(features)
+            if isinstance(image, ImageError):
+                logger.warning("skipped: %s", image)
+                result.failed[waiting[row].name] = str(image)
             else:
-                some.append((row, features))
+                some.append((row, image))
             if some and (len(some) == segment_images or row == len(waiting) - 1):
-                codec = None if engine.reranker is None else _codec(folder, [each.local for _, each in some], profile)
                 chosen = [waiting[row] for row, _ in some]
                 old = [replaced[image.name] for image in chosen if image.name in replaced]
-                record = _write(manifest, folder, [each for _, each in some], vectors, codec)
+                record = _write(manifest, folder, [each for _, each in some], vectors)
                 with manifest.writing():
                     manifest.put_segment(record)
                     manifest.remove(old)
@@ -179,27 +186,9 @@ def _differs(stored: StoredImage, image: PlacedImage) -> bool:
     return any(new is not None and new != old for new, old in zip(news, held, strict=True))
 
 
-def _codec(folder: Path, features: Sequence[LocalFeatures], profile: Profile) -> LocalCodec:
-    """The codec of the map, which is fitted on these features if there is none yet."""
-    path = folder / CODEC
-    if not path.exists():
-        codec = fit_pca(features[:FITTED_ON]).codec(profile)
-        logger.info("%s: codec of local features fitted on %d images", folder, min(len(features), FITTED_ON))
-        codec.save(path)
-    return LocalCodec.load(path)
-
-
-def _write(
-    manifest: Manifest,
-    folder: Path,
-    features: Sequence[MapFeatures],
-    vectors: VectorCodec,
-    codec: LocalCodec | None,
-) -> SegmentRecord:
+def _write(manifest: Manifest, folder: Path, images: Sequence[EncodedImage], vectors: VectorCodec) -> SegmentRecord:
     """The files of a segment, which the manifest does not name yet."""
-    local: list[NDArray[np.uint8]] = [np.zeros((0, 1), np.uint8)] * len(features)
-    if codec is not None:
-        local = [codec.encode(each.local) for each in features]
-    codes = vectors.encode(np.stack([each.vector for each in features]))
-    frames = [(len(own), *each.local.image_size) for own, each in zip(local, features, strict=True)]
+    codes = np.stack([each.vector for each in images])
+    local = [each.local for each in images]
+    frames = [(len(each.local), *each.image_size) for each in images]
     return write_segment(folder, manifest.next_segment(), vectors, codes, StoredLocal(local, frames, local[0].shape[1]))
