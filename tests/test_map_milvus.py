@@ -197,6 +197,17 @@ def test_a_map_changes_its_search_and_back(tmp_path: Path) -> None:
     ]
 
 
+def test_a_new_process_loads_the_collection(tmp_path: Path) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    held = small_map(tmp_path, 3, search=_lite(tmp_path))
+    query = vectors(held, 1)
+    for work in (Map.verify, lambda held: held.shortlists(query, 1), lambda held: held.remove(["002.png"])):
+        server_manager_instance.release_server(str(tmp_path / "city.db"))
+        work(Map(held.folder, device="cpu"))  # type: ignore[operator]
+    assert Map(held.folder, device="cpu").verify() == []
+
+
 def test_new_positions_and_replaced_images_follow(tmp_path: Path) -> None:
     held = small_map(tmp_path, search=_lite(tmp_path))
     points = write_positions(tmp_path / "points.csv", range(6))
@@ -303,6 +314,7 @@ def test_indexes_get_their_parameters() -> None:
     ivf = MilvusSettings(index="IVF_SQ8", build={"nlist": 64}, query={"nprobe": 8})
     assert ivf.query_parameters(10) == {"nprobe": 8} and ivf.query_parameters(10, exhaustive=True) == {"nprobe": 64}
     assert MilvusSettings(index="HNSW").query_parameters(500) == {"ef": 500}
+    assert MilvusSettings(index="HNSW").query_parameters(50, exhaustive=True) == {"ef": 1024}
     assert MilvusSettings(index="FLAT").build_parameters == {}
 
 

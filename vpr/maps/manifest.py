@@ -295,6 +295,11 @@ class Manifest:
         """Those of the images of these ids that are not removed, by id."""
         return self.images(OF_IDS, [json.dumps(list(numbers))])
 
+    def contents(self, numbers: Iterable[int]) -> dict[int, tuple[int, int, str, str]]:
+        """Segment, row, name and content of those of the images of these ids that are not removed, by id."""
+        query = f"SELECT id, segment, row, name, content FROM images WHERE removed IS NULL AND {OF_IDS}"
+        return {row[0]: tuple(row[1:]) for row in self.database.execute(query, [json.dumps(list(numbers))])}
+
     def last_id(self) -> int:
         """The largest id that an image has had; 0 before the first."""
         query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'images'"

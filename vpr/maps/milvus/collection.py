@@ -52,10 +52,10 @@ class MilvusCollection:
             raise ConfigError(
                 f"search by Milvus needs {packages}: pip install {packages}, or pip install 'vpr[cluster]'"
             )
-        for name in ("pymilvus", "milvus_lite"):  # it logs each error with a traceback before it raises it
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         from pymilvus import MilvusClient
 
+        for name in ("pymilvus", "milvus_lite"):  # they log each error with a traceback before they raise it
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if local:
             Path(self.address).parent.mkdir(parents=True, exist_ok=True)
         given = {"token": self._token} if self._token else {}
@@ -98,8 +98,11 @@ class MilvusCollection:
         """Whether there is a collection of this name."""
         return bool(self._call("look for the collection", self._client.has_collection, self.name))
 
-    def require(self, dim: int) -> None:
-        """Raise SearchError unless the collection is there, is this map's, and has vectors of ``dim`` components."""
+    def require(self, dim: int | None) -> None:
+        """Raise SearchError unless the collection is there, is this map's, and has vectors of ``dim`` components.
+
+        It is loaded then.
+        """
         if not self.exists():
             raise SearchError(
                 f"Milvus at {self.address} has no collection {self.name}; `vpr map verify CITY --repair` makes it again"
@@ -109,11 +112,12 @@ class MilvusCollection:
         held = int(fields.get("vector", {}).get("dim", 0))
         if set(fields) != {"id", "vector", "content", "mark", "columns", *NUMBERS, *TEXTS.values()}:
             raise SearchError(f"{self._where()} was not made by vpr; give another name: --collection NAME")
-        if held != dim:
+        if dim is not None and held != dim:
             raise SearchError(
                 f"{self._where()} has vectors of {held} components, this map of {dim}; give another name: "
                 "--collection NAME"
             )
+        self.load()
         owner = self.owner()
         if owner != self.identity:
             whose = "of another map" if owner else "of no map"
@@ -209,7 +213,7 @@ class MilvusCollection:
     def search(self, vectors: Floats, k: int, expression: str, *, exhaustive: bool = False) -> list[list[Hit]]:
         """For each vector (Q, D) up to k rows that an expression allows, best first; requests of a bounded size.
 
-        ``exhaustive`` looks into all inverted lists, where the index has such.
+        ``exhaustive``: see MilvusSettings.query_parameters.
         """
         step = max(1, QUERIES_BYTES // (4 * vectors.shape[1]))
         parameters = {"metric_type": "IP", "params": self.settings.query_parameters(k, exhaustive=exhaustive)}
@@ -228,6 +232,12 @@ class MilvusCollection:
             )
             found += [[_hit(each) for each in hits] for hits in answer]
         return found
+
+    def count(self, expression: str) -> int:
+        """How many rows an expression allows, the marker included."""
+        level = self.settings.consistency
+        how = {"filter": expression, "output_fields": ["count(*)"], "consistency_level": level}
+        return int(self._call("count", self._client.query, self.name, **how)[0]["count(*)"])
 
     def marks(self, first: int, last: int) -> dict[int, int]:
         """The marks of all rows with ids from ``first`` to below ``last``, by id; at most MOST_FOUND."""

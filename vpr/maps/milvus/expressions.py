@@ -116,7 +116,7 @@ def _free(node: Predicate, wanted: bool) -> str:
     if sign == "==":
         return f"({column} == {literal})"
     if sign == "!=":
-        return f"({known} and not ({column} == {literal}))"
+        return f"(({known}) and (not ({column} == {literal})))"  # Milvus 2.3 wants each parenthesis
     others = f"{column} >= {-_LARGEST!r}" if is_text else f'{column} >= ""'
     if is_text == (sign in ("<", "<=")):
         return f"({column} {sign} {literal} or {others})"

@@ -16,9 +16,9 @@ from vpr.maps.segments import open_segment
 from vpr.maps.vectors import VectorCodec, codes_of
 
 
-def content_mark(image: StoredImage) -> int:
+def content_mark(name: str, content: str) -> int:
     """63 bits of an image's name and content: what a row of its id must have to be of this image."""
-    return _digest([image.name, image.content])
+    return _digest([name, content])
 
 
 def row_mark(image: StoredImage) -> int:
@@ -51,8 +51,8 @@ def _row(image: StoredImage, vector: Floats) -> dict[str, Any]:
         raise DataError(
             f"image {image.name!r}: its {what} take more than the {MOST_JSON} bytes of Milvus; shorten them"
         )
-    marks = {"content": content_mark(image), "mark": row_mark(image)}
-    return {"id": image.id, "vector": vector.tolist(), **marks, **scalars, "columns": columns}
+    marks = {"content": content_mark(image.name, image.content), "mark": row_mark(image)}
+    return {"id": image.id, "vector": vector, **marks, **scalars, "columns": columns}
 
 
 def _scalars(image: StoredImage) -> dict[str, Any]:

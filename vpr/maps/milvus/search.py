@@ -17,7 +17,7 @@ from vpr.maps.milvus.expressions import NotExpressible, expression_of
 from vpr.maps.milvus.rows import content_mark
 from vpr.maps.milvus.settings import MilvusSettings
 from vpr.maps.prior import Prior
-from vpr.maps.snapshot import FoundRow, Snapshot
+from vpr.maps.snapshot import EXACT_SHARE, FoundRow, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -78,21 +78,20 @@ class MilvusSearch:
         found: list[list[FoundRow]] = [[] for _ in vectors]
         open_rows = np.arange(len(vectors))
         circle = checked.prior is not None and checked.prior.near is not None
+        exhaustive = circle or (bool(expression) and self._few(expression, checked.manifest))
         asked = min(MOST_FOUND, int(k * _MORE) + 1 if circle else k + 1)  # one more: the marker may be among them
-        exhaustive = circle  # few images are near a place: their lists may be none of those that are probed
         while len(open_rows):
             hits = self.collection.search(vectors[open_rows], asked, expression, exhaustive=exhaustive)
             kept = checked.keep(hits)
             lacking = []
             for row, some, all_ in zip(open_rows.tolist(), kept, hits, strict=True):
                 found[row] = some[:k]
-                if len(some) < k and (len(all_) == asked or not exhaustive):
+                if len(some) < k and (len(all_) == asked or (expression and not exhaustive)):
                     lacking.append(row)
             open_rows = np.array(lacking, dtype=np.int64)
-            if not exhaustive and checked.prior is not None:
+            if not exhaustive and expression:  # the lists that were probed have too few of the images it allows
                 exhaustive = True
                 continue
-            exhaustive = True
             if len(open_rows) and asked == MOST_FOUND and checked.prior is None:
                 logger.warning("Milvus has many images that the map has not; `vpr map verify CITY --repair`")
                 break
@@ -102,6 +101,10 @@ class MilvusSearch:
                 break
             asked = min(MOST_FOUND, 2 * asked)
         return found
+
+    def _few(self, expression: str, manifest: Manifest) -> bool:
+        """Whether an expression allows so few images that their lists may be none of those that are probed."""
+        return self.collection.count(expression) < EXACT_SHARE * manifest.count()
 
     def _by_ids(self, checked: Checked, vectors: Floats, k: int) -> list[list[FoundRow]]:
         """Search the images that the manifest allows, by their ids."""
@@ -122,7 +125,6 @@ class MilvusSearch:
     def _check(self, dim: int) -> None:
         if not self._checked:
             self.collection.require(dim)
-            self.collection.load()
             self._checked = True
 
     def require(self) -> None:
@@ -149,6 +151,7 @@ class MilvusSearch:
     def problems(self, manifest: Manifest) -> list[str]:
         """See MapSearch."""
         self.require()
+        self.collection.require(None)
         return comparing.describe(manifest, self.collection)
 
     def repair(self, manifest: Manifest, dim: int) -> list[str]:
@@ -172,16 +175,15 @@ class Checked:
     def keep(self, found: Sequence[Sequence[Hit]]) -> list[list[FoundRow]]:
         """Of each list the images that count, best first: those of the manifest, with its content, once each."""
         numbers = {hit.id for hits in found for hit in hits}
-        images = {image.id: image for image in self.manifest.of_ids(numbers)}
-        contents = {number: content_mark(image) for number, image in images.items()}
-        allowed = set(contents)
+        rows = self.manifest.contents(numbers)
+        contents = {number: content_mark(name, content) for number, (_, _, name, content) in rows.items()}
+        allowed = set(rows)
         if self.prior is not None:
             allowed &= {int(number) for number in self.prior.places(self.manifest, allowed)[:, 0]}
         kept = []
         for hits in found:
             best = {hit.id: hit for hit in reversed(hits) if hit.id in allowed and contents[hit.id] == hit.content}
-            rows = ((images[number].segment, images[number].row, hit.similarity) for number, hit in best.items())
-            kept.append(ordered([FoundRow(*row) for row in rows]))
+            kept.append(ordered([FoundRow(*rows[number][:2], hit.similarity) for number, hit in best.items()]))
         return kept
 
 

@@ -15,6 +15,9 @@ from vpr.core import ConfigError
 URI_VARIABLE, TOKEN_VARIABLE = "VPR_MILVUS_URI", "VPR_MILVUS_TOKEN"
 
 
+EXHAUSTIVE = 8
+
+
 class IndexKind(NamedTuple):
     """Parameters of an index by Milvus' names, with the values used where a map sets none."""
 
@@ -66,11 +69,15 @@ class MilvusSettings(MethodSettings):
         return {**INDEXES[self.index].build, **self.build}
 
     def query_parameters(self, k: int, *, exhaustive: bool = False) -> dict[str, int]:
-        """Of a search for k images, defaults included; candidate lists are at least k long, as Milvus wants them."""
+        """Of a search for k images, defaults included; candidate lists are at least k long, as Milvus wants them.
+
+        An ``exhaustive`` search looks into all inverted lists, or keeps EXHAUSTIVE times as many candidates.
+        """
         chosen = {**INDEXES[self.index].query, **self.query}
         if exhaustive and "nprobe" in chosen:
             chosen["nprobe"] = self.build_parameters["nlist"]
-        return {name: max(k, value) if name in ("ef", "search_list") else value for name, value in chosen.items()}
+        times = EXHAUSTIVE if exhaustive else 1
+        return {name: value if name == "nprobe" else max(k, times * value) for name, value in chosen.items()}
 
     def address(self, folder: Path) -> str:
         """The address of the server, or the path of a file; one that is not absolute is relative to the map's folder.
