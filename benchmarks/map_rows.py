@@ -50,7 +50,9 @@ class DescriptorStatistics:
         common, own = (random.standard_normal((streets, count, dim), np.float32) for count in (1, STREET))
         drawn = (np.sqrt(alike) * common + np.sqrt(1 - alike) * own).reshape(-1, dim)[:places]
         centres = drawn @ self.between.T + self.mean
-        noise = random.standard_normal((places, images, dim), np.float32) @ self.within.T
+        noise = (random.standard_normal((places * images, dim), np.float32) @ self.within.T).reshape(
+            places, images, dim
+        )
         found = centres[:, None] + random.choice(self.scales, places)[:, None, None] * noise
         unit: Floats = (found / np.linalg.norm(found, axis=2, keepdims=True)).astype(np.float32)
         return unit

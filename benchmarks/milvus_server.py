@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +33,7 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `timeout` leaves no server behind
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [str(self.python), "-c", _RUN, str(self.folder / "data"), str(self._port)]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}

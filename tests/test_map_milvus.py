@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from maps import LATITUDE, LONGITUDE, SMALL, empty_map, small_map, view, write_images, write_positions
 
-from vpr.core import ConfigError, SearchError
+from vpr.core import ConfigError, DataError, SearchError
 from vpr.maps import Map
 from vpr.maps.filters import parse_filter
 from vpr.maps.milvus import MilvusSettings
@@ -230,6 +230,10 @@ def test_what_is_not_this_maps_collection_is_refused(tmp_path: Path) -> None:
     wide = small_map(tmp_path / "wide", 3, global_descriptor={"method": "thumbnail", "width": 8, "height": 8})
     with pytest.raises(SearchError, match="vectors of 512 components, this map of 64"):
         wide.set_search(**{**_lite(tmp_path), "collection": "places"})
+    client = collection_of(held)._client
+    client.create_collection("plain", dimension=512)
+    with pytest.raises(SearchError, match=r"collection plain at .* was not made by vpr"):
+        other.set_search(**{**_lite(tmp_path), "collection": "plain"})
     collection_of(held).drop()
     with pytest.raises(SearchError, match=r"no collection places; `vpr map verify .* --repair` makes it again"):
         Map(held.folder, device="cpu").shortlists(vectors(held, 1), 1)
@@ -295,6 +299,21 @@ def test_settings_that_make_no_sense(
     with pytest.raises(ConfigError, match=sentence):
         held.set_search("milvus", **settings)
     assert held.about.search == {}
+
+
+def test_a_name_alone_in_map_toml_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = small_map(tmp_path, 3)
+    path = held.folder / "map.toml"
+    text = path.read_text()
+    path.write_text('search = "milvus"\n' + text)
+    monkeypatch.setenv("VPR_MILVUS_URI", str(tmp_path / "city.db"))
+    with Map(held.folder, device="cpu") as again:
+        assert "--repair` makes it again" in again.verify()[0]
+        assert "3 images put" in again.repair()[0] and again.verify() == []
+        assert collection_of(again).identity
+    path.write_text("search = 3\n" + text)
+    with pytest.raises(DataError, match=r"search = 3; write it as a section"):
+        Map(held.folder)
 
 
 def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

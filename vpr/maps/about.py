@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class About:
             raise DataError(f"{folder}: no map lies here (no {FILE}); `vpr map create` makes one") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the description of a map ({error}); restore it from a copy") from None
+        if isinstance(about.search, str):  # as a hand writes it: search = "milvus"
+            about = replace(about, search={"method": about.search})
+        if not isinstance(about.search, Mapping):
+            raise DataError(f"{path}: search = {about.search!r}; write it as a section [search] with method = NAME")
         if found != FORMAT:
             raise DataError(f"{path}: a map of format {found}, this version of vpr reads {FORMAT}; update vpr")
         return about

@@ -272,6 +272,8 @@ class Map:
     def repair(self) -> list[str]:
         """Make what searches the map agree with its manifest; returns what was done. Raises SearchError."""
         with writing.writing(self.folder) as manifest:
+            if self.about.search and identify(manifest):  # where map.toml was written by hand it has none yet
+                self._search = None
             return self._searching(manifest).repair(manifest, self._dim(manifest))
 
     def reading(self) -> AbstractContextManager[tuple[Manifest, Snapshot]]:

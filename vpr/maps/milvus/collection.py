@@ -103,10 +103,18 @@ class MilvusCollection:
 
         It is loaded then.
         """
-        if not self.exists():
+        if not self.identity or not self.exists():
             raise SearchError(
                 f"Milvus at {self.address} has no collection {self.name}; `vpr map verify CITY --repair` makes it again"
             )
+        self._require_schema(dim)
+        self.load()
+        owner = self._owner()
+        if owner != self.identity:
+            whose = "of another map" if owner else "of no map"
+            raise SearchError(f"{self._where()} is {whose}; give another name: --collection NAME")
+
+    def _require_schema(self, dim: int | None) -> None:
         found = self._call("describe the collection", self._client.describe_collection, self.name)
         fields = {each["name"]: each.get("params", {}) for each in found["fields"]}
         held = int(fields.get("vector", {}).get("dim", 0))
@@ -117,16 +125,11 @@ class MilvusCollection:
                 f"{self._where()} has vectors of {held} components, this map of {dim}; give another name: "
                 "--collection NAME"
             )
-        self.load()
-        owner = self.owner()
-        if owner != self.identity:
-            whose = "of another map" if owner else "of no map"
-            raise SearchError(f"{self._where()} is {whose}; give another name: --collection NAME")
 
     def _where(self) -> str:
         return f"collection {self.name} at {self.address}"
 
-    def owner(self) -> str:
+    def _owner(self) -> str:
         """The identity of the map whose collection it is; "" if it says none."""
         rows = self._read(f"id == {MARKER}", ["columns"])
         return str(rows[0]["columns"].get("map", "")) if rows else ""
@@ -149,15 +152,12 @@ class MilvusCollection:
             level = self.settings.consistency
             create = self._client.create_collection
             self._call("create the collection", create, self.name, schema=schema, consistency_level=level)
-        if not self.owner_is_known():
+        self._require_schema(dim)
+        self.load()
+        if not self._read("id >= 0", ["id"], limit=1):  # new, or left by a process that was killed here
             self.put([marker(dim, self.identity)])
         self.require(dim)
         self.index()
-
-    def owner_is_known(self) -> bool:
-        """Whether the collection has any row; one that was made and then left has none."""
-        self.load()
-        return bool(self._read("id >= 0", ["id"], limit=1))
 
     def index(self) -> None:
         """Make the index that the settings name, in the place of another one, and load the collection."""

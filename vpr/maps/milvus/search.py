@@ -129,11 +129,7 @@ class MilvusSearch:
 
     def require(self) -> None:
         """See MapSearch."""
-        if not self.collection.exists():
-            raise SearchError(
-                f"Milvus at {self.collection.address} has no collection {self.collection.name}; "
-                f"`vpr map verify {self.folder} --repair` makes it again"
-            )
+        self.collection.require(None)
 
     def follow(self, manifest: Manifest, changes: Changes) -> None:
         """See MapSearch. The commit stands, whatever is raised here."""
@@ -151,7 +147,6 @@ class MilvusSearch:
     def problems(self, manifest: Manifest) -> list[str]:
         """See MapSearch."""
         self.require()
-        self.collection.require(None)
         return comparing.describe(manifest, self.collection)
 
     def repair(self, manifest: Manifest, dim: int) -> list[str]:
