@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sizing import Fleet, table, written
+from sizing import Fleet, blocks, written
 
 PARTS = ("extraction", "synthetic", "milvus")
 READ = """
@@ -64,11 +64,12 @@ def main() -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
+    """Print the tables, and put them into a document."""
     fleet = Fleet(**{each.name: getattr(arguments, each.name) for each in fields(Fleet)})
-    block = table(json.loads(arguments.table.read_text()), fleet)
-    print(block)
+    found = blocks(json.loads(arguments.table.read_text()), fleet)
+    print("\n\n".join(found.values()))
     if arguments.doc is not None:
-        arguments.doc.write_text(written(arguments.doc.read_text(), block))
+        arguments.doc.write_text(written(arguments.doc.read_text(), found))
 
 
 def measure(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SIZES = (10**6, 10**7, 10**8, 10**9)  # images
-BEGIN, END = "<!-- sizing table: begin -->", "<!-- sizing table: end -->"
 GIB = 2**30
 _MONTH_H = 730.0
 
@@ -59,25 +57,22 @@ def laws_of(measured: Mapping[str, Any]) -> dict[str, Law]:
     return {name: fit(each["form"], each["points"]) for name, each in measured["quantities"].items()}
 
 
-def table(measured: Mapping[str, Any], fleet: Fleet) -> str:
-    """The sizing table in Markdown, with what was measured and the assumptions under it."""
+def blocks(measured: Mapping[str, Any], fleet: Fleet) -> dict[str, str]:
+    """Markdown by its name in a document: the sizing table, its costs, and what was measured for it."""
     laws = laws_of(measured)
-    rows = [("images", *(f"{size:,}" for size in SIZES)), *_map_rows(laws, fleet)]
+    rows = _map_rows(laws, fleet)
     if "milvus_resident_bytes" in laws:
         rows += _milvus_rows(laws, fleet)
-    rows += _cost_rows(laws, fleet)
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(
-        [
-            head,
-            f"| --- |{' ---: |' * len(SIZES)}",
-            *body,
-            "",
-            _assumptions(measured, fleet),
-            "",
-            _measured(measured, laws),
-        ]
-    )
+    return {
+        "sizing table": f"{_table(rows)}\n\n{_assumptions(measured, fleet)}",
+        "cost table": _table(_cost_rows(laws, fleet)),
+        "growth table": _measured(measured, laws),
+    }
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    head, *body = [f"| {' | '.join(row)} |" for row in [("images", *(f"{size:,}" for size in SIZES)), *rows]]
+    return "\n".join([head, f"| --- |{' ---: |' * len(SIZES)}", *body])
 
 
 def _map_rows(laws: Mapping[str, Law], fleet: Fleet) -> list[tuple[str, ...]]:
@@ -174,18 +169,21 @@ def _measured(measured: Mapping[str, Any], laws: Mapping[str, Law]) -> str:
     return "\n".join(lines)
 
 
-def written(text: str, block: str) -> str:
-    """A document with a block between its two marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"the document has no lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+def written(text: str, found: Mapping[str, str]) -> str:
+    """A document with the blocks between their marks."""
+    for name, block in found.items():
+        begin, end = marks(name)
+        before, _, rest = text.partition(begin)
+        _, there, after = rest.partition(end)
+        if not there:
+            raise SystemExit(f"the document has no lines {begin} and {end}")
+        text = f"{before}{begin}\n\n{block}\n\n{end}{after}"
+    return text
 
 
-def block_of(path: Path) -> str:
-    """What stands between the two marks of a document."""
-    return path.read_text().partition(BEGIN)[2].partition(END)[0].strip("\n")
+def marks(name: str) -> tuple[str, str]:
+    """The lines before and after a block."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def _bytes(count: float) -> str:

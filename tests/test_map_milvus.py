@@ -208,6 +208,21 @@ def test_a_new_process_loads_the_collection(tmp_path: Path) -> None:
     assert Map(held.folder, device="cpu").verify() == []
 
 
+def test_probing_that_finds_too_few_is_not_the_end(city: Map, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an inverted file does whose probed lists hold three images."""
+    search = MilvusCollection.search
+
+    def probing(self: MilvusCollection, *arguments: Any, exhaustive: bool = False) -> Any:
+        found = search(self, *arguments, exhaustive=exhaustive)
+        return found if exhaustive else [hits[:3] for hits in found]
+
+    monkeypatch.setattr(MilvusCollection, "search", probing)
+    queries = vectors(city)
+    assert by_milvus(city, queries, 8) == by_faiss(city, queries, 8)
+    assert by_milvus(city, queries, 2) == by_faiss(city, queries, 2)
+    assert by_milvus(city, queries, 8, where="id > 1") == by_faiss(city, queries, 8, where="id > 1")
+
+
 def test_new_positions_and_replaced_images_follow(tmp_path: Path) -> None:
     held = small_map(tmp_path, search=_lite(tmp_path))
     points = write_positions(tmp_path / "points.csv", range(6))
@@ -311,6 +326,8 @@ def test_a_name_alone_in_map_toml_is_enough(tmp_path: Path, monkeypatch: pytest.
         assert "--repair` makes it again" in again.verify()[0]
         assert "3 images put" in again.repair()[0] and again.verify() == []
         assert collection_of(again).identity
+    monkeypatch.delenv("VPR_MILVUS_URI")
+    assert Map(held.folder).info().search.endswith("no server named")
     path.write_text("search = 3\n" + text)
     with pytest.raises(DataError, match=r"search = 3; write it as a section"):
         Map(held.folder)

@@ -40,7 +40,10 @@ class MilvusSearch:
     @property
     def description(self) -> str:
         """See MapSearch."""
-        return f"Milvus, {self.settings.index}, at {self.settings.address(self.folder)}"
+        try:
+            return f"Milvus, {self.settings.index}, at {self.settings.address(self.folder)}"
+        except ConfigError:
+            return f"Milvus, {self.settings.index}, no server named"
 
     @property
     def collection(self) -> MilvusCollection:
@@ -66,7 +69,9 @@ class MilvusSearch:
             return found
         self._check(vectors.shape[1])
         checked = Checked(manifest, prior)
-        for row, some in zip(asking.tolist(), self._found(checked, vectors[asking], k), strict=True):
+        for row, some in zip(
+            asking.tolist(), self._found(checked, vectors[asking], min(k, snapshot.count)), strict=True
+        ):
             found[row] = some
         return found
 
@@ -86,10 +91,10 @@ class MilvusSearch:
             lacking = []
             for row, some, all_ in zip(open_rows.tolist(), kept, hits, strict=True):
                 found[row] = some[:k]
-                if len(some) < k and (len(all_) == asked or (expression and not exhaustive)):
+                if len(some) < k and (len(all_) == asked or not exhaustive):
                     lacking.append(row)
             open_rows = np.array(lacking, dtype=np.int64)
-            if not exhaustive and expression:  # the lists that were probed have too few of the images it allows
+            if not exhaustive:  # the lists that were probed may have too few images
                 exhaustive = True
                 continue
             if len(open_rows) and asked == MOST_FOUND and checked.prior is None:
