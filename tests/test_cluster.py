@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 from equal_maps import content_of
 from maps import write_images
-from test_units import SMALL_BATCHES, build_map, with_bad_ones
+from test_units import RUN, SMALL_BATCHES, build_map, outcome, with_bad_ones
 from typer.testing import CliRunner
 
 from vpr.cli import app
 from vpr.cluster import RayOptions, connection, on_ray, workers
 from vpr.cluster.workers import RayWorkers
 from vpr.core import ConfigError, DataError
+from vpr.datasets import read_pair
 from vpr.maps import Map, encoding, encoding_units
 from vpr.runtime.units import Computed
+from vpr.settings import configured
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'vpr[cluster]'")
 pytestmark = [
@@ -90,7 +92,7 @@ def test_units_of_killed_processes_and_of_a_lost_machine_are_computed_again(
     cluster: Any, connected: RayWorkers, tmp_path: Path
 ) -> None:
     third = cluster.add_node(num_cpus=1)
-    units = [Squared(number, tmp_path, "killed" if number in (1, 5) else "", 0.2) for number in range(12)]
+    units = [Squared(number, tmp_path, "killed" if number == 1 else "", 0.2) for number in range(12)]
     found = []
     for computed in connected.compute(one, units):
         found.append(int(computed.arrays["square"]))
@@ -156,6 +158,13 @@ def test_a_map_made_on_ray_after_the_first_process_was_killed(
     added = build_map(folder, images, connected, **SMALL_BATCHES)
     assert content_of(tmp_path / "here") == content_of(folder)
     assert sorted(added.failed) == ["001.png", "004.png", "029.png"] and Map(folder).verify() == []
+
+
+def test_a_run_on_ray(connected: RayWorkers, small_city: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset, settings = read_pair(*small_city, 25.0), configured(None, RUN)
+    there = outcome(dataset, settings, tmp_path / "there", connected)
+    assert outcome(dataset, settings, tmp_path / "here", None) == there
+    assert not connected.staging.keys()
 
 
 def said(*words: str) -> str:

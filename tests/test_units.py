@@ -12,14 +12,22 @@ import pytest
 from equal_maps import content_of
 from maps import SMALL, write_images
 
+from vpr import pipeline
+from vpr.build import build
 from vpr.cluster.staging import Staging
-from vpr.core import DataError, ImageError, ImageSet
+from vpr.core import DataError, Dataset, ImageError, ImageSet
+from vpr.datasets import read_pair
+from vpr.features.feature_set import FeatureFolders
 from vpr.maps import Map, encoding, encoding_units, writing
 from vpr.maps.encoding_units import unit_images
 from vpr.maps.local_codec import PROFILES
 from vpr.maps.sources import read_images
-from vpr.runtime.units import Computed, WorkUnit, in_parts
-from vpr.settings import configured
+from vpr.pairs import ranking_units
+from vpr.pairs.ranking import FirstPairs, rank_among
+from vpr.rerank.resumable import ranking_arrays
+from vpr.runtime.timing import Clock
+from vpr.runtime.units import Computed, Workers, WorkUnit, in_parts
+from vpr.settings import Settings, configured
 
 
 class Elsewhere:
@@ -28,7 +36,7 @@ class Elsewhere:
     threads = 1
 
     def __init__(self) -> None:
-        self.built = 0
+        self.built = self.ended = 0
         self.computed: list[str] = []
 
     def compute(
@@ -42,6 +50,7 @@ class Elsewhere:
         for unit in units:
             self.computed.append(unit.key)
             yield Computed.of_bytes(found[unit.key])
+        self.ended += 1
 
 
 def build_map(folder: Path, source: Path, workers: Any, segment_images: int = 8, **settings: Any) -> Any:
@@ -122,6 +131,68 @@ def test_images_that_a_worker_does_not_see_are_no_bad_images(tmp_path: Path) -> 
     unit = encoding_units.EncodingUnit("key", ImageSet(tmp_path / "elsewhere", ("000.png",)), None)
     with pytest.raises(DataError, match="needs it at the same path"):
         unit.compute(held.engine)
+
+
+RUN: dict[str, Any] = {
+    "machine": {"device": "cpu", "threads": 2},
+    "local_features": {"method": "rootsift", "max_keypoints": 100},
+    "global_descriptor": {"method": "thumbnail"},
+    "store": {"batch_size": 2, "shard_size": 3},
+    "rerank": {"k": 3},
+}
+JOINED: dict[str, Any] = {"joined": {"descriptor": {"method": "vlad", "clusters": 4}}}
+TURNED: dict[str, Any] = {"rotations": {"degrees": [0, 90]}}
+
+
+def outcome(dataset: Dataset, settings: Settings, folder: Path, workers: Workers | None) -> dict[str, Any]:
+    """The files of features, byte for byte, and the rankings with their evidence; times apart."""
+    engine, clock = build(settings), Clock()
+
+    def place(role: str) -> FeatureFolders:
+        return FeatureFolders.under(folder / "features" / role)
+
+    features = pipeline.extract(dataset, engine, place, clock, workers=workers)
+    matched = pipeline.match(dataset, features, engine, work=folder / "work", clock=clock, workers=workers)
+    found: dict[str, Any] = {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("features/**/*") if path.is_file()
+    }
+    assert len(found) > 8
+    for name, ranking in matched.stages.items():
+        arrays = ranking_arrays(ranking)
+        found |= {f"{name} {key}": array.tobytes() for key, array in arrays.items() if key != "elapsed_s"}
+    return found
+
+
+@pytest.mark.parametrize("more", [JOINED, TURNED])
+def test_a_run_elsewhere_has_the_same_features_and_predictions(
+    more: dict[str, Any], small_city: tuple[Path, Path], tmp_path: Path
+) -> None:
+    database, queries = small_city
+    sorted(database.iterdir())[4].write_bytes(b"")
+    dataset = read_pair(database, queries, 25.0)
+    settings = configured(None, {**RUN, **more})
+    workers, again = Elsewhere(), Elsewhere()
+    there = outcome(dataset, settings, tmp_path / "there", workers)
+    assert outcome(dataset, settings, tmp_path / "here", None) == there
+    assert "reranked inliers" in there and len(workers.computed) > 8 and workers.ended == workers.built
+    assert outcome(dataset, settings, tmp_path / "there", again) == there
+    assert len(again.computed) == 2, "only the image that cannot be read is tried again, for both kinds of features"
+
+
+def test_an_image_is_ranked_elsewhere_as_here(
+    small_city: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking_units, "UNIT_IMAGES", 3)
+    database, queries = small_city
+    sorted(database.iterdir())[4].write_bytes(b"")
+    query, settings = sorted(queries.iterdir())[1], configured(None, RUN)
+    workers = Elsewhere()
+    tables = []
+    for name, by in (("here", None), ("there", workers)):
+        rank_among(query, database, settings, tmp_path / name, first=FirstPairs(), workers=by)
+        tables.append((tmp_path / name / "ranking_score.csv").read_bytes())
+    assert tables[0] == tables[1] and tables[0].count(b"\n") == 8
+    assert len(workers.computed) == 3 + 3 and workers.ended == workers.built == 2
 
 
 @pytest.mark.parametrize(("batch", "images"), [(1, 128), (16, 128), (48, 96), (128, 128), (200, 200)])

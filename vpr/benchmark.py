@@ -24,6 +24,7 @@ from vpr.report.outputs import REPORT
 from vpr.runtime.files import read_json, write_json
 from vpr.runtime.progress import Progress
 from vpr.runtime.timing import Clock
+from vpr.runtime.units import Workers
 from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,13 @@ class Benchmark:
 
 
 def run(
-    sources: Sequence[DatasetSource], methods: Sequence[NamedSettings], out: Path, about: Mapping[str, str]
+    sources: Sequence[DatasetSource],
+    methods: Sequence[NamedSettings],
+    out: Path,
+    about: Mapping[str, str],
+    workers: Workers | None = None,
 ) -> Benchmark:
-    """Every method on every data set, each into ``out/<data set>/<method>``."""
+    """Every method on every data set, each into ``out/<data set>/<method>``; see pipeline.run for ``workers``."""
     rows: list[Row] = []
     failures: list[Failure] = []
     reused = 0
@@ -80,7 +85,11 @@ def run(
                 progress.describe(f"{source.name}, {method.name}")
                 if loaded is None:
                     loaded = _load(source)
-                outcome = loaded if isinstance(loaded, str) else _attempt(source, loaded, method, out, about)
+                outcome = (
+                    loaded
+                    if isinstance(loaded, str)
+                    else _attempt(source, loaded, method, out, about=about, workers=workers)
+                )
                 if isinstance(outcome, str):
                     logger.warning("failed: %s, %s: %s", source.name, method.name, outcome)
                     failures.append(Failure(source.name, method.name, outcome))
@@ -110,26 +119,33 @@ def _load(source: DatasetSource) -> Dataset | str:
 
 
 def _attempt(
-    source: DatasetSource, dataset: Dataset, method: NamedSettings, out: Path, about: Mapping[str, str]
+    source: DatasetSource,
+    dataset: Dataset,
+    method: NamedSettings,
+    out: Path,
+    *,
+    about: Mapping[str, str],
+    workers: Workers | None,
 ) -> _Outcome | str:
     """The rows of one combination, or why there are none."""
     place = out / source.name / method.name
     try:
         settings = _with_groups(method.settings, source.one_per_group)
-        reused = _run(dataset, settings, place, about)
+        reused = _run(dataset, settings, place, about, workers)
         return _Outcome(rows_of(place, out, source.name, method.name), reused)
     except Exception as error:  # a driver, a library or the memory may fail in ways of their own
         return _reason(error)
 
 
-def _run(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, str]) -> bool:
+def _run(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, str], workers: Workers | None) -> bool:
     """As a single run, with features and work in the folder that all methods of the data set share.
 
     Returns whether it was done before, by the same methods on the same images.
     """
     place.mkdir(parents=True, exist_ok=True)
     engine, clock, shared = build(settings), Clock(), place.parent
-    features = pipeline.extract(dataset, engine, engine.extractor.shared_folders(shared / "features"), clock)
+    folders = engine.extractor.shared_folders(shared / "features")
+    features = pipeline.extract(dataset, engine, folders, clock, workers=workers)
     identity = {
         # Where it was computed is left out.
         "settings": fingerprint(settings.model_dump(mode="json", exclude={"machine"})),
@@ -143,7 +159,7 @@ def _run(dataset: Dataset, settings: Settings, place: Path, about: Mapping[str, 
     if _is_done(place, identity):
         return True
     (place / DONE).unlink(missing_ok=True)
-    _match(dataset, features, engine, place, about=about, clock=clock)
+    _match(dataset, features, engine, place, about=about, clock=clock, workers=workers)
     write_json(place / DONE, identity)
     return False
 
@@ -156,9 +172,10 @@ def _match(
     *,
     about: Mapping[str, str],
     clock: Clock,
+    workers: Workers | None,
 ) -> None:
     """Shortlist, predictions and report of one combination; blocks and indexes are shared by those of a data set."""
-    matched = pipeline.match(dataset, features, engine, work=place.parent / "work", clock=clock)
+    matched = pipeline.match(dataset, features, engine, work=place.parent / "work", clock=clock, workers=workers)
     about = with_warnings(about, warnings_of(dataset))
     pipeline.report(dataset, matched, place, about=about, clock=clock)
 

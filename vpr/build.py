@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,14 @@ def build_extractor(
             max_megapixels=settings.images.max_megapixels,
             dtype=settings.store.dtype,
         ),
+        on_worker=partial(_extractor_on_worker, settings, retrieves, extracts, detects),
     )
+
+
+def _extractor_on_worker(
+    settings: Settings, retrieves: bool, extracts: bool, detects: bool, threads: int
+) -> FeatureExtractor:
+    return build_extractor(on_worker(settings, threads), retrieves=retrieves, extracts=extracts, detects=detects)
 
 
 def build_local(settings: Settings) -> LocalExtractor:

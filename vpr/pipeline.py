@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vpr import rotations
-from vpr.build import Engine, build, compares_images, compares_patches
+from vpr.build import Engine, build, build_reranker, compares_images, compares_patches, on_worker
 from vpr.config import digest_of_names, dump, fingerprint, plain
 from vpr.core import ConfigError, DataError, Dataset, Floats, Image, ImageError, ImageSet, Origin, Ranking, Rows
 from vpr.descriptors import Descriptors, Features, describe
@@ -37,9 +38,11 @@ from vpr.index import (
 from vpr.index import shortlist as search_index
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
-from vpr.rerank import rerank_into
+from vpr.rerank import PairReranker, rerank_into
+from vpr.rerank.units import RerankMethods, reranked_on
 from vpr.results import RunResult
 from vpr.runtime.timing import Clock
+from vpr.runtime.units import Workers
 from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,12 +69,13 @@ def run(
     verify: bool = False,
     shortlist: Ranking | None = None,
     hloc: HlocPaths | None = None,
+    workers: Workers | None = None,
 ) -> RunResult:
     """Runs both stages, from images to report, in one folder; returns what was found and written.
 
     Features lie in ``out``, or in a folder that several runs share. With ``verify`` every image file is hashed, even if
     its size and times are those of the last run. With a ``shortlist`` there is no first stage. Features that ``hloc``
-    has are copied instead of extracted.
+    has are copied instead of extracted. With ``workers`` these extract and re-rank; they see the same folders.
     """
     hloc = hloc or HlocPaths()
     if hloc and compares_patches(settings):
@@ -85,15 +89,23 @@ def run(
         return FeatureFolders.under(out / "features" / role)
 
     folders = own if features_folder is None else engine.extractor.shared_folders(features_folder)
-    features = extract(dataset, engine, folders, clock, verify)
+    features = extract(dataset, engine, folders, clock, verify=verify, workers=workers)
     if hloc:
         features = with_imported(features, hloc, out / "features")
         require_comparable(features, engine)
-    matched = match(dataset, features, engine, work=out / "work", clock=clock, shortlist=shortlist)
+    matched = match(dataset, features, engine, work=out / "work", clock=clock, shortlist=shortlist, workers=workers)
     return report(dataset, matched, out, about=about, clock=clock)
 
 
-def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, verify: bool = False) -> Features:
+def extract(
+    dataset: Dataset,
+    engine: Engine,
+    folders: Folders,
+    clock: Clock,
+    *,
+    verify: bool = False,
+    workers: Workers | None = None,
+) -> Features:
     """Features of database and queries, each in the folders of its role; single queries are timed as well.
 
     Raises DataError if not one query, or not one database image, can be read.
@@ -107,8 +119,9 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
         database = keyed(dataset.database, folders("database"), masks=masks)
         return Features(database, keyed(dataset.queries, folders("queries"), masks=masks))
     first, *others = engine.settings.rotations.degrees
-    database = _extract("database", dataset.database, 0, engine, folders, clock=clock, verify=verify, masks=masks)
-    queries = _extract("queries", dataset.queries, first, engine, folders, clock=clock, verify=verify, masks=masks)
+    how: dict[str, Any] = {"clock": clock, "verify": verify, "masks": masks, "workers": workers}
+    database = _extract("database", dataset.database, 0, engine, folders, **how)
+    queries = _extract("queries", dataset.queries, first, engine, folders, **how)
 
     def single(row: int) -> None:
         try:
@@ -117,10 +130,7 @@ def extract(dataset: Dataset, engine: Engine, folders: Folders, clock: Clock, ve
             return
 
     clock.per_item(single, len(dataset.queries))
-    turned = [
-        _extract("queries", dataset.queries, degrees, engine, folders, clock=clock, verify=verify, masks=masks)
-        for degrees in others
-    ]
+    turned = [_extract("queries", dataset.queries, degrees, engine, folders, **how) for degrees in others]
     return Features(database, queries, tuple(turned))
 
 
@@ -134,11 +144,14 @@ def _extract(
     clock: Clock,
     verify: bool,
     masks: Masks | None,
+    workers: Workers | None,
 ) -> FeatureSet:
     """The features of one role, whose images are turned by ``degrees``."""
     place, name = (f"{role}-{degrees}", f"{role} turned by {degrees}") if degrees else (role, role)
     with clock.stage(f"extract, {name}", len(images), "image") as stage:
-        features = engine.extractor.extract(images, folders(place), verify=verify, masks=masks, degrees=degrees)
+        features = engine.extractor.extract(
+            images, folders(place), verify=verify, masks=masks, degrees=degrees, workers=workers
+        )
         assert features.work is not None
         stage.reused = features.work.reused
     failed = features.work.failed
@@ -157,6 +170,7 @@ def match(
     work: Path,
     clock: Clock,
     shortlist: Ranking | None = None,
+    workers: Workers | None = None,
 ) -> Matched:
     """Shortlist, unless one is given, and, unless ``rerank.k`` is 0, predictions for every query.
 
@@ -170,17 +184,19 @@ def match(
         candidates = _allowed(shortlist, dataset, engine.settings)
     elif features.turned:
         with clock.stage("rotations", len(dataset.queries), "query"):
-            features, candidates = _at_best_rotation(dataset, features, engine, work)
+            features, candidates = _at_best_rotation(dataset, features, engine, work, workers)
     else:
         candidates = _retrieve(dataset, features, engine, work, clock)
     stages = {output.shortlist_name: candidates}
     if engine.reranker is not None:
         with clock.stage(output.predictions_name, len(dataset.queries), "query") as stage:
-            stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work)
+            stages[output.predictions_name], stage.reused = _rerank(features, candidates, engine, work, workers=workers)
     return Matched(stages, features, engine)
 
 
-def _at_best_rotation(dataset: Dataset, features: Features, engine: Engine, work: Path) -> tuple[Features, Ranking]:
+def _at_best_rotation(
+    dataset: Dataset, features: Features, engine: Engine, work: Path, workers: Workers | None
+) -> tuple[Features, Ranking]:
     def folder(each: Features) -> Path:
         of_queries = each.queries.rotations
         return work if of_queries is None else work / f"turned-{of_queries[0]}"
@@ -192,7 +208,7 @@ def _at_best_rotation(dataset: Dataset, features: Features, engine: Engine, work
         return search(describe(each, engine, folder(each)).queries.matrix(), everything)
 
     def verify(each: Features, shortlist: Ranking) -> Ranking:
-        return _rerank(each, shortlist, engine, folder(each), engine.settings.rotations.k)[0]
+        return _rerank(each, shortlist, engine, folder(each), k=engine.settings.rotations.k, workers=workers)[0]
 
     return rotations.choose(features, retrieve, None if engine.reranker is None else verify)
 
@@ -265,12 +281,18 @@ def report(
 
 
 def _rerank(
-    features: Features, candidates: Ranking, engine: Engine, work: Path, k: int | None = None
+    features: Features,
+    candidates: Ranking,
+    engine: Engine,
+    work: Path,
+    *,
+    k: int | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Ranking, int]:
     """The predictions, and for how many queries they were there already; ``k`` other than rerank.k are compared."""
     settings, reranker = engine.settings, engine.reranker
     assert reranker is not None
-    database, queries = (_compared(each, engine) for each in (features.database, features.queries))
+    database, queries = (_compared(each, reranker) for each in (features.database, features.queries))
     assert database is not None and queries is not None
     if database.fingerprint != queries.fingerprint:
         raise DataError(
@@ -287,6 +309,10 @@ def _rerank(
         **({} if k is None else {"k": k}),
     }
     folder = work / f"{settings.output.predictions_name}-{fingerprint(parts)}"
+    computing = None
+    if workers is not None:
+        of_worker = partial(_on_worker, on_worker(settings, workers.threads), features.database, features.queries)
+        computing = partial(reranked_on, workers, of_worker, candidates, made_by=fingerprint(parts), k=k)
     return rerank_into(
         folder,
         Origin("re-ranked shortlist", fingerprint(parts), reranker.weights, plain(parts)),
@@ -297,7 +323,13 @@ def _rerank(
         query_keys=features.queries.keys,
         database_keys=features.database.keys,
         k=k,
+        computing=computing,
     )
+
+
+def _on_worker(settings: Settings, database: FeatureSet, queries: FeatureSet) -> RerankMethods:
+    reranker = build_reranker(settings)
+    return RerankMethods(reranker, _compared(queries, reranker), _compared(database, reranker))
 
 
 def _search(
@@ -357,9 +389,8 @@ def bytes_per_image(features: Features) -> dict[str, float]:
     return {kind: round(held / images, 1) for kind, (held, images) in sizes.items() if images}
 
 
-def _compared(features: FeatureSet, engine: Engine) -> Any:
+def _compared(features: FeatureSet, reranker: PairReranker[Any] | None) -> Any:
     """What the second stage compares, by row; None where there is no second stage."""
-    reranker = engine.reranker
     if reranker is None or reranker.prepare is None:
         return features.rerank_store
     return PreparedImages(features.images, reranker.prepare, reranker.nothing, features.masks)
@@ -373,7 +404,7 @@ def _image(features: FeatureSet, row: int, engine: Engine) -> Image | None:
         return None
     if features.rotations is not None:
         image = turned(image, int(features.rotations[row]))
-    store = _compared(features, engine)
+    store = _compared(features, engine.reranker)
     size = store[row].image_size if store is not None else (0, 0)
     return resize(image, size) if all(size) else image
 
@@ -381,7 +412,7 @@ def _image(features: FeatureSet, row: int, engine: Engine) -> Image | None:
 def _correspondences(matched: Matched, query: int, candidate: int) -> Correspondences | None:
     reranker = matched.engine.reranker
     features = matched.features
-    queries, database = (_compared(each, matched.engine) for each in (features.queries, features.database))
+    queries, database = (_compared(each, reranker) for each in (features.queries, features.database))
     if queries is None or database is None or reranker is None:
         return None
     pair = reranker.pair(queries[query], database[candidate])

@@ -19,6 +19,7 @@ from vpr.cli.frames import frames
 from vpr.cli.inspect import inspect
 from vpr.cli.match_pairs import match_pairs
 from vpr.cli.match_two import match_two
+from vpr.cli.on_ray import RayCommand
 from vpr.cli.rank import rank
 from vpr.cli.report import report
 from vpr.cli.run import run
@@ -43,14 +44,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(run)
+app.command(cls=RayCommand)(run)
 app.command()(report)
 app.command()(compare)
 app.command()(inspect)
 app.command(cls=SeveralValues)(benchmark)
 app.command("match-two")(match_two)
 app.command("match-pairs", no_args_is_help=True)(match_pairs)
-app.command("rank", no_args_is_help=True)(rank)
+app.command("rank", cls=RayCommand, no_args_is_help=True)(rank)
 app.command("demo-city")(demo_city)
 app.command("demo-places")(demo_places)
 app.command("demo-labels")(demo_labels)

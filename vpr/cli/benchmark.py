@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from vpr.cli.common import RadiusOption, SetOption, call_with, command_line, say, settings_of
+from vpr.cli.on_ray import RayCommand, RayOption, StagingOption, WorkerCpusOption, WorkerGpusOption, ray_workers
 from vpr.config import config_path
 from vpr.core import ConfigError, DataError, Dataset
 from vpr.runtime.files import require_file
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEYS = ("name", "reader", "source", "protocol")  # of a data set's TOML file
 
 
-class SeveralValues(TyperCommand):
+class SeveralValues(RayCommand):
     """Lets an option take several values at once: ``--datasets A B`` is ``--datasets A --datasets B``."""
 
     several = ("--datasets", "--methods")
@@ -58,6 +58,10 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder for features, reports and the tables.")],
     radius_m: RadiusOption = 25.0,
     overrides: SetOption = None,
+    ray: RayOption = None,
+    staging: StagingOption = None,
+    worker_cpus: WorkerCpusOption = 1,
+    worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Run every method on every data set, and put their recalls into one table and one page.
 
@@ -75,7 +79,8 @@ def benchmark(
     _require_distinct("--methods", [method.name for method in chosen])
     about = machine.facts(command_line(), machine.device_of(chosen[0].settings.machine.device))
     out.mkdir(parents=True, exist_ok=True)
-    found = runner.run(sources, chosen, out, about)
+    with ray_workers(ray, staging, worker_cpus, worker_gpus, out) as workers:
+        found = runner.run(sources, chosen, out, about, workers)
     failures = [(each.dataset, each.method, each.error) for each in found.failures]
     say(write_benchmark(out, found.rows, failures, about))
     if found.reused:

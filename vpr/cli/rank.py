@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vpr.cli.common import BadImageOption, ConfigOption, SetOption, say, settings_of, with_bad_images
+from vpr.cli.on_ray import RayOption, StagingOption, WorkerCpusOption, WorkerGpusOption, ray_workers
 
 SHOWN = 5
 
@@ -32,6 +33,10 @@ def rank(
     on_bad_image: BadImageOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    ray: RayOption = None,
+    staging: StagingOption = None,
+    worker_cpus: WorkerCpusOption = 1,
+    worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Rank the images of a folder by how well they match one image: no shortlist, each is matched and verified.
 
@@ -43,7 +48,8 @@ def rank(
     settings = settings_of(config, with_bad_images(overrides, on_bad_image))
     require_extension(viz_extension)
     how = FirstPairs(first, viz, viz_extension, show_keypoints)
-    rows = rank_among(query, among, settings, out, first=how, images=images)
+    with ray_workers(ray, staging, worker_cpus, worker_gpus, out) as workers:
+        rows = rank_among(query, among, settings, out, first=how, images=images, workers=workers)
     for place, row in enumerate(rows[:SHOWN], 1):
         say(f"{place}. {row.image1}  score {row.score:.4g}, {row.inliers} of {row.matches} matches verified")
     say(f"Ranking: {out / FILE_NAME}, {len(rows)} images")

@@ -21,6 +21,7 @@ from vpr.cli.common import (
     settings_of,
     with_bad_images,
 )
+from vpr.cli.on_ray import RayOption, StagingOption, WorkerCpusOption, WorkerGpusOption, ray_workers
 from vpr.core import ConfigError
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ def run(
     on_bad_image: BadImageOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    ray: RayOption = None,
+    staging: StagingOption = None,
+    worker_cpus: WorkerCpusOption = 1,
+    worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Place every query image: shortlist, re-rank, predictions, and recall where the truth is known.
 
@@ -108,16 +113,18 @@ def run(
     ranking, more = (None, []) if shortlist is None else read_given(shortlist, dataset)
     about = machine.facts(command_line(), machine.device_of(settings.machine.device))
     about = datasets.with_warnings(about, [*datasets.warn(dataset), *more])
-    result = pipeline.run(
-        dataset,
-        settings,
-        out,
-        about,
-        features_folder=features,
-        verify=verify,
-        shortlist=ranking,
-        hloc=HlocPaths(tuple(hloc_features or ()), tuple(hloc_descriptors or ())),
-    )
+    with ray_workers(ray, staging, worker_cpus, worker_gpus, out) as workers:
+        result = pipeline.run(
+            dataset,
+            settings,
+            out,
+            about,
+            features_folder=features,
+            verify=verify,
+            shortlist=ranking,
+            hloc=HlocPaths(tuple(hloc_features or ()), tuple(hloc_descriptors or ())),
+            workers=workers,
+        )
     say_results(out, result)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 SHARD_BYTES = 256 << 20  # of patch descriptors in one file, which is put together in memory
 
 T = TypeVar("T")
+Slice: TypeAlias = tuple[dict[int, tuple[Any, ...]], dict[int, str]]  # features of each kind, and reasons, by row
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,7 @@ def extract(
     masks: Masks | None = None,
     degrees: int = 0,
     said: set[str] | None = None,
+    computing: Callable[[Sequence[Sequence[int]]], Generator[Slice, None, None]] | None = None,
 ) -> Work:
     """Features of every image into the folders, in the order of the images; what they hold already is not computed.
 
@@ -234,18 +236,9 @@ def extract(
     such image if ``how.on_bad_image`` is "fail", and DataError if a folder was made with other settings or weights.
     Images are turned counter-clockwise by ``degrees``; the keys of the contents are those of Masks.keyed and
     Contents.keyed. ``said`` collects the warnings about such images,
-    so that another pass over them does not repeat any.
+    so that another pass over them does not repeat any. ``computing`` gives the features of the rows of each shard in
+    the place of computed_here.
     """
-
-    def load(row: int) -> Prepared:
-        mask = None if masks is None else masks.of(images, row)
-        prepared = way.prepare(images.path(row), how.max_megapixels, mask, degrees)
-        select = None
-        if masks is not None and masks.labels is not None:
-            classes = masks.labels.of(images, row)
-            select = partial(masks.labels.kept, classes=None if classes is None else turned(classes, degrees))
-        return Prepared(prepared, None if mask is None else turned(mask, degrees), select)
-
     said = set() if said is None else said
     keys = contents.keys
     shard_size = min(shard_size_of(output.kind, how) for output in outputs)
@@ -264,15 +257,14 @@ def extract(
         shards: list[list[str]] = [[] for _ in folders]
         name = "/".join(outputs[0].folder.parts[-2:])
         progress = Progress(name, len(keys), "image", initial=len(keys) - len(lacking))
-        prepare = in_order(load, lacking, how.threads)
         waiting = set(lacking)
-        with progress, closing(prepare) as loaded:
-            for items in slices:
-                computed: dict[int, tuple[Any, ...]] = {}
-                failed: dict[int, str] = {}
-                for batch in _batches(loaded, sum(row in waiting for row in items), how.batch_size):
-                    computed |= _process(batch, way, failed, how, said)
-                    progress.update(len(batch))
+        rows = [[row for row in items if row in waiting] for items in slices]
+        here = partial(computed_here, images, way, how=how, masks=masks, degrees=degrees, progress=progress)
+        with progress, closing((computing or here)(rows)) as results:
+            for items, (computed, failed) in zip(slices, results, strict=True):
+                _warn(failed, said)
+                if computing is not None:
+                    progress.update(len(computed) + len(failed))
                 work.failed |= failed
                 work.computed += len(computed)
                 places = {row - items.start: reason for row, reason in failed.items()}
@@ -290,6 +282,38 @@ def extract(
             folder.finish(names, about)
     work.reused = len(keys) - len(lacking)
     return work
+
+
+def computed_here(
+    images: ImageSet,
+    way: Pass,
+    rows: Sequence[Sequence[int]],
+    *,
+    how: Extraction,
+    masks: Masks | None,
+    degrees: int,
+    progress: Progress | None = None,
+) -> Generator[Slice, None, None]:
+    """The features of the rows of each shard, computed in this process; see extract."""
+
+    def load(row: int) -> Prepared:
+        mask = None if masks is None else masks.of(images, row)
+        prepared = way.prepare(images.path(row), how.max_megapixels, mask, degrees)
+        select = None
+        if masks is not None and masks.labels is not None:
+            classes = masks.labels.of(images, row)
+            select = partial(masks.labels.kept, classes=None if classes is None else turned(classes, degrees))
+        return Prepared(prepared, None if mask is None else turned(mask, degrees), select)
+
+    with closing(in_order(load, [row for some in rows for row in some], how.threads)) as loaded:
+        for some in rows:
+            computed: dict[int, tuple[Any, ...]] = {}
+            failed: dict[int, str] = {}
+            for batch in _batches(loaded, len(some), how.batch_size):
+                computed |= _process(batch, way, failed, how)
+                if progress is not None:
+                    progress.update(len(batch))
+            yield computed, failed
 
 
 def _gather(
@@ -366,12 +390,16 @@ def _batches(loaded: Iterator[T], count: int, batch_size: int) -> Iterator[list[
         yield batch
 
 
+def _warn(failed: Mapping[int, str], said: set[str]) -> None:
+    """Say which images could not be used, once."""
+    for reason in failed.values():
+        if reason not in said:
+            logger.warning("skipped: %s", reason)
+        said.add(reason)
+
+
 def _process(
-    batch: Sequence[tuple[int, Prepared | ImageError]],
-    way: Pass,
-    failed: dict[int, str],
-    how: Extraction,
-    said: set[str],
+    batch: Sequence[tuple[int, Prepared | ImageError]], way: Pass, failed: dict[int, str], how: Extraction
 ) -> dict[int, tuple[Any, ...]]:
     """Features by row; the reasons of images that could not be read go to ``failed``."""
     readable: list[tuple[int, Prepared]] = []
@@ -380,9 +408,6 @@ def _process(
             if how.on_bad_image == "fail":
                 raise image
             failed[row] = str(image)
-            if failed[row] not in said:
-                logger.warning("skipped: %s", image)
-            said.add(failed[row])
         else:
             readable.append((row, image))
     if not readable:

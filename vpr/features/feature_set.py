@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -42,6 +43,7 @@ from vpr.features.extraction import (
     local_pass,
     patch_pass,
 )
+from vpr.features.extraction_units import computed_on
 from vpr.features.masks import Masks
 from vpr.features.patchnetvlad_folder import PatchNetVladFolder
 from vpr.features.shards import refuse_other_origin
@@ -49,6 +51,7 @@ from vpr.features.store import GlobalStore, LocalStore, PatchStore
 from vpr.features.turned import ChosenTurns
 from vpr.images import ImageLike, in_order
 from vpr.runtime.threads import one_thread_each
+from vpr.runtime.units import Workers
 
 LOCAL, GLOBAL, CONTENTS = "local", "global", "contents.json"  # in a folder of features
 
@@ -117,12 +120,14 @@ class FeatureExtractor:
         patches: bool,
         settings: Mapping[str, Any],
         how: Extraction,
+        on_worker: Callable[[int], FeatureExtractor] | None = None,
     ) -> None:
         self.local = local
         self.descriptor = descriptor
         self.patches = patches
         self.settings = settings
         self.how = how
+        self.on_worker = on_worker  # makes the same again, with so many threads
         shares = getattr(descriptor, "shares_backbone_with", None)
         self.joint = local is not None and shares is not None and not patches and bool(shares(local))
 
@@ -134,11 +139,13 @@ class FeatureExtractor:
         verify: bool = False,
         masks: Masks | None = None,
         degrees: int = 0,
+        workers: Workers | None = None,
     ) -> FeatureSet:
         """All features of an image set; continues where it was interrupted and computes only what is new.
 
         With ``verify`` every file is hashed, even if its size and times are those it had.
         ``masks`` say which pixels give features; every image is turned counter-clockwise by ``degrees`` before.
+        With ``workers`` these compute the features; the folders get the same bytes.
         Raises DataError if a folder holds features of other settings.
         """
         contents = read_contents(images, folders.contents, threads=self.how.threads, verify=verify)
@@ -147,9 +154,17 @@ class FeatureExtractor:
         if degrees:
             contents = contents.keyed(f"turned {degrees}")
         work, said = Work(reused=len(images)), set[str]()
-        for way, kinds in self.passes():
+        for place, (way, kinds) in enumerate(self.passes()):
             outputs = [self._output(kind, folders) for kind in kinds]
-            done = extract(images, contents, way, outputs, how=self.how, masks=masks, degrees=degrees, said=said)
+            common: dict[str, Any] = {"how": self.how, "masks": masks, "degrees": degrees}
+            computing = None
+            if workers is not None:
+                assert self.on_worker is not None
+                build = partial(self.on_worker, workers.threads)
+                computing = partial(
+                    computed_on, workers, build, images, contents, place=place, outputs=outputs, **common
+                )
+            done = extract(images, contents, way, outputs, said=said, computing=computing, **common)
             work = Work(
                 max(work.computed, done.computed), min(work.reused, done.reused), {**work.failed, **done.failed}
             )

@@ -35,6 +35,7 @@ from vpr.features.shards import (
     shard_path,
 )
 from vpr.global_descriptors.patches import PatchFeatures, PatchGrid
+from vpr.runtime.units import require_folder
 
 OPEN_SHARDS = 256  # each holds a file handle; the usual limit of a process is 1024
 KEYPOINTS = ("keypoints", "points")  # the array of keypoints, and its name in format 1
@@ -122,6 +123,10 @@ class _Store:
     def __len__(self) -> int:
         return self.size
 
+    def __reduce__(self) -> Any:
+        """Sent to another process as its folder, which is opened there."""
+        return _opened, (type(self), self.folder)
+
     @property
     def fingerprint(self) -> str:
         """Of the settings and weights that made the features."""
@@ -167,6 +172,11 @@ class _Store:
         if not 0 <= row < self.size:
             raise IndexError(row)
         return divmod(row, self.shard_size)
+
+
+def _opened(kind: type[_Store], folder: Path) -> _Store:
+    require_folder(folder)
+    return kind(folder)
 
 
 def _require_item_checksum(shard: Any, place: int, size: NDArray[np.int32], arrays: Iterable[Tensor]) -> None:

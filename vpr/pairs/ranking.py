@@ -17,17 +17,19 @@ from vpr.datasets.folders import list_images
 from vpr.exchange.hloc import KEYPOINTS, HlocFile
 from vpr.exchange.match_npz import write_pair
 from vpr.exchange.pair_table import PairRow, row_of
+from vpr.features.contents import digest_of_file
 from vpr.features.feature_set import CONTENTS, LOCAL, FeatureFolders, FeatureSet
 from vpr.features.imported import import_local
 from vpr.features.store import LocalStore
 from vpr.images import upright_size
 from vpr.pairs.drawing import drawing
 from vpr.pairs.files import pair_file
+from vpr.pairs.ranking_units import AskedImage, Scored, compared_here, compared_on
 from vpr.report.match_images import write_match_image
 from vpr.rerank import Pair
 from vpr.runtime.files import read_json, write_atomically
 from vpr.runtime.progress import Progress
-from vpr.runtime.threads import one_thread_each
+from vpr.runtime.units import Workers
 from vpr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -58,25 +60,38 @@ class Candidates:
 
 
 def rank_among(
-    query: Path, among: Path, settings: Settings, out: Path, *, first: FirstPairs, images: Path | None = None
+    query: Path,
+    among: Path,
+    settings: Settings,
+    out: Path,
+    *,
+    first: FirstPairs,
+    images: Path | None = None,
+    workers: Workers | None = None,
 ) -> list[PairRow]:
     """Match a query with every image of ``among`` and write ranking_score.csv; rows of pairs, best first.
 
     ``among`` is a folder of images, a folder of features that vpr left, or hloc's HDF5 file of local features;
     ``images`` is the folder of the images behind features. Images that cannot be read are left out. Raises ImageError
-    if the query cannot be read, DataError if there is nothing to compare it with.
+    if the query cannot be read, DataError if there is nothing to compare it with. With ``workers`` these extract and
+    compare.
     """
     methods = build_pair_methods(settings)
     out.mkdir(parents=True, exist_ok=True)
     for earlier in out.glob("[0-9][0-9][0-9][0-9]_*_matches.*"):  # of another query
         earlier.unlink()
-    candidates = _candidates(among, images, settings, methods, out)
+    candidates = _candidates(among, images, settings, methods, out, workers=workers)
     asked = methods.extractor.single(query).rerank_features
     rows = [row for row in range(len(candidates.images)) if row not in candidates.failed]
     if not rows:
         raise DataError(f"{among}: not one image can be compared: {next(iter(candidates.failed.values()))}")
     _require_one_length(among, asked, [candidates.features[row] for row in rows[:1]])
-    found = _match_all(asked, candidates, rows, methods)
+    with Progress("match", len(rows), "image") as progress:
+        if workers is None:
+            found = compared_here(asked, candidates.features, rows, methods.reranker, progress)
+        else:
+            asking = AskedImage(digest_of_file(query), asked)
+            found = compared_on(workers, settings, asking, candidates.features, rows, progress=progress)
     order = sorted(rows, key=lambda row: -found[row][0])  # stable: equal scores keep the order of the folder
     best = [_row(query, candidates, row, asked, found[row]) for row in order]
     _write_table(out / FILE_NAME, best)
@@ -97,33 +112,21 @@ def _require_one_length(among: Path, asked: Any, others: Sequence[Any]) -> None:
         )
 
 
-Scored = tuple[float, int, int]  # score, matches, inliers
-
-
-def _match_all(asked: Any, candidates: Candidates, rows: Sequence[int], methods: PairMethods) -> dict[int, Scored]:
-    reranker = methods.reranker
-
-    def compare(part: Sequence[int]) -> list[Scored]:
-        pairs = reranker.compare(asked, [candidates.features[row] for row in part])
-        return [(reranker.score(pair), pair.evidence.matches, pair.evidence.inliers) for pair in pairs]
-
-    step = reranker.together
-    parts = [rows[at : at + step] for at in range(0, len(rows), step)]
-    found: dict[int, Scored] = {}
-    with one_thread_each(reranker.threads) as pool, Progress("match", len(rows), "image") as progress:
-        for part, scored in zip(parts, pool.map(compare, parts), strict=True):
-            found |= dict(zip(part, scored, strict=True))
-            progress.update(len(part))
-    return found
-
-
-def _candidates(among: Path, images: Path | None, settings: Settings, methods: PairMethods, out: Path) -> Candidates:
+def _candidates(
+    among: Path,
+    images: Path | None,
+    settings: Settings,
+    methods: PairMethods,
+    out: Path,
+    *,
+    workers: Workers | None,
+) -> Candidates:
     if among.suffix.lower() in HDF5:
         return _of_hloc(among, images, settings, out)
     if (among / LOCAL / "origin.json").exists():
         return _of_folder(among, images, methods)
     listed = ImageSet(among, list_images(among))
-    found = methods.extractor.extract(listed, FeatureFolders.under(out / "features"))
+    found = methods.extractor.extract(listed, FeatureFolders.under(out / "features"), workers=workers)
     assert found.work is not None
     return _of_set(found, found.work.failed)
 

@@ -7,9 +7,10 @@ shortlist, database or grouping costs the queries that it changes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from vpr.features.shards import ShardFolder, read_arrays
 from vpr.runtime.progress import Progress
 
 BLOCK = 16  # queries per file, and the most that a kill loses
+
+Block: TypeAlias = Mapping[str, NDArray[Any]]  # arrays of the ranking of some queries
 
 F = TypeVar("F")
 F_contra = TypeVar("F_contra", contravariant=True)
@@ -50,12 +53,14 @@ def rerank_into(
     query_keys: Sequence[str],
     database_keys: Sequence[str],
     k: int | None = None,
+    computing: Callable[[Sequence[str], Sequence[list[int]]], Generator[Block, None, None]] | None = None,
 ) -> Reranked:
     """Re-rank block by block into the folder, and return all of it; what is there already is read.
 
     ``k`` candidates are compared, by default as many as the re-ranker's settings say.
-    The keys are the images' content keys. Raises DataError if the folder holds blocks of another origin or a damaged
-    one.
+    The keys are the images' content keys. ``computing`` gives the results of the queries of each block in the place of
+    ``reranker``, from digests of what each depends on. Raises DataError if the folder holds blocks of another origin or
+    a damaged one.
     """
     keys = [_key(shortlist, query, key, database_keys) for query, key in enumerate(query_keys)]
     job = ShardFolder(folder, origin, keys, BLOCK)
@@ -64,12 +69,19 @@ def rerank_into(
         lacking = {query for query, key in enumerate(keys) if key not in stored}
         names = []
         done = len(keys) - len(lacking)
-        with Progress("re-rank", len(keys), "query", initial=done) as progress:
-            for items in job.slices():
+        slices = job.slices()
+        blocks = [[query for query in items if query in lacking] for items in slices]
+
+        def here() -> Generator[Block, None, None]:
+            for todo in blocks:
+                asked = [queries[query] for query in todo]
+                yield ranking_arrays(reranker.rerank(shortlist.part(todo), asked, database, k)) if todo else {}
+
+        results = here() if computing is None else computing(keys, blocks)
+        with Progress("re-rank", len(keys), "query", initial=done) as progress, closing(results):
+            for items, todo, fresh in zip(slices, blocks, results, strict=True):
                 name = job.name_of(items, {})
                 if not job.path(name).exists():
-                    todo = [query for query in items if query in lacking]
-                    fresh = _arrays(reranker.rerank(shortlist.part(todo), [queries[q] for q in todo], database, k))
                     rows = {query: {key: array[i] for key, array in fresh.items()} for i, query in enumerate(todo)}
                     for query in items:
                         if query not in rows:
@@ -94,7 +106,8 @@ def _key(shortlist: Ranking, query: int, content: str, database_keys: Sequence[s
     return digest.hexdigest()
 
 
-def _arrays(ranking: Ranking) -> dict[str, NDArray[Any]]:
+def ranking_arrays(ranking: Ranking) -> dict[str, NDArray[Any]]:
+    """The arrays of a ranking and of its evidence, of one row a query."""
     arrays: dict[str, NDArray[Any]] = {"rows": ranking.rows, "scores": ranking.scores}
     if ranking.evidence is not None:
         arrays |= vars(ranking.evidence)
