@@ -89,7 +89,7 @@ def _map_rows(laws: Mapping[str, Law], fleet: Fleet) -> list[tuple[str, ...]]:
         ),
         ("`vpr map compact`, hours of one core", *(_number(laws["compact_s"].at(size) / 3600) for size in SIZES)),
         ("memory of a reader, descriptors read once", *(_bytes(laws["reader_bytes"].at(size)) for size in SIZES)),
-        ("FAISS, one query on one machine, ms", *(_number(laws["shortlist_ms"].at(size)) for size in SIZES)),
+        ("FAISS, one query, ms of the processor", *(_number(laws["shortlist_ms"].at(size)) for size in SIZES)),
     ]
 
 
@@ -149,7 +149,7 @@ _SAYS = {
     "vector_bytes": ("global descriptors, bytes by images", "{b:,.0f} bytes an image"),
     "manifest_bytes": ("manifest, bytes by images", "{b:,.0f} bytes an image"),
     "compact_s": ("`vpr map compact`, s of the processor", "grows with N^{b:.2f}"),
-    "shortlist_ms": ("FAISS, shortlist of 100, median ms", "grows with N^{b:.2f}"),
+    "shortlist_ms": ("FAISS, shortlist of 100, median ms of the processor", "grows with N^{b:.2f}"),
     "reader_bytes": ("memory of a reader, bytes", "{b:,.0f} bytes an image and {a_mb:,.0f} MB"),
     "milvus_put_s": ("Milvus, upsert, s", "{per_s:,.0f} images a second"),
     "milvus_index_s": ("Milvus, seal and index, s", "grows with N^{b:.2f}"),

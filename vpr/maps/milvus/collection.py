@@ -61,20 +61,23 @@ class MilvusCollection:
         given = {"token": self._token} if self._token else {}
         return self._call("connect", lambda **how: MilvusClient(self.address, **given, **how))
 
-    def _call(self, what: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    def _call(
+        self, what: str, call: Callable[..., Any], *arguments: Any, timeout_s: float | None = None, **named: Any
+    ) -> Any:
         """What a call of pymilvus returns; raises SearchError with what to do."""
         from pymilvus.exceptions import MilvusException
 
+        limit = timeout_s or self.settings.timeout_s
         try:
-            return call(*arguments, timeout=self.settings.timeout_s, **named)
+            return call(*arguments, timeout=limit, **named)
         except MilvusException as error:
-            raise SearchError(self._explained(what, error)) from None
+            raise SearchError(self._explained(what, error, limit)) from None
         except Exception as error:  # of gRPC, below pymilvus
             if type(error).__module__.split(".")[0] != "grpc":
                 raise
-            raise SearchError(self._explained(what, error)) from None
+            raise SearchError(self._explained(what, error, limit)) from None
 
-    def _explained(self, what: str, error: Exception) -> str:
+    def _explained(self, what: str, error: Exception, limit_s: float) -> str:
         text = " ".join(str(getattr(error, "message", "") or error).split())[:300]
         text = text.replace(self._token, "***") if self._token else text
         lower = text.lower()
@@ -89,7 +92,7 @@ class MilvusCollection:
         away = ("unavailable", "deadline", "retry timeout", "fail connecting", "connection refused", "timed out")
         if any(word in lower for word in away):
             return (
-                f"Milvus at {self.address} does not answer ({what}, {self.settings.timeout_s:g} s); start it, or give "
+                f"Milvus at {self.address} does not answer ({what}, {limit_s:g} s); start it, or give "
                 f"its address: {URI_VARIABLE}=http://HOST:19530, or `vpr map search CITY milvus --uri ...`"
             )
         return f"Milvus at {self.address}, collection {self.name}, {what}: {text}"
@@ -185,13 +188,17 @@ class MilvusCollection:
         chosen.add_index(
             "vector", index_type=self.settings.index, metric_type="IP", index_name="vector", params=parameters
         )
-        self._call("make the index", self._client.create_index, self.name, chosen)
+        self._call(
+            "make the index", self._client.create_index, self.name, chosen, timeout_s=self.settings.index_timeout_s
+        )
 
     def load(self) -> None:
         """Load the collection, which a search needs; makes its index first if it has none."""
         if self._index_held() is None:
             self._make_index()
-        self._call("load the collection", self._client.load_collection, self.name)
+        self._call(
+            "load the collection", self._client.load_collection, self.name, timeout_s=self.settings.index_timeout_s
+        )
 
     def drop(self) -> None:
         """Delete the collection."""
@@ -236,7 +243,7 @@ class MilvusCollection:
     def count(self, expression: str) -> int:
         """How many rows an expression allows, the marker included."""
         level = self.settings.consistency
-        how = {"filter": expression, "output_fields": ["count(*)"], "consistency_level": level}
+        how: dict[str, Any] = {"filter": expression, "output_fields": ["count(*)"], "consistency_level": level}
         return int(self._call("count", self._client.query, self.name, **how)[0]["count(*)"])
 
     def marks(self, first: int, last: int) -> dict[int, int]:
@@ -256,7 +263,12 @@ class MilvusCollection:
     def _read(self, expression: str, fields: Sequence[str], limit: int = MOST_FOUND) -> list[Mapping[str, Any]]:
         """Rows as they are now, after all writes that were acknowledged."""
         query = self._client.query
-        how = {"filter": expression, "output_fields": list(fields), "limit": limit, "consistency_level": "Strong"}
+        how: dict[str, Any] = {
+            "filter": expression,
+            "output_fields": list(fields),
+            "limit": limit,
+            "consistency_level": "Strong",
+        }
         return list(self._call("read", query, self.name, **how))
 
 

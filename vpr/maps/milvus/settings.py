@@ -46,6 +46,7 @@ class MilvusSettings(MethodSettings):
     query: Mapping[str, int] = Field(default_factory=dict)  # parameters of a search
     consistency: Literal["Strong", "Session", "Bounded", "Eventually"] = "Bounded"
     timeout_s: float = Field(30.0, gt=0, le=3600)  # of one request, with all tries of pymilvus
+    index_timeout_s: float = Field(3600.0, gt=0)  # of making an index, and of loading the collection
 
     @field_validator("uri")
     @classmethod
