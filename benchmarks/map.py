@@ -2,10 +2,11 @@
 
     python benchmarks/map.py --images 100000 --out benchmarks/results/NAME.json [--keypoints 16] [--work DIR]
 
-The rows are synthetic: drives of 50 images, each descriptor a step of a random walk from the one before (similarity
-0.84), with a falling spectrum, and random keypoints, fewer than an image has, so that a million fit on a disk. What an
-answer costs beside the shortlist, features and re-ranking, does not depend on the size of the map. Figures are wall
-clock and time of the processor, since the machine may have other work.
+The rows are synthetic: with --like as near to one another as those of photographs (benchmarks/map_rows.py), asked
+with descriptors of other photographs of the places; else drives of 50 images, each descriptor a step of a random walk
+from the one before (similarity 0.84), with a falling spectrum. Their keypoints are random, and fewer than an image has,
+so that a million fit on a disk. What an answer costs beside the shortlist, features and re-ranking, does not depend on
+the size of the map. Figures are wall clock and time of the processor, since the machine may have other work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from map_rows import DescriptorStatistics
 from numpy.typing import NDArray
 
 from vpr.config import config_path, load
@@ -38,10 +40,11 @@ from vpr.runtime.files import write_json
 from vpr.settings import Settings
 
 DRIVE = 50  # images
+PHOTOGRAPHS = 10  # of a place, where the rows are like photographs
 STEP_M = 5.0  # between them
 SIDE_M = 20_000.0  # of the city
 QUERIES = 100
-SHARES = (1 / 48, 1 / 24, 1 / 12, 1 / 6, 1 / 3, 1.0)
+REFINED = (500, 1000, 2000, 4000, 0)  # rows of a segment that are compared by their descriptors; 0: all
 BLOCK = 8192  # rows in one segment of the beginning
 OPEN = """
 import os, sys, time
@@ -58,22 +61,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--keypoints", type=int, default=16, help="of an image")
+    parser.add_argument("--like", type=Path, help="(P, n, D) unit descriptors of photographs, .npy")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="a folder for the map; a temporary one by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        result = measure(Path(folder) / "city", arguments.images, arguments.keypoints)
-    command = shlex.join(
-        ["python", "benchmarks/map.py", "--images", str(arguments.images), "--keypoints", str(arguments.keypoints)]
-    )
-    write_json(arguments.out, {**machine.facts(command, machine.device_of("cpu")), "rows": "synthetic", **result})
+        statistics = None if arguments.like is None else DescriptorStatistics.of(np.load(arguments.like))
+        result = measure(Path(folder) / "city", arguments.images, arguments.keypoints, statistics)
+    like = [] if arguments.like is None else ["--like", arguments.like.name]
+    numbers = ["--images", str(arguments.images), "--keypoints", str(arguments.keypoints)]
+    command = shlex.join(["python", "benchmarks/map.py", *numbers, *like])
+    kind = "random walks" if statistics is None else "like photographs"
+    write_json(arguments.out, {**machine.facts(command, machine.device_of("cpu")), "rows": kind, **result})
     print(arguments.out)
 
 
-def measure(folder: Path, images: int, keypoints: int) -> dict[str, Any]:
+def measure(folder: Path, images: int, keypoints: int, statistics: DescriptorStatistics | None) -> dict[str, Any]:
     settings = load(Settings, config_path("map"), ["machine.device=cpu"])
     held = Map.begin(folder, settings)
-    rows = Synthetic(held.engine.dim, keypoints, held.codec.profile.bytes_per_keypoint)
+    rows = Synthetic(held.engine.dim, keypoints, held.codec.profile.bytes_per_keypoint, statistics)
     result: dict[str, Any] = {"images": images, "keypoints": keypoints, "dim": held.engine.dim}
 
     def note(name: str, work: Callable[[], Any]) -> Any:
@@ -114,7 +120,8 @@ def measure(folder: Path, images: int, keypoints: int) -> dict[str, Any]:
 class Synthetic:
     """Rows of a map that show nothing."""
 
-    def __init__(self, dim: int, keypoints: int, width: int) -> None:
+    def __init__(self, dim: int, keypoints: int, width: int, statistics: DescriptorStatistics | None = None) -> None:
+        self.statistics = statistics  # of descriptors that the rows are like; None for random walks
         self.codec = VectorCodec(dim)
         self.keypoints = keypoints
         self.width = width
@@ -122,6 +129,8 @@ class Synthetic:
 
     def vectors(self, first: int, count: int) -> Floats:
         """(count, dim) unit rows; the same rows whatever blocks they are asked in, if blocks are whole drives."""
+        if self.statistics is not None:
+            return self._places(first, count)[:, :PHOTOGRAPHS].reshape(-1, len(self.spectrum))[:count]
         random = np.random.default_rng(first)
         drives = -(-count // DRIVE)
         steps = random.standard_normal((DRIVE, drives, len(self.spectrum)), dtype=np.float32)
@@ -132,6 +141,11 @@ class Synthetic:
         rows += 0.3 * self.spectrum.mean() * random.standard_normal(rows.shape, dtype=np.float32)
         unit: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
+
+    def _places(self, first: int, count: int) -> Floats:
+        """(places, PHOTOGRAPHS + 1, D) of places, the last of which the map does not hold."""
+        assert self.statistics is not None
+        return self.statistics.rows(-(-count // PHOTOGRAPHS), PHOTOGRAPHS + 1, seed=first)
 
     def positions(self, first: int, count: int) -> NDArray[np.float64]:
         random = np.random.default_rng(first + 1)
@@ -164,8 +178,11 @@ class Synthetic:
         found = []
         for start in random.choice(np.arange(11_000, images - BLOCK, BLOCK) if images > 30_000 else [0], QUERIES):
             row = int(random.integers(0, DRIVE * 20))
-            vector = self.vectors(int(start), BLOCK)[row] if images > 30_000 else self.vectors(0, 8192)[row]
-            vector = vector + 0.8 / len(vector) ** 0.5 * random.standard_normal(len(vector), dtype=np.float32)
+            if self.statistics is not None:
+                vector = self._places(int(start), BLOCK)[row // PHOTOGRAPHS, PHOTOGRAPHS]
+            else:
+                vector = self.vectors(int(start), BLOCK)[row]
+                vector = vector + 0.8 / len(vector) ** 0.5 * random.standard_normal(len(vector), dtype=np.float32)
             (place,) = of_utm(self.positions(int(start), BLOCK)[row : row + 1], ["33N"])
             assert place.degrees is not None
             found.append((vector / np.linalg.norm(vector), place.degrees))
@@ -173,14 +190,14 @@ class Synthetic:
 
 
 def shortlists(snapshot: Snapshot, queries: list[tuple[Floats, tuple[float, float]]]) -> list[dict[str, float]]:
-    """Time and recall of the exact 100 and 10, by the share of inverted lists that are looked into."""
-    exact = [[(e.segment, e.row) for e in snapshot.search(vector, 100, probed=1.0)] for vector, _ in queries]
+    """Time and recall of the exact 100 and 10, by how many rows are compared by their descriptors."""
+    exact = [[(e.segment, e.row) for e in snapshot.search(vector, 100, refined=0)] for vector, _ in queries]
     table = []
-    for share in SHARES:
+    for refined in REFINED:
         wall, cpu, hundred, ten = [], [], [], []
         for (vector, _), truth in zip(queries, exact, strict=True):
             started, used = time.perf_counter(), time.process_time()
-            found = snapshot.search(vector, 100, probed=share)
+            found = snapshot.search(vector, 100, refined=refined)
             wall.append(time.perf_counter() - started)
             cpu.append(time.process_time() - used)
             rows = [(e.segment, e.row) for e in found]
@@ -188,7 +205,7 @@ def shortlists(snapshot: Snapshot, queries: list[tuple[Floats, tuple[float, floa
             ten.append(len(set(rows[:10]) & set(truth[:10])) / 10)
         table.append(
             {
-                "probed": round(share, 4),
+                "refined": refined,
                 **percentiles(wall, cpu),
                 "recall_of_100": round(float(np.mean(hundred)), 4),
                 "recall_of_10": round(float(np.mean(ten)), 4),

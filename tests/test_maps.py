@@ -158,20 +158,20 @@ def test_compaction_changes_no_answer(tmp_path: Path, monkeypatch: pytest.Monkey
     assert held.compact().after == 0 and len(held) == 0 and held.locate(view(1)).candidates == ()
 
 
-def test_inverted_lists_find_what_an_exact_search_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sketches_find_what_an_exact_search_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (vectors, compacting):
-        monkeypatch.setattr(module, "IVF_ROWS", 4)
-    held = small_map(tmp_path, 8)
+        monkeypatch.setattr(module, "SKETCHED_ROWS", 4)
+    held = small_map(tmp_path, 16)  # as many as a codebook has words
     done = held.compact()
     with held._reader.reading() as (_, snapshot):
         (segment,) = snapshot.segments.values()
-        assert vectors.is_inverted(segment.vectors)
+        assert vectors.has_sketches(segment.vectors)
         for place in range(8):
             query = held.features(view(place, 4)).vector
-            exact = [each.row for each in snapshot.search(query, 8, probed=1.0)]
-            assert exact[0] == place and sorted(exact) == list(range(8))
+            exact = [each.row for each in snapshot.search(query, 16, refined=0)]
+            assert exact[0] == place and sorted(exact) == list(range(16))
             among = {segment.record.id: np.array([1, place])}
-            assert {each.row for each in snapshot.search(query, 8, among)} == {1, place}
+            assert {each.row for each in snapshot.search(query, 16, among)} == {1, place}
     assert done.recall is None or done.recall[1] > 0
     again = held.compact()
     assert not again.trained and held.verify() == []

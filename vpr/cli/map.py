@@ -231,7 +231,7 @@ def compact(city: City) -> None:
         say(f"{done.before} segments before, {done.after} now; dropped the data of {done.dropped} removed images")
         if done.recall is not None:
             before, after = (100 * share for share in done.recall)
-            trained = "quantiser trained; " if done.trained else ""
+            trained = "codebook trained; " if done.trained else ""
             say(f"{trained}first ten found of the exact ones: {before:.1f} % before, {after:.1f} % now")
 
 

@@ -20,7 +20,7 @@ class LocalFeatureSettings(MethodSettings):
 
     drop: tuple[str, ...] = ()  # classes on which keypoints are dropped: vehicle, person, vegetation, sky, ...
     drop_weight: float = Field(0.0, ge=0, lt=1)  # instead of dropping them, their scores are multiplied by this
-    drop_confidence: float = Field(0.9, ge=0, lt=1)  # a head's classes that are less probable than this drop nothing
+    drop_confidence: float = Field(0.8, ge=0, lt=1)  # a head's classes that are less probable than this drop nothing
     segmentation: str = ""
 
     @model_serializer(mode="wrap")

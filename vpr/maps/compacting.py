@@ -1,4 +1,4 @@
-"""Compaction of a map: small segments and those with many removed images are merged, and large ones get inverted lists.
+"""Compaction of a map: small segments and those with many removed images are merged, and large ones get sketches.
 
 Each new segment is one commit, so a compaction that is killed leaves a map that is whole and partly compacted.
 """
@@ -25,18 +25,27 @@ from vpr.maps.segments import (
     write_segment,
 )
 from vpr.maps.snapshot import Snapshot, open_snapshot
-from vpr.maps.vectors import IVF_ROWS, Codes, VectorCodec, closeness, codes_of, is_inverted, train_centroids
+from vpr.maps.vectors import (
+    SKETCHED_ROWS,
+    Codes,
+    VectorCodec,
+    closeness,
+    codebook_of,
+    codes_of,
+    has_sketches,
+    train_codebook,
+)
 from vpr.runtime.files import write_atomically
 from vpr.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-QUANTISER = "quantiser.npy"  # (L, dim) centroids, shared by the segments that are written next
+CODEBOOK = "codebook.npy"  # (M, 16, dim / M) of the sketches, shared by the segments that are written next
 MOST_ROWS = 262_144  # of a merged segment
 SMALL_ROWS = 8192  # of a segment that is merged with any other
 REMOVED_SHARE = 0.1  # a segment with more removed images is rewritten
-GROWN = 4.0  # the quantiser is trained again when the map has this many times the images,
-DRIFT = 0.05  # or when its centroids are nearer to the images of its training than to those of now by this share
+GROWN = 4.0  # the codebook is trained again when the map has this many times the images,
+DRIFT = 0.05  # or when sketches of the images of now are less like them, by this share, than of those of its training
 _COMPARED = 100  # stored images that ask before and after
 _TOP = 10
 _COPIED = 4096  # images whose keypoints are copied at once
@@ -49,12 +58,12 @@ class Compacted:
     before: int  # segments
     after: int
     dropped: int  # removed images whose data are gone
-    trained: bool  # whether the coarse quantiser was
-    recall: tuple[float, float] | None  # of the exact first ten, before and after; None without inverted lists
+    trained: bool  # whether the codebook of the sketches was
+    recall: tuple[float, float] | None  # of the exact first ten, before and after; None without sketches
 
 
 def compact(manifest: Manifest, folder: Path) -> Compacted:
-    """Merge, drop what is removed, and train the quantiser where the map has grown or drifted.
+    """Merge, drop what is removed, and train the codebook where the map has grown or drifted.
 
     Old files are deleted after the commit; readers that have them mapped go on.
     """
@@ -62,44 +71,44 @@ def compact(manifest: Manifest, folder: Path) -> Compacted:
     if not before.segments:
         return Compacted(0, 0, 0, False, None)
     codec = VectorCodec(next(iter(before.segments.values())).vectors.d)
-    centroids, trained = _quantiser(manifest, folder, codec, before)
+    codebook, trained = _codebook(manifest, folder, codec, before)
     dropped = 0
     for group in _groups(manifest):
-        dropped += _merge(manifest, folder, codec, group, centroids)
+        dropped += _merge(manifest, folder, codec, group, codebook)
     for record in manifest.segments():
-        if centroids is not None and record.count >= IVF_ROWS:
-            _into_lists(manifest, folder, codec, record, centroids)
+        if codebook is not None and record.count >= SKETCHED_ROWS:
+            _sketch(manifest, folder, codec, record, codebook)
     after = open_snapshot(folder, manifest)
-    inverted = any(is_inverted(each.vectors) for each in after.segments.values())
+    sketched = any(has_sketches(each.vectors) for each in after.segments.values())
     recall = None
-    if inverted:
+    if sketched:
         queries = _queries(after, codec)
         recall = _recall(before, after, queries)
     return Compacted(len(before.segments), len(after.segments), dropped, trained, recall)
 
 
-def _quantiser(manifest: Manifest, folder: Path, codec: VectorCodec, snapshot: Snapshot) -> tuple[Floats | None, bool]:
-    """The centroids, and whether they were trained now; none for a map too small for a segment with lists."""
-    if snapshot.count < IVF_ROWS:
+def _codebook(manifest: Manifest, folder: Path, codec: VectorCodec, snapshot: Snapshot) -> tuple[Floats | None, bool]:
+    """The codebook, and whether it was trained now; none for a map too small for a segment with sketches."""
+    if snapshot.count < SKETCHED_ROWS:
         return None, False
-    path = folder / QUANTISER
+    path = folder / CODEBOOK
     codes = [codes_of(each.vectors) for each in snapshot.segments.values()]
     if path.exists():
-        centroids = np.load(path, allow_pickle=False)
-        near = _closeness(codec, codes, centroids)
-        fine = near >= (1 - DRIFT) * float(manifest.fact("quantiser_closeness", 0.0))
-        if fine and snapshot.count < GROWN * int(manifest.fact("quantiser_images", 0)):
-            return centroids, False
-    logger.info("training the coarse quantiser on up to %d images", snapshot.count)
-    centroids = train_centroids(codec, codes)
-    _save(path, centroids)
-    manifest.set_fact("quantiser_images", snapshot.count)
-    manifest.set_fact("quantiser_closeness", _closeness(codec, codes, centroids))
-    return centroids, True
+        codebook = np.load(path, allow_pickle=False)
+        near = _closeness(codec, codes, codebook)
+        fine = near >= (1 - DRIFT) * float(manifest.fact("codebook_closeness", 0.0))
+        if fine and snapshot.count < GROWN * int(manifest.fact("codebook_images", 0)):
+            return codebook, False
+    logger.info("training the codebook of sketches on up to %d images", snapshot.count)
+    codebook = train_codebook(codec, codes)
+    _save(path, codebook)
+    manifest.set_fact("codebook_images", snapshot.count)
+    manifest.set_fact("codebook_closeness", _closeness(codec, codes, codebook))
+    return codebook, True
 
 
-def _closeness(codec: VectorCodec, codes: Sequence[Codes], centroids: Floats) -> float:
-    shares = [(closeness(codec, each, centroids), len(each)) for each in codes if len(each)]
+def _closeness(codec: VectorCodec, codes: Sequence[Codes], codebook: Floats) -> float:
+    shares = [(closeness(codec, each, codebook), len(each)) for each in codes if len(each)]
     return float(np.average([near for near, _ in shares], weights=[count for _, count in shares]))
 
 
@@ -138,7 +147,7 @@ def _groups(manifest: Manifest) -> list[list[SegmentRecord]]:
 
 
 def _merge(
-    manifest: Manifest, folder: Path, codec: VectorCodec, group: Sequence[SegmentRecord], centroids: Floats | None
+    manifest: Manifest, folder: Path, codec: VectorCodec, group: Sequence[SegmentRecord], codebook: Floats | None
 ) -> int:
     """One segment instead of several; returns how many removed images were dropped."""
     segments = [open_segment(folder, record) for record in group]
@@ -153,7 +162,7 @@ def _merge(
         with Progress("compact", count, "image") as progress:
             pieces = _pieces(segments, live, progress)
             sizes = [tuple(each) for each in frames.tolist()]
-            record = write_segment(folder, number, codec, codes, StoredLocal(pieces, sizes, width), centroids=centroids)
+            record = write_segment(folder, number, codec, codes, StoredLocal(pieces, sizes, width), codebook=codebook)
     with manifest.writing():
         first = 0
         for old, rows in zip(group, live, strict=True):
@@ -184,13 +193,12 @@ def _pieces(segments: Sequence[Segment], live: Sequence[Rows], progress: Progres
                 progress.update(len(some))
 
 
-def _into_lists(manifest: Manifest, folder: Path, codec: VectorCodec, record: SegmentRecord, centroids: Floats) -> None:
-    """The global descriptors of a large segment in inverted lists; nothing if they are in these already."""
+def _sketch(manifest: Manifest, folder: Path, codec: VectorCodec, record: SegmentRecord, codebook: Floats) -> None:
+    """Sketches of a large segment; nothing if it has those of this codebook already."""
     vectors = open_segment(folder, record).vectors
-    if is_inverted(vectors) and vectors.nlist == len(centroids):
-        if np.array_equal(vectors.quantizer.reconstruct_n(0, len(centroids)), centroids):
-            return
-    written = rewrite_vectors(folder, record, codec, codes_of(vectors), centroids)
+    if has_sketches(vectors) and np.array_equal(codebook_of(vectors), codebook):
+        return
+    written = rewrite_vectors(folder, record, codec, codes_of(vectors), codebook)
     with manifest.writing():
         manifest.put_segment(written)
     for name in record.files.keys() - written.files.keys():
@@ -219,7 +227,7 @@ def _recall(before: Snapshot, after: Snapshot, queries: Floats) -> tuple[float, 
         kept = [
             sum(one.similarity >= exact[-1].similarity - 1e-6 for one in snapshot.search(query, _TOP)) / len(exact)
             for query in queries
-            if (exact := snapshot.search(query, _TOP, probed=1.0))
+            if (exact := snapshot.search(query, _TOP, refined=0))
         ]
         shares.append(float(np.mean(kept)))
     return shares[0], shares[1]

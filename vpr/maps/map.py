@@ -364,7 +364,7 @@ class Map:
             return writing.remove(manifest, self.folder, list(names), condition)
 
     def compact(self) -> Compacted:
-        """Merge small segments, drop what was removed, and train the coarse quantiser of a large map."""
+        """Merge small segments, drop what was removed, and sketch the descriptors of a large map."""
         with writing.writing(self.folder) as manifest:
             return compact(manifest, self.folder)
 

@@ -81,7 +81,7 @@ class StoredLocal:
 
 
 def write_segment(
-    folder: Path, number: int, codec: VectorCodec, codes: Codes, local: StoredLocal, *, centroids: Floats | None = None
+    folder: Path, number: int, codec: VectorCodec, codes: Codes, local: StoredLocal, *, codebook: Floats | None = None
 ) -> SegmentRecord:
     """Write the files of a segment and flush them to disk; nobody sees it before the manifest names it.
 
@@ -97,14 +97,14 @@ def write_segment(
     np.save(home / ROWS, rows)
     _write_pieces(home / LOCAL, local.pieces, int(rows[-1, 0]), local.width)
     record = SegmentRecord(number, name, len(codes), {each: _seal(home / each) for each in (LOCAL, ROWS)})
-    written = rewrite_vectors(folder, record, codec, codes, centroids)
+    written = rewrite_vectors(folder, record, codec, codes, codebook)
     sync_folder(home.parent)
     sync_folder(folder)
     return written
 
 
 def rewrite_vectors(
-    folder: Path, record: SegmentRecord, codec: VectorCodec, codes: Codes, centroids: Floats | None
+    folder: Path, record: SegmentRecord, codec: VectorCodec, codes: Codes, codebook: Floats | None
 ) -> SegmentRecord:
     """The segment with its global descriptors in a new file beside the old one."""
     home = folder / SEGMENTS / record.folder
@@ -112,7 +112,7 @@ def rewrite_vectors(
     count = int(old.removeprefix(_VECTORS).split(".")[0]) + 1 if old else 0
     name = f"{_VECTORS}{count}.faiss"
     (home / name).unlink(missing_ok=True)
-    write_vectors(home / name, codec, codes, centroids)
+    write_vectors(home / name, codec, codes, codebook)
     files = {each: seal for each, seal in record.files.items() if each != old}
     sealed = {**files, name: _seal(home / name)}
     sync_folder(home)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +15,9 @@ from numpy.typing import NDArray
 from vpr.core import Floats, Rows
 from vpr.maps.manifest import Manifest
 from vpr.maps.segments import Segment, open_segment
-from vpr.maps.vectors import search_vectors
+from vpr.maps.vectors import REFINED, has_sketches, search_vectors
 
 Flags = NDArray[np.bool_]
-
-PROBED = 1 / 12  # share of the inverted lists that a query looks into
-EXACT_SHARE = 0.25  # of a segment's rows: fewer are searched one by one, in whatever list they are
 
 
 class FoundRow(NamedTuple):
@@ -39,21 +38,28 @@ class Snapshot:
     live: Mapping[int, Flags]  # (N,) of the segments that have removed images: which are not
 
     def search(
-        self, vector: Floats, k: int, among: Mapping[int, Rows] | None = None, probed: float = PROBED
+        self, vector: Floats, k: int, among: Mapping[int, Rows] | None = None, *, refined: int = REFINED
     ) -> list[FoundRow]:
         """The k rows of the largest similarity with a vector (D,), best first; equal ones in the order of the segments.
 
         ``among`` restricts the search to rows of segments; they must not be removed. A zero vector finds nothing.
-        ``probed`` is the share of inverted lists that are looked into.
+        ``refined`` rows of a large segment are compared by their descriptors, after all have been by their sketches; 0
+        compares all. Large segments are searched side by side.
         """
         if not vector.any() or k < 1:
             return []
-        found: list[FoundRow] = []
-        for number, segment in self.segments.items():
-            if among is not None and not len(among.get(number, ())):
-                continue
+
+        def work(number: int) -> list[FoundRow]:
             rows = None if among is None else among[number]
-            found += _search(segment, vector, k, rows=rows, live=self.live.get(number), probed=probed)
+            live = self.live.get(number)
+            return _search(self.segments[number], vector, k, rows=rows, live=live, refined=refined)
+
+        numbers = [number for number in self.segments if among is None or len(among.get(number, ()))]
+        if sum(has_sketches(self.segments[number].vectors) for number in numbers) > 1:
+            with ThreadPoolExecutor(os.cpu_count(), "search") as pool:
+                found = [each for part in pool.map(work, numbers) for each in part]
+        else:
+            found = [each for number in numbers for each in work(number)]
         return sorted(found, key=lambda each: (-each.similarity, each.segment, each.row))[:k]
 
 
@@ -81,12 +87,11 @@ def by_segment(places: NDArray[Any]) -> dict[int, Rows]:
 
 
 def _search(
-    segment: Segment, vector: Floats, k: int, *, rows: Rows | None, live: Flags | None, probed: float
+    segment: Segment, vector: Floats, k: int, *, rows: Rows | None, live: Flags | None, refined: int
 ) -> list[FoundRow]:
     count = segment.record.count if rows is None else len(rows)
     mask = live if rows is None else _mask(segment.record.count, rows)
-    few = rows is not None and count < EXACT_SHARE * segment.record.count
-    similarities, places = search_vectors(segment.vectors, vector, min(k, count), mask, 1.0 if few else probed)
+    similarities, places = search_vectors(segment.vectors, vector, min(k, count), mask, refined=refined)
     number = segment.record.id
     return [
         FoundRow(number, *each) for each in zip(places.tolist(), similarities.tolist(), strict=True) if each[0] >= 0

@@ -1,8 +1,9 @@
 """Global descriptors of a segment: a FAISS index of 8 or 4 bits a component, mapped into memory.
 
 A component of a unit row is quantised uniformly between fixed bounds, which are never fitted on the map: codes of all
-maps of one descriptor are comparable. A segment has one code for each of its rows; a large one has them in the inverted
-lists of a coarse quantiser that the segments share.
+maps of one descriptor are comparable. A large segment has sketches of its rows too, a quarter as long: product codes of
+4 bits (Andre et al., VLDB 2015, "Cache locality is not enough"), which FAISS compares 32 at a time. A query is compared
+with all sketches, and then with the descriptors of the best.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ faiss: Any = _faiss  # its type stubs lack what Python adds to it
 Codes = NDArray[np.uint8]
 
 MOST_BYTES = 512  # of a global descriptor
-IVF_ROWS = 50_000  # a segment from this many rows on is searched by inverted lists
+SKETCHED_ROWS = 50_000  # a segment from this many rows on has sketches
+REFINED = 2_000  # rows of a segment that are compared by their descriptors after their sketches
+_TRAINED_ON = 32_768  # rows
+_BLOCK = 65_536  # rows that are decoded at once
 _BOUND = 6.0  # in standard deviations of the components of a unit row
 
 
@@ -48,15 +52,11 @@ class VectorCodec:
         self._bound(index)
         return index
 
-    def empty_lists(self, centroids: Floats) -> Any:
-        """An inverted file without rows."""
-        coarse = faiss.IndexFlatIP(self.dim)
-        coarse.add(centroids)
-        kind = self.empty().sq.qtype
-        index = faiss.IndexIVFScalarQuantizer(coarse, self.dim, len(centroids), kind, faiss.METRIC_INNER_PRODUCT, False)
-        index.own_fields = True
-        coarse.this.disown()
-        self._bound(index)
+    def sketches(self, codebook: Floats) -> Any:
+        """A FAISS index of sketches without rows, for a codebook (M, 16, dim / M)."""
+        index = faiss.IndexPQFastScan(self.dim, len(codebook), 4, faiss.METRIC_INNER_PRODUCT)
+        faiss.copy_array_to_vector(np.ascontiguousarray(codebook, dtype=np.float32).ravel(), index.pq.centroids)
+        index.is_trained = True
         return index
 
     def encode(self, vectors: Floats) -> Codes:
@@ -75,22 +75,16 @@ class VectorCodec:
         index.is_trained = True
 
 
-def write_vectors(path: Path, codec: VectorCodec, codes: Codes, centroids: Floats | None) -> None:
-    """The codes of a segment as an index file; in inverted lists if there are centroids and rows enough."""
-    if centroids is None or len(codes) < IVF_ROWS:
-        index = codec.empty()
-        if len(codes):
-            index.add_sa_codes(codes)
-    else:
-        index = codec.empty_lists(centroids)
-        lists = assign(codec, codes, centroids)
-        order = np.argsort(lists, kind="stable").astype(np.int64)
-        bounds = np.searchsorted(lists[order], np.arange(len(centroids) + 1))
-        for number in np.flatnonzero(np.diff(bounds)).tolist():
-            rows = np.ascontiguousarray(order[bounds[number] : bounds[number + 1]])
-            some = np.ascontiguousarray(codes[rows])
-            index.invlists.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(some))
-        index.ntotal = len(codes)
+def write_vectors(path: Path, codec: VectorCodec, codes: Codes, codebook: Floats | None) -> None:
+    """The codes of a segment as an index file; with sketches if there is a codebook, and rows enough."""
+    index = codec.empty()
+    if len(codes):
+        index.add_sa_codes(codes)
+    if codebook is not None and len(codes) >= SKETCHED_ROWS:
+        sketches = codec.sketches(codebook)
+        for first in range(0, len(codes), _BLOCK):
+            sketches.add(codec.decode(codes[first : first + _BLOCK]))
+        index = faiss.IndexRefine(sketches, index)
     faiss.write_index(index, str(path))
 
 
@@ -105,29 +99,37 @@ def read_vectors(path: Path) -> Any:
 
 
 def search_vectors(
-    index: Any, vector: Floats, k: int, mask: NDArray[np.bool_] | None = None, probed: float = 1.0
+    index: Any, vector: Floats, k: int, mask: NDArray[np.bool_] | None = None, *, refined: int = REFINED
 ) -> tuple[Floats, Rows]:
     """Similarities and rows (k,) of the rows of a segment that are most similar to a vector (dim,), -1 pads.
 
-    Only rows for which ``mask`` (N,) is true are found. ``probed`` is the share of inverted lists that are looked into.
+    Only rows for which ``mask`` (N,) is true are found. Where there are sketches, ``refined`` rows are compared by
+    their descriptors; 0 compares all.
     """
     if k < 1:
         return np.zeros(0, np.float32), np.zeros(0, np.int64)
+    query = np.ascontiguousarray(vector[None], dtype=np.float32)
+    excluded = 0 if mask is None else int(len(mask) - mask.sum())
+    if has_sketches(index) and refined and k + excluded <= refined:
+        parameters = faiss.IndexRefineSearchParameters(k_factor=refined / (k + excluded))
+        similarities, rows = (each[0] for each in index.search(query, k + excluded, params=parameters))
+        kept = rows >= 0 if mask is None else (rows >= 0) & mask[rows]
+        return similarities[kept][:k], rows[kept][:k]
     packed = None if mask is None else np.packbits(mask, bitorder="little")
     selector = None if packed is None else faiss.IDSelectorBitmap(packed)
     parameters = faiss.SearchParameters(sel=selector)
-    if is_inverted(index):
-        parameters = faiss.SearchParametersIVF(nprobe=max(1, round(probed * index.nlist)), sel=selector)
-    query = np.ascontiguousarray(vector[None], dtype=np.float32)
-    similarities, rows = index.search(query, k, params=parameters)
+    if _is_inverted(index):
+        parameters = faiss.SearchParametersIVF(nprobe=index.nlist, sel=selector)
+    similarities, rows = flat_of(index).search(query, k, params=parameters)
     return similarities[0], rows[0]
 
 
 def codes_of(index: Any) -> Codes:
     """(N, bytes) codes of a segment in the order of its rows."""
-    size = index.sa_code_size() if not is_inverted(index) else index.code_size
+    index = flat_of(index)
+    size = index.sa_code_size() if not _is_inverted(index) else index.code_size
     codes = np.empty((index.ntotal, size), np.uint8)
-    if not is_inverted(index):
+    if not _is_inverted(index):
         if index.ntotal:
             codes[:] = faiss.rev_swig_ptr(index.codes.data(), codes.size).reshape(codes.shape)
         return codes
@@ -139,37 +141,49 @@ def codes_of(index: Any) -> Codes:
     return codes
 
 
-def is_inverted(index: Any) -> bool:
-    """Whether the codes lie in inverted lists."""
+def has_sketches(index: Any) -> bool:
+    """Whether a segment has sketches of its rows."""
+    return isinstance(index, faiss.IndexRefine)
+
+
+def codebook_of(index: Any) -> Floats:
+    """(M, 16, dim / M) the codebook of the sketches of a segment."""
+    quantiser = faiss.downcast_index(index.base_index).pq
+    codebook: Floats = faiss.vector_to_array(quantiser.centroids).reshape(quantiser.M, quantiser.ksub, quantiser.dsub)
+    return codebook
+
+
+def flat_of(index: Any) -> Any:
+    """The index of the codes themselves."""
+    return faiss.downcast_index(index.refine_index) if has_sketches(index) else index
+
+
+def _is_inverted(index: Any) -> bool:
+    """Whether the codes lie in inverted lists, as large segments once had them."""
     return isinstance(index, faiss.IndexIVF)
 
 
-def assign(codec: VectorCodec, codes: Codes, centroids: Floats, block: int = 65_536) -> Rows:
-    """(N,) the nearest centroid of each row."""
-    coarse = faiss.IndexFlatIP(codec.dim)
-    coarse.add(centroids)
-    parts = [coarse.search(codec.decode(codes[i : i + block]), 1)[1][:, 0] for i in range(0, len(codes), block)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-
-def train_centroids(codec: VectorCodec, codes: Sequence[Codes], seed: int = 0) -> Floats:
-    """(L, dim) unit rows: spherical k-means of a sample of the rows; L is a power of two near 2 sqrt(N)."""
+def train_codebook(codec: VectorCodec, codes: Sequence[Codes], seed: int = 0) -> Floats:
+    """(M, 16, dim / M) a codebook of sketches, learned from a sample of the rows."""
     count = sum(map(len, codes))
-    lists = 2 ** round(np.log2(max(1.0, min(2 * count**0.5, count / 8))))
+    wanted = min(count, _TRAINED_ON)
     random = np.random.default_rng(seed)
-    wanted = min(count, 32 * lists)
     rows = [random.permutation(len(each))[: -(-wanted * len(each) // count)] for each in codes]
     sample = np.concatenate([codec.decode(each[np.sort(some)]) for each, some in zip(codes, rows, strict=True)])
-    kmeans = faiss.Kmeans(codec.dim, lists, niter=8, spherical=True, seed=seed, min_points_per_centroid=1)
-    kmeans.train(sample)
-    return np.ascontiguousarray(kmeans.centroids, dtype=np.float32)
+    together = next(size for size in (4, 2, 1) if codec.dim % size == 0)
+    quantiser = faiss.ProductQuantizer(codec.dim, codec.dim // together, 4)
+    quantiser.cp.min_points_per_centroid = 1
+    quantiser.train(sample)
+    codebook: Floats = faiss.vector_to_array(quantiser.centroids).reshape(-1, quantiser.ksub, quantiser.dsub)
+    return codebook
 
 
-def closeness(codec: VectorCodec, codes: Codes, centroids: Floats, most: int = 20_000) -> float:
-    """Mean similarity of (at most so many) rows with their nearest centroid: it falls where the quantiser is stale."""
+def closeness(codec: VectorCodec, codes: Codes, codebook: Floats, most: int = 20_000) -> float:
+    """Mean cosine of (at most so many) rows with what their sketches say: it falls where the codebook is stale."""
     if not len(codes):
         return 1.0
-    some = codes[np.linspace(0, len(codes) - 1, min(most, len(codes))).astype(np.int64)]
-    coarse = faiss.IndexFlatIP(codec.dim)
-    coarse.add(centroids)
-    return float(coarse.search(codec.decode(some), 1)[0].mean())
+    some = codec.decode(codes[np.linspace(0, len(codes) - 1, min(most, len(codes))).astype(np.int64)])
+    quantiser = codec.sketches(codebook).pq
+    said = quantiser.decode(quantiser.compute_codes(some))
+    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(said, axis=1)
+    return float((np.einsum("nd,nd->n", some, said) / np.maximum(lengths, 1e-12)).mean())

@@ -17,12 +17,13 @@ from vpr.maps.milvus.expressions import NotExpressible, expression_of
 from vpr.maps.milvus.rows import content_mark
 from vpr.maps.milvus.settings import MilvusSettings
 from vpr.maps.prior import Prior
-from vpr.maps.snapshot import EXACT_SHARE, FoundRow, Snapshot
+from vpr.maps.snapshot import FoundRow, Snapshot
 
 logger = logging.getLogger(__name__)
 
 MOST_IDS = 20_000  # in one request, where ids of the manifest take the place of an expression
 MOST_NAMED = 1_000_000  # ids altogether
+EXACT_SHARE = 0.25  # of the images: where an expression allows fewer, all of these are compared
 _MORE = 1.5  # images asked for at first, by those wanted, where a circle is cut out of a box
 
 
