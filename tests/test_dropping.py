@@ -157,9 +157,18 @@ def test_a_map_and_two_images_drop_by_a_head(head: Path, tmp_path: Path) -> None
     assert build_engine(settings).single(tmp_path / "a.png").local.keypoints.shape == (0, 2)
 
 
+def test_the_head_that_comes_with_vpr_sees_the_sky_over_a_road() -> None:
+    image = np.full((160, 216, 3), 90, np.uint8)
+    image[:70] = (200, 215, 235)
+    image[70:] += textured(2, 90, 216) // 8
+    extractor = build_local(settings_of(["sky"], ""))
+    assert isinstance(extractor, DroppingExtractor)
+    classes = extractor.segmenter.of_image(image)
+    sky = classes == STREET.ids_of(["sky"])[0]
+    assert sky[5:50].mean() > 0.8 and sky[110:].mean() < 0.1
+
+
 def test_weights_that_are_no_head_are_refused(head: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"needs local_features\.segmentation"):
-        build_local(settings_of(["sky"], ""))
     with pytest.raises(ConfigError, match="no weights of a segmentation head"):
         build_local(settings_of(["sky"], "vpr-superpoint"))
     with pytest.raises(ConfigError, match=r"unknown class 'car' of street; known: road"):

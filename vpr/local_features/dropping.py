@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpr.core import Channels, ConfigError, Image, LocalExtractor, LocalFeatures
+from vpr.core import Channels, Image, LocalExtractor, LocalFeatures
 from vpr.local_features.segmentation import Segmenter, load_segmenter
 from vpr.local_features.settings import LocalFeatureSettings
 
+HEAD = "vpr-segmentation"  # unless the settings name another
 SPARE = 2  # times as many keypoints are detected, so that enough are left
 
 
@@ -83,16 +84,11 @@ def build_selected(
 
     With a folder of masks the keypoints are selected by vpr.features.masks. Raises ConfigError for unknown classes.
     """
-    if not settings.segmentation:
-        raise ConfigError(
-            "local_features.drop needs local_features.segmentation: the weights of a segmentation head, or a folder of "
-            "masks"
-        )
     most = int(getattr(settings, "max_keypoints", 0))
     extractor = build(settings.model_copy(update={"max_keypoints": SPARE * most}) if most else settings, device)
     if by_files(settings):
         return extractor
-    segmenter = load_segmenter(settings.segmentation, device)
+    segmenter = load_segmenter(settings.segmentation or HEAD, device)
     dropped = segmenter.categories.ids_of(settings.drop)
     selection = Selection(dropped, settings.drop_weight, most, settings.drop_confidence)
     return DroppingExtractor(extractor, segmenter, selection)
@@ -101,4 +97,4 @@ def build_selected(
 def by_files(settings: Any) -> bool:
     """Whether keypoints are selected by masks in a folder."""
     drops = isinstance(settings, LocalFeatureSettings) and bool(settings.drop)
-    return drops and settings.segmentation != "" and Path(settings.segmentation).is_dir()
+    return drops and bool(settings.segmentation) and Path(settings.segmentation).is_dir()

@@ -21,7 +21,7 @@ class LocalFeatureSettings(MethodSettings):
     drop: tuple[str, ...] = ()  # classes on which keypoints are dropped: vehicle, person, vegetation, sky, ...
     drop_weight: float = Field(0.0, ge=0, lt=1)  # instead of dropping them, their scores are multiplied by this
     drop_confidence: float = Field(0.8, ge=0, lt=1)  # a head's classes that are less probable than this drop nothing
-    segmentation: str = ""
+    segmentation: str = ""  # vpr's own head
 
     @model_serializer(mode="wrap")
     def _serialised(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
