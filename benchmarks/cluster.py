@@ -5,8 +5,8 @@
 
 The images are small crops of a demo city, of which two are damaged. ``overhead``: wall time of `vpr map create` by one
 process, and with --ray on clusters of 1, 2, ... nodes with one processor each. ``worker``, ``node``, ``driver``: one of
-these is killed by SIGKILL at a random moment of the command; where the command itself (the driver) died, it is run
-again. Each map must have the bytes of that of one process. Parts that the file has already are kept.
+these is killed by SIGKILL at random moments of the command; where the command itself (the driver) died, it is run
+again, and may be killed again. Each map must have the bytes of that of one process. Parts that the file has are kept.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from vpr.demo_city import write_demo_city
 from vpr.maps import Map
 from vpr.runtime.device import facts
 
+Record = dict[str, Any]
 PARTS = ("overhead", "worker", "node", "driver")
 SETTINGS = {
     "local_features.method": "rootsift",
@@ -64,6 +65,7 @@ class Trials:
         crops_of_a_city(self.images, folder / "source", count)
         self.alone_s = self.make("alone")
         self.alone = content_of(folder / "alone")
+        self.whole_s = 0.0  # of one command on the cluster
 
     def start(self, name: str, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "vpr", "map", "create", str(self.folder / name), "--images", str(self.images)]
@@ -137,48 +139,58 @@ def overhead(trials: Trials, most: int) -> dict[str, Any]:
     return found
 
 
-def kills(
-    what: str, trials: Trials, nodes: Nodes, *, count: int, whole_s: float, chance: random.Random
-) -> Iterator[dict[str, Any]]:
-    """Kill once in the making of each of several maps; all must end with the same bytes. What is known after each."""
-    trial, size = 0, len(nodes.others) + 1
-    moments: list[float] = []
+def driver_kills(trials: Trials, nodes: Nodes, count: int, chance: random.Random) -> Iterator[Record]:
+    """Kill the command; then start it again, to be killed once more, or to end with the bytes of one process."""
+    moments: list[list[Any]] = []
+    maps = 0
     while len(moments) < count:
-        trial += 1
-        name = f"{what}-{trial}"
-        moment = chance.uniform(0, whole_s)
+        name = f"driver-{maps}"
+        moment = chance.uniform(0, trials.whole_s)
         child = trials.start(name, "--ray", nodes.address)
         time.sleep(moment)
-        if not strike(what, child, nodes, chance):
-            child.communicate(timeout=600)
-            shutil.rmtree(trials.folder / name, ignore_errors=True)
-            continue  # it had ended
-        if what == "driver":
-            child.communicate(timeout=60)
-            assert child.returncode == -signal.SIGKILL
-            state = committed(trials.folder / name)
+        child.kill()
+        child.communicate(timeout=60)
+        if child.returncode == -signal.SIGKILL:
+            moments.append([round(moment, 1), committed(trials.folder / name)])
+            print(f"driver {len(moments)}: killed at {moment:.1f} s, {moments[-1][1]} images committed", flush=True)
+        if child.returncode == 0 or chance.random() < 0.4 or len(moments) == count:
             trials.make(name, "--ray", nodes.address)
-        else:
-            state = -1
-            said, _ = child.communicate(timeout=600)
-            assert child.returncode == 0, said
+            trials.require_equal(name)
+            maps += 1
+            print(f"map {maps}: equal", flush=True)
+        yield {"kills": len(moments), "equal maps": maps, "at_s and images committed": list(moments)}
+
+
+def kills(what: str, trials: Trials, nodes: Nodes, count: int, chance: random.Random) -> Iterator[Record]:
+    """Kill workers or nodes while a map is made, which must end with the bytes of one process."""
+    size = len(nodes.others) + 1
+    struck = maps = 0
+    while struck < count:
+        name = f"{what}-{maps}"
+        child = trials.start(name, "--ray", nodes.address)
+        before = struck
+        while struck < count:
+            time.sleep(chance.uniform(0, 0.7 * trials.whole_s))
+            if not strike(what, child, nodes, chance):
+                break
+            struck += 1
+            print(f"{what} {struck}: killed", flush=True)
+            nodes.fill(size)
+        said, _ = child.communicate(timeout=600)
+        assert child.returncode == 0, said
         trials.require_equal(name)
-        moments.append(round(moment, 1))
-        nodes.fill(size)
-        print(what, len(moments), f"at {moment:.1f} s", "" if state < 0 else f"{state} images committed", flush=True)
-        yield {"kills": len(moments), "equal maps": len(moments), "at_s": list(moments)}
+        maps += struck > before
+        print(f"map {maps}: equal", flush=True)
+        yield {"kills": struck, "equal maps": maps}
 
 
 def strike(what: str, child: subprocess.Popen[str], nodes: Nodes, chance: random.Random) -> bool:
-    """Kill what is named; False if the command ended before."""
+    """Kill a worker or a node; False if the command ended before."""
     while child.poll() is None:
-        if what == "driver":
-            child.kill()
-            return True
+        workers = [each for each in psutil.process_iter(["name", "cmdline"]) if is_worker(each)]
         if what == "node":
             nodes.kill_one(chance)
-            return True
-        workers = [each for each in psutil.process_iter(["name", "cmdline"]) if is_worker(each)]
+            return child.poll() is None
         if workers:
             chance.choice(workers).send_signal(signal.SIGKILL)
             return child.poll() is None
@@ -225,12 +237,12 @@ def main() -> None:
         if struck:
             nodes = Nodes(arguments.nodes)
             try:
-                whole_s = trials.make("whole", "--ray", nodes.address)
+                trials.whole_s = trials.make("whole", "--ray", nodes.address)
                 trials.require_equal("whole")
                 for part in struck:
                     chance = random.Random(f"{arguments.seed} {part}")
-                    how: dict[str, Any] = {"count": arguments.kills, "whole_s": whole_s, "chance": chance}
-                    for found in kills(part, trials, nodes, **how):
+                    how = (trials, nodes, arguments.kills, chance)
+                    for found in driver_kills(*how) if part == "driver" else kills(part, *how):
                         record[part] = found
                         arguments.out.write_text(json.dumps(record, indent=2) + "\n")
             finally:

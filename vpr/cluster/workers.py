@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import socket
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 2  # units of a worker: one computed, one waiting, so that it is never idle
 REPEATED = 5  # times that a unit is computed again after its worker died
 PATIENCE_S = 15.0  # without a result; then the places of idle workers are given up
+SILENCE_S = 60.0  # without a result; then it is said that nothing comes
 
 
 class UnitActor:
@@ -127,6 +129,7 @@ class _Job:
         self.done = {place for place, unit in enumerate(units) if unit.key in there}
         self.waiting = [place for place in reversed(range(len(units))) if place not in self.done]
         self.running: dict[Any, tuple[int, Any]] = {}  # unit and actor by Ray's reference of the call
+        self.spoken = time.monotonic()  # when there was a result, or it was said that there is none
         if self.done:
             logger.info("%d of %d units were computed before", len(self.done), len(units))
 
@@ -155,11 +158,23 @@ class _Job:
                 # Actors of a machine that was lost wait to be started again, until there is a place for them.
                 load = self._load()
                 self.workers.give_up([actor for actor in self.workers.actors if not load[actor]])
+                self._say_silence()
         for reference in ready:
             place, _ = self.running.pop(reference)
             self._require(reference, self.units[place])
             self.done.add(place)
+            self.spoken = time.monotonic()
         self._hand_out()
+
+    def _say_silence(self) -> None:
+        if time.monotonic() - self.spoken > SILENCE_S:
+            logger.warning(
+                "no result for %.0f s: %d units are with %d workers; `ray status` says which machines there are",
+                time.monotonic() - self.spoken,
+                len(self.running),
+                len(self.workers.actors),
+            )
+            self.spoken = time.monotonic()
 
     def _require(self, reference: Any, unit: WorkUnit[Any]) -> None:
         """Raise what the computation of a unit raised. Ray wraps errors of the worker, with its traceback."""
