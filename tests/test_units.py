@@ -231,6 +231,5 @@ def test_staged_results(place: str, tmp_path: Path) -> None:
     staging.delete("one")
     staging.delete("one")
     assert staging.keys() == {"two"}
-    staging.delete("two")
     staging.end()
     assert not (tmp_path / place).exists() and staging.get("two") is None

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 HERE = "auto"  # the cluster to which this machine belongs, or one of this machine alone
 CONNECTS_S = 5
 ANSWERS_S = 30  # a cluster that has not answered by then does not answer
+# What a process of its own asks the head, since Ray may end the one that asks.
+_ASKS = "import sys; from ray._raylet import GcsClient; print(GcsClient(address=sys.argv[1]).cluster_id)"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _require_cluster(address: str) -> None:
             f"--ray {address}: nothing answers there; start a cluster with `ray start --head --port {port}` on {host}, "
             f"and `ray start --address {address}` on the others"
         )
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    command = [sys.executable, "-c", _ASKS, address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWERS_S, check=False)
     except subprocess.TimeoutExpired:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,14 @@ class Staging:
         self._remove(f"{key}{_SUFFIX}")
 
     def end(self) -> None:
-        """Delete the place if nothing is left in it."""
+        """Delete what a job that ended left, results of other units before a kill among it."""
+        for key in self.keys():
+            self.delete(key)
         self._remove(_TOKEN)
         if self._store is None:
-            try:
+            remove_leftovers(Path(self._folder))
+            with suppress(OSError):  # something of the user's lies there too
                 Path(self._folder).rmdir()
-            except OSError:  # another job's results
-                return
 
     def _write(self, name: str, data: bytes) -> None:
         if self._store is None:
