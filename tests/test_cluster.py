@@ -121,7 +121,7 @@ def test_errors_of_workers_are_said_as_they_are(
     with pytest.raises(ConfigError, match="no machine of the cluster has 64 processors"):
         next(connected.compute(one, [Squared(3, tmp_path)]))
     monkeypatch.setattr(connected, "threads", 1)
-    monkeypatch.setattr(workers, "REPEATED", 0)
+    monkeypatch.setattr(workers, "TRIES", 1)
     with pytest.raises(DataError, match="processes that computed it died 1 times"):
         next(connected.compute(one, [Squared(2, tmp_path, "killed for good")]))
     assert len(list(tmp_path.glob("2-*"))) == 1

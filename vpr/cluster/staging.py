@@ -17,6 +17,7 @@ from vpr.runtime.files import remove_leftovers, write_atomically
 
 _SUFFIX = ".unit"
 _DIGEST_BYTES = 16
+_TRIES = ".tries"
 _TOKEN = "token"
 
 
@@ -60,12 +61,7 @@ class Staging:
 
     def keys(self) -> set[str]:
         """Keys of the results that are there."""
-        if self._store is None:
-            names = [path.name for path in Path(self._folder).glob(f"*{_SUFFIX}")]
-        else:
-            self._store.invalidate_cache()
-            names = [str(name).rsplit("/", 1)[-1] for name in self._store.ls(self._folder, detail=False)]
-        return {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+        return {name.removesuffix(_SUFFIX) for name in self._names() if name.endswith(_SUFFIX)}
 
     def put(self, key: str, data: bytes) -> None:
         self._write(f"{key}{_SUFFIX}", data + _digest(data))
@@ -77,18 +73,39 @@ class Staging:
             return None
         return found[:-_DIGEST_BYTES]
 
+    def count_try(self, key: str, token: str, most: int) -> None:
+        """Count that a process begins with a unit. Raises DataError if ``most`` have, and did not come to its end."""
+        name = f"{key}-{token}{_TRIES}"
+        before = len(self._read(name) or b"")
+        if before >= most:
+            raise DataError(
+                f"unit {key}: the processes that computed it died {before} times; where memory was short, give each "
+                "more processors (--worker-cpus), so that a machine has fewer, or a smaller store.batch_size"
+            )
+        self._write(name, b"x" * (before + 1))
+
+    def forget_tries(self, key: str, token: str) -> None:
+        self._remove(f"{key}-{token}{_TRIES}")
+
     def delete(self, key: str) -> None:
         self._remove(f"{key}{_SUFFIX}")
 
     def end(self) -> None:
         """Delete what a job that ended left, results of other units before a kill among it."""
-        for key in self.keys():
-            self.delete(key)
+        for name in self._names():
+            if name.endswith((_SUFFIX, _TRIES)):
+                self._remove(name)
         self._remove(_TOKEN)
         if self._store is None:
             remove_leftovers(Path(self._folder))
             with suppress(OSError):  # something of the user's lies there too
                 Path(self._folder).rmdir()
+
+    def _names(self) -> list[str]:
+        if self._store is None:
+            return [path.name for path in Path(self._folder).glob("*")]
+        self._store.invalidate_cache()
+        return [str(name).rsplit("/", 1)[-1] for name in self._store.ls(self._folder, detail=False)]
 
     def _write(self, name: str, data: bytes) -> None:
         if self._store is None:

@@ -19,7 +19,7 @@ from vpr.runtime.units import Computed, Methods, WorkUnit
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 2  # units of a worker: one computed, one waiting, so that it is never idle
-REPEATED = 5  # times that a unit is computed again after its worker died
+TRIES = 6  # of a unit, the others after its worker died
 PATIENCE_S = 15.0  # without a result; then the places of idle workers are given up
 SILENCE_S = 60.0  # without a result; then it is said that nothing comes
 
@@ -27,8 +27,8 @@ SILENCE_S = 60.0  # without a result; then it is said that nothing comes
 class UnitActor:
     """Computes units on one machine; made by Ray, as an actor."""
 
-    def __init__(self, staging: str, token: str, version: str, folder: str) -> None:
-        self.token, self.version, self.folder = token, version, folder
+    def __init__(self, staging: str, token: str, version: str, folder: str, tries: int) -> None:
+        self.token, self.version, self.folder, self.tries = token, version, folder, tries
         self.staging = Staging(staging)
         self.built: tuple[str, Any] = "", None  # digest of what was built, and the methods
 
@@ -40,7 +40,9 @@ class UnitActor:
             import ray
 
             self.built = digest, pickle.loads(ray.get(build[0]))()
+        self.staging.count_try(unit.key, self.token, self.tries)
         self.staging.put(unit.key, unit.compute(self.built[1]).to_bytes())
+        self.staging.forget_tries(unit.key, self.token)
 
     def _require_same(self) -> None:
         """Raise an error unless this machine has the version and sees the staging place of the first one."""
@@ -80,10 +82,11 @@ class RayWorkers:
     def start(self, wanted: int) -> None:
         """As many actors as are wanted, and as fit on the machines that are there."""
         count = min(self.most(), wanted) - len(self.actors)
-        how = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": -1, "max_task_retries": REPEATED}
+        # Without a limit, since Ray counts each attempt to reach a machine that is lost; tries of a unit are counted.
+        how = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": -1, "max_task_retries": -1}
         kind = self.ray.remote(**how)(UnitActor)
         for _ in range(count):
-            self.actors.append(kind.remote(self.staging.place, self._token, __version__, os.getcwd()))
+            self.actors.append(kind.remote(self.staging.place, self._token, __version__, os.getcwd(), TRIES))
 
     def give_up(self, actors: Sequence[Any]) -> None:
         """End some actors, so that their places are free."""
@@ -161,7 +164,7 @@ class _Job:
                 self._say_silence()
         for reference in ready:
             place, _ = self.running.pop(reference)
-            self._require(reference, self.units[place])
+            self._require(reference)
             self.done.add(place)
             self.spoken = time.monotonic()
         self._hand_out()
@@ -176,7 +179,7 @@ class _Job:
             )
             self.spoken = time.monotonic()
 
-    def _require(self, reference: Any, unit: WorkUnit[Any]) -> None:
+    def _require(self, reference: Any) -> None:
         """Raise what the computation of a unit raised. Ray wraps errors of the worker, with its traceback."""
         errors = self.ray.exceptions
         try:
@@ -187,10 +190,7 @@ class _Job:
             raise
         except errors.RayError as error:
             said = " ".join(str(error).split())
-            raise DataError(
-                f"unit {unit.key}: the processes that computed it died {REPEATED + 1} times; where memory was short, "
-                f"give each more processors (--worker-cpus) or a smaller store.batch_size. Ray says: {said[:400]}"
-            ) from None
+            raise DataError(f"a unit was lost; run the command again. Ray says: {said[:400]}") from None
 
     def _hand_out(self) -> None:
         """As many units to each actor as it may have."""
