@@ -11,6 +11,7 @@ FAISS without inverted lists. Figures are wall clock; a server, this process and
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import tempfile
 import threading
@@ -31,6 +32,7 @@ from vpr.datasets.placed import PlacedImage, of_utm
 from vpr.maps import Map, writing
 from vpr.maps.milvus.collection import MARKER, MilvusCollection
 from vpr.maps.milvus.search import MilvusSearch
+from vpr.maps.milvus.settings import URI_VARIABLE
 from vpr.maps.prior import Prior
 from vpr.maps.search import SegmentSearch
 from vpr.maps.segments import StoredLocal, write_segment
@@ -254,8 +256,8 @@ def kills(held: Map, rows: Rows, server: Server, first: int, times: int) -> list
         timer.join()
         first += BLOCK
         server.start()
+        os.environ[URI_VARIABLE] = server.uri
         collection = fresh(held)
-        collection.load()
         done = held.repair()
         row: dict[str, Any] = {"killed_after_s": round(after, 2), "insertion_stopped": stopped != "not"}
         row |= {"added_to_map": len(held) - before, "repair": [text.split(": ")[-1] for text in done]}
@@ -266,9 +268,16 @@ def kills(held: Map, rows: Rows, server: Server, first: int, times: int) -> list
 
 
 def fresh(held: Map) -> MilvusCollection:
-    """A connection to the server that was started again."""
-    held._search = None
-    return collection_of(held)
+    """A connection to the server that was started again, as soon as it has its data back and answers."""
+    for _ in range(120):
+        held._search = None
+        try:
+            collection = collection_of(held)
+            collection.require(None)
+            return collection
+        except SearchError:
+            time.sleep(1)
+    raise SystemExit("the server does not come back")
 
 
 def collection_row(collection: MilvusCollection, number: int) -> dict[str, Any]:

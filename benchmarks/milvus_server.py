@@ -15,7 +15,7 @@ from milvus import default_server as server
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
 server.start()
-print("started", flush=True)
+print("started", server.listen_port, flush=True)
 while True:
     time.sleep(3600)
 """
@@ -39,8 +39,10 @@ class Server:
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
         self._process = subprocess.Popen(command, cwd=self.folder, **how)  # type: ignore[call-overload]
         assert self._process is not None and self._process.stdout is not None
-        if self._process.stdout.readline() != "started\n":
+        said = self._process.stdout.readline().split()
+        if said[:1] != ["started"]:
             raise SystemExit(f"{self.python}: no server started; it needs `pip install milvus==2.3.5`")
+        self.uri = f"http://127.0.0.1:{said[1]}"  # another port where that of a killed server is not free yet
 
     def kill(self) -> None:
         """End the server at once, as a machine that fails does (SIGKILL)."""

@@ -349,6 +349,7 @@ def test_nothing_imports_pymilvus_before_it_is_used() -> None:
 def test_indexes_get_their_parameters() -> None:
     ivf = MilvusSettings(index="IVF_SQ8", build={"nlist": 64}, query={"nprobe": 8})
     assert ivf.query_parameters(10) == {"nprobe": 8} and ivf.query_parameters(10, exhaustive=True) == {"nprobe": 64}
+    assert MilvusSettings(index="IVF_FLAT", build={"nlist": 16}).query_parameters(10) == {"nprobe": 16}
     assert MilvusSettings(index="HNSW").query_parameters(500) == {"ef": 500}
     assert MilvusSettings(index="HNSW").query_parameters(50, exhaustive=True) == {"ef": 1024}
     assert MilvusSettings(index="FLAT").build_parameters == {}
