@@ -24,7 +24,7 @@ Codes = NDArray[np.uint8]
 MOST_BYTES = 512  # of a global descriptor
 SKETCHED_ROWS = 50_000  # a segment from this many rows on has sketches
 REFINED = 2_000  # rows of a segment that are compared by their descriptors after their sketches
-_TRAINED_ON = 32_768  # rows
+_TRAINED_ON = 8_192  # rows: 512 for each word of the codebook
 _BLOCK = 65_536  # rows that are decoded at once
 _BOUND = 6.0  # in standard deviations of the components of a unit row
 
