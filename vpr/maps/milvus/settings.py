@@ -25,7 +25,7 @@ class IndexKind(NamedTuple):
     query: Mapping[str, int]
 
 
-INDEXES: Mapping[str, IndexKind] = {  # a twelfth of the lists is probed, as FAISS does in the segments of a map
+INDEXES: Mapping[str, IndexKind] = {  # a twelfth of the lists is probed
     "FLAT": IndexKind({}, {}),
     "IVF_FLAT": IndexKind({"nlist": 1024}, {"nprobe": 86}),
     "IVF_SQ8": IndexKind({"nlist": 1024}, {"nprobe": 86}),
