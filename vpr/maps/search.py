@@ -18,6 +18,7 @@ from vpr.maps.about import FILE, About
 from vpr.maps.manifest import Changes, Manifest
 from vpr.maps.prior import Prior
 from vpr.maps.snapshot import FoundRow, Snapshot, by_segment
+from vpr.runtime.threads import one_thread
 
 IDENTITY = "identity"  # the fact of a manifest that tells maps apart, whatever folder they lie in
 
@@ -69,7 +70,8 @@ class SegmentSearch:
     ) -> list[list[FoundRow]]:
         """See MapSearch."""
         among = None if prior is None else by_segment(prior.places(manifest))
-        return [snapshot.search(vector, k, among) for vector in vectors]
+        with one_thread():  # a team of threads takes longer to come together than most searches
+            return [snapshot.search(vector, k, among) for vector in vectors]
 
     def require(self) -> None:
         """See MapSearch; nothing can be missing."""
