@@ -114,7 +114,9 @@ def test_sketches_leave_only_some_rows_to_compare(monkeypatch: pytest.MonkeyPatc
         mask = np.ones(3000, bool)
         mask[exact[1][:3]] = False
         assert search_vectors(index, query, 7, mask, refined=2500)[1].tolist() == exact[1][3:].tolist()
-        assert search_vectors(index, query, 7, mask, refined=8)[1].tolist() == exact[1][3:].tolist()  # all compared
+        mask[100:160] = False
+        found = search_vectors(index, query, 7, mask, refined=20)[1]  # two for each that may be among the best
+        assert len(found) == 7 and mask[found].all()
     assert many / 20 > 0.95 > few / 20
     assert 0.8 < closeness(codec, codes, codebook_of(index)) < 1
     assert closeness(codec, codes[:, ::-1], codebook_of(index)) < closeness(codec, codes, codebook_of(index))

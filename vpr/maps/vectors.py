@@ -104,15 +104,17 @@ def search_vectors(
     """Similarities and rows (k,) of the rows of a segment that are most similar to a vector (dim,), -1 pads.
 
     Only rows for which ``mask`` (N,) is true are found. Where there are sketches, ``refined`` rows are compared by
-    their descriptors; 0 compares all.
+    their descriptors, more where many are excluded; 0 compares all.
     """
     if k < 1:
         return np.zeros(0, np.float32), np.zeros(0, np.int64)
     query = np.ascontiguousarray(vector[None], dtype=np.float32)
     excluded = 0 if mask is None else int(len(mask) - mask.sum())
-    if has_sketches(index) and refined and k + excluded <= refined:
-        parameters = faiss.IndexRefineSearchParameters(k_factor=refined / (k + excluded))
-        similarities, rows = (each[0] for each in index.search(query, k + excluded, params=parameters))
+    wanted = k + excluded  # any of those that are excluded may be among the best
+    compared = max(refined, 2 * wanted if excluded else 0)
+    if has_sketches(index) and refined and wanted <= compared <= max(refined, index.ntotal // 8):
+        parameters = faiss.IndexRefineSearchParameters(k_factor=compared / wanted)
+        similarities, rows = (each[0] for each in index.search(query, wanted, params=parameters))
         kept = rows >= 0 if mask is None else (rows >= 0) & mask[rows]
         return similarities[kept][:k], rows[kept][:k]
     packed = None if mask is None else np.packbits(mask, bitorder="little")
