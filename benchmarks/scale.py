@@ -168,12 +168,12 @@ def synthetic(arguments: argparse.Namespace, work: Path) -> Iterator[tuple[str, 
             rows.insert(manifest, held.folder, 0, size)
         started = time.process_time()
         held.compact()
-        yield "power", {"compact_s": (size, round(time.process_time() - started, 2))}
+        yield "line", {"compact_s": (size, round(time.process_time() - started, 2))}
         vectors = sum(path.stat().st_size for path in held.folder.glob("segments/*/vectors-*"))
         stored = (held.folder / "manifest.sqlite").stat().st_size
         yield "line", {"vector_bytes": (size, vectors), "manifest_bytes": (size, stored)}
         queries = np.stack([vector for vector, _ in rows.queries(size)]).astype(np.float32)
-        yield "power", {"shortlist_ms": (size, median_ms(held, queries, time.process_time))}
+        yield "line", {"shortlist_ms": (size, median_ms(held, queries, time.process_time))}
         read = [sys.executable, "-c", READ, str(held.folder), str(held.engine.dim)]
         resident = int(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
         yield "line", {"reader_bytes": (size, resident)}
