@@ -27,6 +27,7 @@ ROOT = Path(vpr.__file__).parent
 
 # Fields that no watched run reads, and why.
 NOT_READ: dict[tuple[str, str], str] = {
+    ("vpr.local_features.rootsift.Settings", "drop_confidence"): "of a segmentation head; the watched run has masks",
     (f"vpr.{where}", name): "read where rerank.method = 'images'"
     for where, name in (
         ("settings.Settings", "image_matcher"),
