@@ -27,7 +27,6 @@ ROOT = Path(vpr.__file__).parent
 
 # Fields that no watched run reads, and why.
 NOT_READ: dict[tuple[str, str], str] = {
-    ("vpr.local_features.rootsift.Settings", "drop_confidence"): "of a segmentation head; the watched run has masks",
     (f"vpr.{where}", name): "read where rerank.method = 'images'"
     for where, name in (
         ("settings.Settings", "image_matcher"),
@@ -38,6 +37,7 @@ NOT_READ: dict[tuple[str, str], str] = {
         ),
     )
 }
+NOT_READ[("vpr.local_features.rootsift.Settings", "drop_confidence")] = "of a head; the watched run has masks"
 
 
 def all_sections() -> list[type[Section]]:
