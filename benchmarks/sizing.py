@@ -149,7 +149,7 @@ _SAYS = {
     "vector_bytes": ("global descriptors, bytes by images", "{b:,.0f} bytes an image"),
     "manifest_bytes": ("manifest, bytes by images", "{b:,.0f} bytes an image"),
     "compact_s": ("`vpr map compact`, s of the processor", "{a:.1f} s, and 1 s for {per_s:,.0f} images"),
-    "shortlist_ms": ("FAISS, shortlist of 100, median ms of the processor", "{a:.1f} ms, and 1 ms for {per_s:,.0f} images"),
+    "shortlist_ms": ("FAISS, shortlist of 100, median ms of the processor", "{a:.1f} ms; {per_s:,.0f} images a ms"),
     "reader_bytes": ("memory of a reader, bytes", "{b:,.0f} bytes an image and {a_mb:,.0f} MB"),
     "milvus_put_s": ("Milvus, upsert, s", "{per_s:,.0f} images a second"),
     "milvus_index_s": ("Milvus, seal and index, s", "grows with N^{b:.2f}"),
