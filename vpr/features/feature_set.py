@@ -127,7 +127,7 @@ class FeatureExtractor:
         self.patches = patches
         self.settings = settings
         self.how = how
-        self.on_worker = on_worker  # makes the same again, with so many threads
+        self.on_worker = on_worker  # builds an equal extractor with a number of threads
         shares = getattr(descriptor, "shares_backbone_with", None)
         self.joint = local is not None and shares is not None and not patches and bool(shares(local))
 

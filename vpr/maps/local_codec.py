@@ -218,7 +218,7 @@ class CodecFile:
 
 
 def some_descriptors(features: LocalFeatures, most: int = 200) -> Floats:
-    """About so many descriptors of an image, evenly spread over its keypoints."""
+    """A sample of the descriptors of an image, evenly spread over its keypoints."""
     found: Floats = features.descriptors.numpy()[:: max(1, len(features) // most)]
     return found
 

@@ -181,7 +181,10 @@ def train_codebook(codec: VectorCodec, codes: Sequence[Codes], seed: int = 0) ->
 
 
 def closeness(codec: VectorCodec, codes: Codes, codebook: Floats, most: int = 20_000) -> float:
-    """Mean cosine of (at most so many) rows with what their sketches say: it falls where the codebook is stale."""
+    """Mean cosine between rows and their reconstructions from sketches; it falls when the codebook is out of date.
+
+    ``most`` limits the number of rows.
+    """
     if not len(codes):
         return 1.0
     some = codec.decode(codes[np.linspace(0, len(codes) - 1, min(most, len(codes))).astype(np.int64)])
