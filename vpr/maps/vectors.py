@@ -77,14 +77,14 @@ class VectorCodec:
 
 def write_vectors(path: Path, codec: VectorCodec, codes: Codes, codebook: Floats | None) -> None:
     """The codes of a segment as an index file; with sketches if there is a codebook, and rows enough."""
-    index = codec.empty()
+    flat = index = codec.empty()  # FAISS does not keep the parts of an index alive
     if len(codes):
-        index.add_sa_codes(codes)
+        flat.add_sa_codes(codes)
     if codebook is not None and len(codes) >= SKETCHED_ROWS:
         sketches = codec.sketches(codebook)
         for first in range(0, len(codes), _BLOCK):
             sketches.add(codec.decode(codes[first : first + _BLOCK]))
-        index = faiss.IndexRefine(sketches, index)
+        index = faiss.IndexRefine(sketches, flat)
     faiss.write_index(index, str(path))
 
 
@@ -188,7 +188,7 @@ def closeness(codec: VectorCodec, codes: Codes, codebook: Floats, most: int = 20
     if not len(codes):
         return 1.0
     some = codec.decode(codes[np.linspace(0, len(codes) - 1, min(most, len(codes))).astype(np.int64)])
-    quantiser = codec.sketches(codebook).pq
-    said = quantiser.decode(quantiser.compute_codes(some))
+    sketches = codec.sketches(codebook)  # FAISS frees its quantiser with it
+    said = sketches.pq.decode(sketches.pq.compute_codes(some))
     lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(said, axis=1)
     return float((np.einsum("nd,nd->n", some, said) / np.maximum(lengths, 1e-12)).mean())
