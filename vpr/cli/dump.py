@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from vpr.cli.common import ConfigOption, SetOption, say, settings_of
-from vpr.core import ConfigError
 
 app = typer.Typer(help="Write features and true matches of a training set.", no_args_is_help=True)
-KINDS = {"superpoint": "spp", "rootsift": "sift"}
 
 
 @app.callback()
@@ -25,8 +23,12 @@ def megadepth(
     *,
     out: Annotated[Path, typer.Option(help="Folder for the dump.")],
     scenes: Annotated[
-        Path | None, typer.Option(help="A text file with the names of the scenes, one a line; all by default.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="A list of scenes, one a line, or its name in ROOT or ROOT/scene_lists; all without.",
+        ),
+    ] = "",
     overlap: Annotated[
         tuple[float, float], typer.Option(help="Least and largest share of a view's points that the other shows.")
     ] = (0.1, 0.8),
@@ -35,24 +37,24 @@ def megadepth(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Write what IMP's published training reads: keypoints, matches of pairs, and their numbers. It continues."""
+    """Write keypoints, matches of pairs, and their numbers, as IMP's published training reads them. It continues.
+
+    `vpr train matcher --dump FOLDER` learns from them, without the images.
+    """
     from vpr.build import build_local
     from vpr.datasets.posed_views import read_megadepth
+    from vpr.datasets.scene_lists import chosen_scenes
+    from vpr.exchange.imp_dump import KINDS
     from vpr.training.dump import Dump, PairChoice
+    from vpr.weights import features_of
 
     settings = settings_of(config, overrides)
     method = settings.local_features.method
-    if method not in KINDS:
-        raise ConfigError(
-            f"local_features.method = {method!r}: the layout knows {', '.join(KINDS)}; --set local_features.method=..."
-        )
     found = read_megadepth(root)
-    if scenes is not None:
-        wanted = scenes.read_text(encoding="utf-8").split()
-        missing = sorted(set(wanted) - {scene.name for scene in found})
-        if missing:
-            raise ConfigError(f"{scenes}: {root / 'scene_info'} has no scene {', '.join(missing[:5])}")
-        found = [scene for scene in found if scene.name in wanted]
-    dump = Dump(root, out, build_local(settings), KINDS[method], PairChoice(overlap, pairs, min_matches))
-    counts = dump.write(found)
+    chosen = chosen_scenes(scenes, root, [scene.name for scene in found])
+    extractor = build_local(settings)
+    made_by = features_of(settings.local_features, extractor.dim, extractor.weights)
+    choice = PairChoice(overlap, pairs, min_matches)
+    dump = Dump(root, out, extractor, made_by, KINDS.get(method, method), choice)
+    counts = dump.write([scene for scene in found if scene.name in chosen])
     say(f"{sum(counts.values())} pairs of {len(counts)} scenes: {out}")

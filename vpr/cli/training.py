@@ -65,6 +65,10 @@ def matcher(
         str,
         typer.Option("--config", metavar="NAME|FILE", help="A TOML file, or a training config of `vpr config list`."),
     ] = "",
+    dump: Annotated[
+        Path | None,
+        typer.Option(help="Learn from this folder of `vpr dump`, or of IMP's; the same as task.dump.folder."),
+    ] = None,
     overfit: OverfitOption = 0,
     devices: DevicesOption = 1,
     overrides: SetOption = None,
@@ -75,7 +79,10 @@ def matcher(
     if method not in chosen:
         raise ConfigError(f"--method {method}: expected one of {', '.join(chosen)}")
     given = [] if config and method == "superglue" else [f"task.network={method}"]
-    train(config or chosen[method], out, overfit, devices, [*given, *(overrides or [])], pretrained=pretrained)
+    if dump is not None:
+        given.append(f"task.dump.folder={dump}")
+    usual = chosen[method] if dump is None else f"{chosen[method]}_dump"
+    train(config or usual, out, overfit, devices, [*given, *(overrides or [])], pretrained=pretrained)
 
 
 for kind, usual, text in (

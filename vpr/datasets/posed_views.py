@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import Unpickler, UnpicklingError
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from vpr.core import DataError, Doubles, Floats
+from vpr.datasets.pickled_arrays import read_array
 from vpr.demo_city.records import depth_path, read_depth, read_shots
 from vpr.runtime.files import require_file
 
@@ -91,18 +92,7 @@ def _megadepth_scene(root: Path, path: Path) -> PosedScene:
         for row in kept
     ]
     overlap = np.asarray(info["overlap_matrix"], np.float64)[np.ix_(kept, kept)]
-    return PosedScene(path.stem, views, read_hdf5_depth, overlap)
-
-
-class _OnlyArrays(Unpickler):
-    """MegaDepth's files hold pickled arrays of paths; nothing but arrays is made of them."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.removeprefix("numpy.").lstrip("_"), name) == ("core.multiarray", "_reconstruct"):
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise UnpicklingError(f"it would run {module}.{name}")
+    return PosedScene(path.stem.removesuffix(".0"), views, read_hdf5_depth, overlap)  # D2-Net's files are 0001.0.npz
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -110,16 +100,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
     with ZipFile(path) as archive:
         for name in names:
             with archive.open(f"{name}.npy") as file:
-                version = np.lib.format.read_magic(file)
-                read_header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read_header(file)
-                if dtype.hasobject:
-                    arrays[name] = np.asarray(_OnlyArrays(file).load(), dtype=object).reshape(shape)
-                else:
-                    file.seek(0)
-                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                arrays[name] = read_array(file)
     return arrays
 
 

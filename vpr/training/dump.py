@@ -1,11 +1,6 @@
-"""Features and true matches of MegaDepth in the folders that IMP's published training reads.
+"""Features and true matches of posed scenes, written in the folders that IMP's published training reads.
 
-Xue, Budvytis and Cipolla, CVPR 2023, arXiv:2304.14837. Files are NumPy's, each a pickled dictionary, as there:
-
-    keypoints_spp/SCENE/IMAGE_spp.npy     keypoints (N, 2), scores (N,), descriptors (N, D), image_size (H, W, C)
-    matches_sep_spp/SCENE/NUMBER.npy      paths, intrinsics and poses of both images; matched_ids1, matched_ids2
-    nmatches_spp/SCENE.npy                matches of each pair (P,)
-    mega_scene_nmatches_spp.npy           the number of pairs of every scene
+See vpr.exchange.imp_dump for the files. `vpr train matcher` learns from them too: see vpr.training.dumped_pairs.
 """
 
 from __future__ import annotations
@@ -21,11 +16,15 @@ import numpy as np
 import torch
 
 from vpr.core import DataError, LocalExtractor, LocalFeatures
+from vpr.datasets.pickled_arrays import read_dictionary
 from vpr.datasets.posed_views import PosedScene, PosedView
+from vpr.exchange.imp_dump import DumpFiles
 from vpr.features.single import features_of_image
 from vpr.images import read_image
-from vpr.runtime.files import write_atomically
+from vpr.runtime.files import write_atomically, write_json
 from vpr.training.correspondence import Depth, DepthView, Settings, Truth
+from vpr.training.dumped_pairs import require_made_by
+from vpr.weights import TrainedFor
 
 logger = logging.getLogger(__name__)
 
@@ -46,28 +45,33 @@ class Dump:
     root: Path
     out: Path
     extractor: LocalExtractor
-    kind: str  # "spp" or "sift", the end of the folders' names
+    made_by: TrainedFor  # what the extractor is, for those who train on the dump
+    kind: str  # "spp", "sift" or another name, the end of the folders' names
     choice: PairChoice = PairChoice()
 
     def write(self, scenes: Sequence[PosedScene]) -> dict[str, int]:
         """The number of pairs of each scene. A scene that is there is not made again."""
-        counts = {}
+        files = DumpFiles(self.out, self.kind)
+        require_made_by(files, self.made_by)
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(files.made_by(), self.made_by.model_dump(mode="json"))
+        counts: dict[str, int] = {}
         for scene in scenes:
-            done = self.out / f"nmatches_{self.kind}" / f"{scene.name}.npy"
+            done = files.count(scene.name)
             if not done.exists():
-                _save(done, np.array(self._pairs(scene), np.int64))
-            counts[scene.name] = len(np.load(done))
+                _save(done, {scene.name: self._pairs(scene, files)})
+            counts[scene.name] = int(read_dictionary(done).get(scene.name, 0))
             logger.info("%s: %d pairs", scene.name, counts[scene.name])
-        _save(self.out / f"mega_scene_nmatches_{self.kind}.npy", counts)
+        _save(files.counts(), counts)
         return counts
 
-    def _pairs(self, scene: PosedScene) -> list[int]:
-        """The matches of each pair that was written."""
-        counts: list[int] = []
+    def _pairs(self, scene: PosedScene, files: DumpFiles) -> int:
+        """The number of pairs that were written."""
+        count = 0
         features: dict[int, LocalFeatures] = {}
         for one, other in chosen_pairs(scene, self.choice):
             for row in {one, other} - set(features):
-                features[row] = self._features(scene.name, scene.views[row])
+                features[row] = self._features(scene.views[row], scene.name, files)
             truth = true_matches(scene, (one, other), (features[one], features[other]), Settings())
             matched = (truth.first[0] >= 0).nonzero()[:, 0].numpy()
             if len(matched) < self.choice.min_matches:
@@ -75,12 +79,11 @@ class Dump:
             views = ((1, scene.views[one]), (2, scene.views[other]))
             entry = {key: value for side, view in views for key, value in self._about(side, view).items()}
             partners = truth.first[0].numpy()[matched]
-            path = self.out / f"matches_sep_{self.kind}" / scene.name / f"{len(counts)}.npy"
-            _save(path, entry | {"matched_ids1": matched, "matched_ids2": partners})
-            counts.append(len(matched))
-        return counts
+            _save(files.matches(scene.name, count), entry | {"matched_ids1": matched, "matched_ids2": partners})
+            count += 1
+        return count
 
-    def _features(self, scene: str, view: PosedView) -> LocalFeatures:
+    def _features(self, view: PosedView, scene: str, files: DumpFiles) -> LocalFeatures:
         """Of one image, in pixels of the image as it is stored; written too."""
         found = features_of_image(self.extractor, read_image(view.image, self.extractor.channels))
         width, height = found.image_size
@@ -90,7 +93,7 @@ class Dump:
             "descriptors": found.descriptors.numpy(),
             "image_size": np.array([height, width, 3]),
         }
-        _save(self.out / f"keypoints_{self.kind}" / scene / f"{view.image.name}_{self.kind}.npy", content)
+        _save(files.keypoints(scene, view.image.name), content)
         return found
 
     def _about(self, side: int, view: PosedView) -> dict[str, Any]:

@@ -25,14 +25,15 @@ from vpr.matchers.points import PointBatch, stack
 from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.training import correspondence, distributed, pairs, photometric
 from vpr.training.correspondence import Truth
+from vpr.training.dumped_pairs import DumpedPairs, DumpPart, DumpSettings
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
-from vpr.training.matching_losses import AssignmentLoss, assignment_loss, confidence_loss, judge
+from vpr.training.matching_losses import AssignmentLoss, MatchCounts, assignment_loss, confidence_loss, judge
 from vpr.training.pictures import Pictures, of_assignment
 from vpr.training.pose_consistency import pose_consistency_loss
 from vpr.training.randomness import Randomness, randomness
 from vpr.training.tensors import on_tensors
-from vpr.weights import Record, features_of, load_published, recipe_of
+from vpr.weights import Record, TrainedFor, features_of, load_published, recipe_of
 
 FEWEST = 16  # points of an image that a pair is trained on
 BELIEVED = 0.2  # probability above which a match counts in validation, as in the published settings
@@ -66,6 +67,7 @@ class Settings(MethodSettings):
     scenes: tuple[pairs.ScenesSettings, ...] = ()
     two_views: pairs.TwoViewSettings | None = None
     negative_pairs: pairs.NegativePairsSettings | None = None
+    dump: DumpSettings | None = None  # instead of all these, features and matches that were computed before
     pool: int = Field(0, ge=0)  # pairs of each process whose features are kept in memory; 0: every pair is a new one
     validation_pairs: int = Field(64, ge=1)  # of each source
 
@@ -73,7 +75,7 @@ class Settings(MethodSettings):
 class MatcherBatch(NamedTuple):
     """Pairs of some sources, or the places of pairs in the pool."""
 
-    parts: tuple[pairs.Part, ...] = ()
+    parts: tuple[pairs.Part | DumpPart, ...] = ()
     places: tuple[int, ...] = ()
 
 
@@ -88,7 +90,7 @@ class Seen(NamedTuple):
 class MatcherTask:
     """The task: find the partners of points, and the points without one."""
 
-    def __init__(self, settings: Settings, sources: Sequence[pairs.PairSource]) -> None:
+    def __init__(self, settings: Settings, sources: Sequence[pairs.PairSource | DumpedPairs]) -> None:
         self.settings = settings
         self.sources = sources
         self.shares = _shares(settings)
@@ -98,13 +100,16 @@ class MatcherTask:
         self.model: nn.Module = network
         self.oriented = network.oriented
         self.reach = network.reach
+        for source in sources:
+            if isinstance(source, DumpedPairs):
+                source.require_features(self._trained_for())
 
     def batch(self, size: int, random: Randomness) -> MatcherBatch:
         if self.settings.pool:
             return MatcherBatch(places=tuple(random.numpy.integers(self.settings.pool, size=size).tolist()))
         return MatcherBatch(self._draw(size, random))
 
-    def _draw(self, size: int, random: Randomness) -> tuple[pairs.Part, ...]:
+    def _draw(self, size: int, random: Randomness) -> tuple[pairs.Part | DumpPart, ...]:
         counts = random.numpy.multinomial(size, self.shares)
         drawn = zip(self.sources, counts.tolist(), strict=True)
         return tuple(source.draw(count, random, held=False) for source, count in drawn if count)
@@ -134,7 +139,7 @@ class MatcherTask:
         ``f_score`` is over the sources with partners; ``misled`` is the share of pairs of different places with more
         than 10 matches.
         """
-        ours, nearest = _Count(), _Count()
+        ours, nearest = MatchCounts(), MatchCounts()
         misled = negative_pairs = 0
         for source in self.sources:
             for number in range(0, self.settings.validation_pairs, 8):
@@ -155,6 +160,8 @@ class MatcherTask:
         """Matches of the first held-out pair of each source; what is not known to be right is grey."""
         shown = {}
         for source in self.sources:
+            if isinstance(source, DumpedPairs):  # has no images
+                continue
             part = source.draw(1, randomness(1, 8, 0), held=True)
             seen = self._features_of((on_tensors(part, lambda each: each.to(device)),), randomness(1, 8, 0), device)
             if seen is not None:
@@ -170,11 +177,13 @@ class MatcherTask:
         return batch.points[0, :, :2] * self.reach * size.max() + size / 2
 
     def export(self, model: nn.Module, path: Path) -> None:
-        chosen, extractor = self.settings.features, self.extractor(torch.device("cpu"))
-        trained_for = features_of(chosen, extractor.dim, extractor.weights)
         network = self.settings.network
         loads = IMP_METHODS if network == "imp" else (network,)
-        save_weights(path, model, record=Record(loads=loads, trained_for=trained_for))
+        save_weights(path, model, record=Record(loads=loads, trained_for=self._trained_for()))
+
+    def _trained_for(self) -> TrainedFor:
+        extractor = self.extractor(torch.device("cpu"))
+        return features_of(self.settings.features, extractor.dim, extractor.weights)
 
     def _pooled_features(self, place: int, device: torch.device) -> Seen:
         """A pair of the pool, a pure function of its place and the process; it has all the points that are wanted."""
@@ -185,15 +194,26 @@ class MatcherTask:
                 return seen
         raise ConfigError(f"images with {self.settings.points} points are rare; lower task.points")
 
-    def _see(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen:
+    def _see(self, parts: Sequence[pairs.Part | DumpPart], random: Randomness, device: torch.device) -> Seen:
         seen = self._features_of(parts, random, device)
         if seen is None:
             raise ConfigError("no pair of a batch has points enough; lower task.features.keypoint_threshold")
         return seen
 
     @torch.no_grad()
-    def _features_of(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen | None:
+    def _features_of(
+        self, parts: Sequence[pairs.Part | DumpPart], random: Randomness, device: torch.device
+    ) -> Seen | None:
         """All pairs that have enough points, cut to equally many; None if there is no such pair."""
+        dumped = [self._dumped(part, device) for part in parts if isinstance(part, DumpPart)]
+        images = [part for part in parts if isinstance(part, pairs.Part)]
+        return _together(dumped) if dumped else self._extracted(images, random, device)
+
+    def _dumped(self, part: DumpPart, device: torch.device) -> Seen:
+        first, second = (stack(side, self.reach, device) for side in (part.first, part.second))
+        return Seen(first, second, Truth(*(side.to(device) for side in part.truth)))
+
+    def _extracted(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen | None:
         kept: list[tuple[pairs.Part, list[int], list[LocalFeatures], list[LocalFeatures]]] = []
         for part in parts:
             one, other = (self._features(images, random, device) for images in (part.first, part.second))
@@ -227,25 +247,10 @@ class MatcherTask:
         return lookup(LOCAL_EXTRACTORS, chosen.method, "local feature").build(chosen, device)
 
 
-class _Count:
-    """Adds up what ``judge`` counts."""
-
-    def __init__(self) -> None:
-        self.right = self.wrong = self.wanted = 0
-
-    def add(self, counts: dict[str, Tensor]) -> None:
-        self.right += int(counts["right"].sum())
-        self.wrong += int(counts["wrong"].sum())
-        self.wanted += int(counts["wanted"].sum())
-
-    def figures(self, prefix: str) -> dict[str, float]:
-        precision, recall = self.right / max(1, self.right + self.wrong), self.right / max(1, self.wanted)
-        f_score = 2 * precision * recall / max(1e-9, precision + recall)
-        return {f"{prefix}f_score": f_score, f"{prefix}precision": precision, f"{prefix}recall": recall}
-
-
 def build(settings: Settings) -> MatcherTask:
     """Raises ConfigError if there is no source of pairs, or the features do not fit the images."""
+    if settings.dump is not None:
+        return _of_dump(settings, settings.dump)
     sources: list[pairs.PairSource] = []
     if settings.homographies is not None:
         sources.append(pairs.HomographyPairs(settings.homographies, settings.size))
@@ -255,18 +260,34 @@ def build(settings: Settings) -> MatcherTask:
     if settings.negative_pairs is not None:
         sources.append(pairs.NegativePairs(settings.negative_pairs, settings.size))
     if not sources or sum(_shares(settings)) <= 0:
-        raise ConfigError("task: name a source of pairs: task.homographies, task.scenes or task.two_views")
+        raise ConfigError("task: name a source of pairs: task.homographies, task.scenes, task.two_views or task.dump")
+    if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
+        raise ConfigError(f"task.features.longest_side must be at least {max(settings.size)}, as task.size is")
+    _require_network(settings)
+    return MatcherTask(settings, sources)
+
+
+def _of_dump(settings: Settings, dump: DumpSettings) -> MatcherTask:
+    others = [name for name in ("homographies", "scenes", "two_views", "negative_pairs") if getattr(settings, name)]
+    if others:
+        raise ConfigError(f"task.dump replaces the other sources of pairs; leave out task.{', task.'.join(others)}")
+    if settings.pool or settings.oriented:
+        raise ConfigError("task.dump: features are in the dump already, without sizes; leave out pool and oriented")
+    _require_network(settings)
+    return MatcherTask(settings, [DumpedPairs(dump, settings.points)])
+
+
+def _require_network(settings: Settings) -> None:
     if settings.pose_weight and settings.network != "imp":
         raise ConfigError(f"task.pose_weight is for task.network = 'imp', not {settings.network!r}")
     if settings.oriented and settings.network != "lightglue":
         raise ConfigError(f"task.oriented is for task.network = 'lightglue', not {settings.network!r}")
-    if getattr(settings.features, "longest_side", max(settings.size)) < max(settings.size):
-        raise ConfigError(f"task.features.longest_side must be at least {max(settings.size)}, as task.size is")
-    return MatcherTask(settings, sources)
 
 
 def _shares(settings: Settings) -> list[float]:
     """Of the sources, in the order in which they are built; they add up to 1."""
+    if settings.dump is not None:
+        return [1.0]
     chosen = [settings.homographies, *settings.scenes, settings.two_views, settings.negative_pairs]
     shares = [each.share for each in chosen if each is not None]
     total = sum(shares)

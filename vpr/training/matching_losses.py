@@ -85,6 +85,23 @@ def judge(log_assignment: Tensor, truth: Truth, threshold: float) -> dict[str, T
     }
 
 
+class MatchCounts:
+    """Adds up what ``judge`` counts."""
+
+    def __init__(self) -> None:
+        self.right = self.wrong = self.wanted = 0
+
+    def add(self, counts: dict[str, Tensor]) -> None:
+        self.right += int(counts["right"].sum())
+        self.wrong += int(counts["wrong"].sum())
+        self.wanted += int(counts["wanted"].sum())
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        precision, recall = self.right / max(1, self.right + self.wrong), self.right / max(1, self.wanted)
+        f_score = 2 * precision * recall / max(1e-9, precision + recall)
+        return {f"{prefix}f_score": f_score, f"{prefix}precision": precision, f"{prefix}recall": recall}
+
+
 def _decisions(log_assignment: Tensor) -> tuple[Tensor, Tensor]:
     return log_assignment[:, :-1].argmax(2).detach(), log_assignment[:, :, :-1].argmax(1).detach()
 
