@@ -140,6 +140,16 @@ def test_imp_learns_from_a_dump_and_continues(dump: Path, tmp_path: Path) -> Non
     assert record is not None and record.trained_for is not None and record.trained_for.method == "rootsift"
 
 
+def test_eimp_is_trained_by_name(dump: Path, tmp_path: Path) -> None:
+    pooling = {"task__pooling__min_keypoints": 16, "task__pooling__threshold": 0.5, "task__pose_weight": 0.1}
+    best = trained(dump, tmp_path, "--method", "eimp", train__steps=4, task__layers=5, **pooling)
+    record = record_of(str(best))
+    assert record is not None and set(record.loads) == {"imp", "imp_iterative", "eimp", "eimp_iterative"}
+    MATCHERS["eimp"].build(MATCHERS["eimp"].settings(weights=str(best)), torch.device("cpu"))
+    values = (tmp_path / "train.csv").read_text().splitlines()
+    assert "pose" in values[0] and np.isfinite([float(each) for each in values[-1].split(",")]).all()
+
+
 def test_a_drawn_pair_has_the_matches_of_the_dump(dump: Path) -> None:
     """Whatever the order and the number: partners are those of the dump, and the others have none there."""
     source = DumpedPairs(DumpSettings(folder=dump, kind="sift", held_out=0.4, matches=(10, 20)), 50)

@@ -457,9 +457,13 @@ def last(folder: Path, name: str = "loss") -> float:
 @pytest.mark.parametrize("network", ["superglue", "lightglue", "imp"])
 def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    task = matcher.build(settings(photos, network=network, layers=2 if network == "imp" else 4))
-    steps = {"superglue": 120, "lightglue": 200, "imp": 50}[network]
-    best = loop.train(task, fast(steps=steps, overfit=1), tmp_path, CPU)
+    layers, points, steps, rate = {
+        "superglue": (4, 32, 60, 2e-3),
+        "lightglue": (4, 32, 190, 1e-3),
+        "imp": (2, 32, 40, 1e-3),
+    }[network]
+    task = matcher.build(settings(photos, network=network, layers=layers, points=points))
+    best = loop.train(task, fast(steps=steps, overfit=1, learning_rate=rate), tmp_path, CPU)
     assert last(tmp_path, "matched") < 0.3 and last(tmp_path, "unmatched") < 0.3
     header = (tmp_path / "validation.csv").read_text().splitlines()[0]
     assert "f_score" in header and "nearest_precision" in header

@@ -59,7 +59,7 @@ def matcher(
     *,
     out: OutOption,
     method: Annotated[
-        str, typer.Option(help="superglue, lightglue or imp; the same as --set task.network=NAME.")
+        str, typer.Option(help="superglue, lightglue, imp or eimp; the same as --set task.network=NAME.")
     ] = "superglue",
     config: Annotated[
         str,
@@ -75,7 +75,7 @@ def matcher(
     pretrained: PretrainedOption = None,
 ) -> None:
     """Train SuperGlue, LightGlue, or IMP and EIMP, on the features of any extractor."""
-    chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp"}
+    chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp", "eimp": "imp"}
     if method not in chosen:
         raise ConfigError(f"--method {method}: expected one of {', '.join(chosen)}")
     given = [] if config and method == "superglue" else [f"task.network={method}"]

@@ -7,6 +7,7 @@ takes keypoints out. Both are exact here, for each pair of a batch as for the pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,28 +44,30 @@ def pool(
     (side0, side1), (own, other) = sides, listened
     queries = own[0], other[1], own[1], other[0]  # of image 0 to 0, of 1 to 0, of 1 to 1, of 0 to 1
     asking = side0, side1, side1, side0
-    heard = [_received(each, side) for each, side in zip(queries, asking, strict=True)]
-    kept0 = _kept(side0, scores.sum(2), heard[:2], pooling)
-    kept1 = _kept(side1, scores.sum(1), heard[2:], pooling)
+    heard = [received(each, side.real()) for each, side in zip(queries, asking, strict=True)]
+    kept0 = kept_points(side0.alive(), scores.sum(2), heard[:2], pooling)
+    kept1 = kept_points(side1.alive(), scores.sum(1), heard[2:], pooling)
     return _reduced(side0, kept0, sizes[0], pooling), _reduced(side1, kept1, sizes[1], pooling)
 
 
-def _received(attention: Tensor, asking: GraphSide) -> Tensor:
-    """(B, N) how much N points are listened to in all, by the real ones among those that ask: (B, heads, M, N)."""
+def received(attention: Tensor, asking: Tensor) -> Tensor:
+    """(B, N) how much N points are listened to in all, by those of M that ask, (B, M): attention (B, heads, M, N)."""
     heads = attention.shape[1]
-    rows = asking.real().to(attention.dtype)[:, None, None].expand(-1, heads, -1, -1)  # (B, heads, 1, M)
+    rows = asking.to(attention.dtype)[:, None, None].expand(-1, heads, -1, -1)  # (B, heads, 1, M)
     return (rows @ attention).float().sum((1, 2))
 
 
-def _kept(side: GraphSide, mass: Tensor, received: list[Tensor], pooling: Pooling) -> Tensor:
+def kept_points(
+    alive: Tensor, mass: Tensor, heard: Sequence[Tensor], pooling: Pooling, share: float | Tensor = 1.0
+) -> Tensor:
     """(B, N) keypoints that match, and those listened to no less than half of these are, to self or from the other.
 
-    Where nothing matches yet, all stay.
+    ``mass`` is the probability of any match, in sum; ``share``, or (B, 1), is multiplied with the threshold. Where
+    nothing matches yet, all stay.
     """
-    alive = side.alive()
-    matching = alive & (mass >= pooling.threshold)
+    matching = alive & (mass >= pooling.threshold * share)
     kept = matching.clone()
-    for each in received:
+    for each in heard:
         kept |= each >= _lower_median(each, matching)[:, None]
     small = alive.sum(1) <= pooling.min_keypoints
     return alive & (kept | small[:, None] | ~matching.any(1, keepdim=True))

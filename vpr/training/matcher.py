@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from vpr.matchers.superglue_network import SuperGlueNetwork
 from vpr.training import correspondence, distributed, pairs, photometric
 from vpr.training.correspondence import Truth
 from vpr.training.dumped_pairs import DumpedPairs, DumpPart, DumpSettings
+from vpr.training.eimp import EimpNetwork, PooledAssignment, PoolingSettings
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
 from vpr.training.matching_losses import AssignmentLoss, MatchCounts, assignment_loss, confidence_loss, judge
@@ -49,14 +51,15 @@ class Settings(MethodSettings):
     """Settings of a matcher's training; at least one source of pairs is needed."""
 
     method: Literal["matcher"] = "matcher"
-    network: Literal["superglue", "lightglue", "imp"] = "superglue"  # imp: for EIMP too
+    network: Literal["superglue", "lightglue", "imp", "eimp"] = "superglue"  # eimp: imp, trained with the pooling
     features: Features = Field(default_factory=FEATURES.defaults)
     start: Path | None = None  # initial weights
     encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's or IMP's keypoint encoder, before D
     # SuperGlue's self- and cross-attention layers; LightGlue's layers, or IMP's iterations, each of both
     layers: int = Field(18, ge=2)
     heads: int = Field(4, ge=1)  # of LightGlue; the others have 4
-    pose_weight: float = Field(0.0, ge=0)  # of IMP's loss of matches that do not give the pose
+    pose_weight: float = Field(0.0, ge=0)  # of IMP's and EIMP's loss of matches that do not give the pose
+    pooling: PoolingSettings = PoolingSettings()  # of EIMP
     oriented: bool = False  # LightGlue also reads size and orientation of each keypoint, which SIFT's have
     sinkhorn_iterations: int = Field(50, ge=1)
     size: tuple[int, int] = (640, 480)  # width, height of the images
@@ -120,15 +123,18 @@ class MatcherTask:
             first, second, truth = _together([self._pooled(place, device) for place in batch.places])
         else:
             first, second, truth = self._see(batch.parts, random, device)
-        output = model(first, second)
-        of_layers = [assignment_loss(each, truth) for each in _assignments(output)]
+        pooled = self.settings.network == "eimp"
+        output = model(first, second, truth) if pooled else model(first, second)
+        truths = [each.truth(truth) for each in output] if pooled else repeat(truth)
+        of_layers = [assignment_loss(each, known) for each, known in zip(_assignments(output), truths, strict=False)]
         mean = AssignmentLoss(*(torch.stack(parts).mean() for parts in zip(*of_layers, strict=True)))
         loss, losses = mean.total, mean._asdict()
         if isinstance(output[0], LayerResult):
             losses["confidence"] = confidence_loss(output)
             loss = loss + losses["confidence"]
         if self.settings.pose_weight:
-            poses = [pose_consistency_loss(each, first.points, second.points, truth) for each in output]
+            scores = [each.probabilities if isinstance(each, PooledAssignment) else each for each in output]
+            poses = [pose_consistency_loss(each, first.points, second.points, truth) for each in scores]
             losses["pose"] = torch.stack(poses).mean()
             loss = loss + self.settings.pose_weight * losses["pose"]
         return {"loss": loss, **losses}
@@ -178,7 +184,7 @@ class MatcherTask:
 
     def export(self, model: nn.Module, path: Path) -> None:
         network = self.settings.network
-        loads = IMP_METHODS if network == "imp" else (network,)
+        loads = IMP_METHODS if network in ("imp", "eimp") else (network,)
         save_weights(path, model, record=Record(loads=loads, trained_for=self._trained_for()))
 
     def _trained_for(self) -> TrainedFor:
@@ -278,8 +284,8 @@ def _of_dump(settings: Settings, dump: DumpSettings) -> MatcherTask:
 
 
 def _require_network(settings: Settings) -> None:
-    if settings.pose_weight and settings.network != "imp":
-        raise ConfigError(f"task.pose_weight is for task.network = 'imp', not {settings.network!r}")
+    if settings.pose_weight and settings.network not in ("imp", "eimp"):
+        raise ConfigError(f"task.pose_weight is for task.network = 'imp' and 'eimp', not {settings.network!r}")
     if settings.oriented and settings.network != "lightglue":
         raise ConfigError(f"task.oriented is for task.network = 'lightglue', not {settings.network!r}")
 
@@ -298,6 +304,8 @@ def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwor
     network: SuperGlueNetwork | LightGlueNetwork | ImpNetwork
     if settings.network == "imp":
         network = ImpNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
+    elif settings.network == "eimp":
+        network = EimpNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations, settings.pooling)
     elif settings.network == "lightglue":
         network = LightGlueNetwork(dim, dim, settings.layers, settings.heads, oriented=settings.oriented)
     else:
@@ -308,11 +316,16 @@ def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwor
     return network
 
 
-def _assignments(output: Tensor | list[LayerResult] | list[Tensor]) -> list[Tensor]:
+def _assignments(output: Tensor | Sequence[LayerResult | PooledAssignment | Tensor]) -> list[Tensor]:
     """Log-probabilities of every layer or iteration."""
     if isinstance(output, Tensor):
         return [output]
-    return [each.log_assignment if isinstance(each, LayerResult) else each.clamp_min(LEAST).log() for each in output]
+    return [each.log_assignment if isinstance(each, LayerResult) else _log(each) for each in output]
+
+
+def _log(found: PooledAssignment | Tensor) -> Tensor:
+    probabilities = found.probabilities if isinstance(found, PooledAssignment) else found
+    return probabilities.clamp_min(LEAST).log()
 
 
 def _strongest(features: LocalFeatures, count: int) -> LocalFeatures:
