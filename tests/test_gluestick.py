@@ -10,6 +10,7 @@ from test_superpoint import small as small_superpoint
 from vpr.core import ConfigError
 from vpr.local_features import superpoint
 from vpr.local_features.lines import LineSegments, detect_lines, merge_ends
+from vpr.local_features.points_and_lines import PointsAndLines
 from vpr.matchers import gluestick
 from vpr.matchers.gluestick_network import GlueStickNetwork, line_similarity, softmax_both_ways
 
@@ -96,10 +97,10 @@ def test_an_image_matches_itself_moved(build):
     image = squares()
     moved = np.roll(image, 8, axis=1)  # by one cell of SuperPoint
     pair = [method.preprocess(each) for each in (image, moved)]
-    points, (candidate,) = method.describe(pair[0]).points, [pair[1]]
-    assert len(points) > 16
-    (found,) = method.match(pair[0], [candidate])
-    lines = method.match_lines(*pair)
+    query, candidate = map(method.describe, pair)
+    assert len(query) > 16
+    ((found, lines),) = method.match_both(query, [candidate])
+    assert torch.equal(method.match(pair[0], [pair[1]])[0].keypoints1, found.keypoints1)
     for ours in (found.keypoints1 - found.keypoints0, (lines.ends1 - lines.ends0).flatten(0, 1)):
         assert len(ours) >= 4
         assert ((ours - torch.tensor([8.0, 0.0])).norm(dim=1) < 3).float().mean() > 0.7
@@ -112,7 +113,27 @@ def test_images_without_lines_and_tiny_ones(build):
     tiny = torch.zeros(1, 5, 5, dtype=torch.uint8)
     found = method.match(plain, [flat, tiny, plain])
     assert len(found[1]) == 0 and len(found[2]) > 5
-    assert len(method.match_lines(flat, plain)) == len(method.match_lines(tiny, plain)) == 0
+    lined = method.preprocess(squares())
+    assert len(method.match_both(method.describe(flat), [method.describe(lined)])[0].lines) == 0
+    assert method.match_both(method.describe(tiny), []) == []
+
+
+def test_candidates_together_are_as_each_alone(build):
+    """Images with many, few and no lines, of different sizes: padding is exact."""
+    method = build()
+    images = [squares(), squares(3, (200, 400))[20:], np.full((90, 90), 50, np.uint8), squares(2)[:160, :210]]
+    noise = np.ascontiguousarray(textured(1, 120, 160)[..., 1])
+    query, *candidates = [method.describe(method.preprocess(each)) for each in (*images, noise, squares(5))]
+    together = method._match_batch(query, [each for each in candidates if len(each)])
+    assert sum(len(each.lines) for each in together) > 4
+    for each, found in zip([each for each in candidates if len(each)], together, strict=True):
+        (alone,) = method._match_batch(query, [each])
+        for ours, theirs in zip(found, alone, strict=True):
+            assert len(ours) == len(theirs)
+            torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-5, rtol=0)
+    assert [len(each.points) for each in method.match_both(query, candidates)] == [
+        len(method.match_both(query, [each])[0].points) for each in candidates
+    ]
 
 
 def lines_of(method):
@@ -157,6 +178,6 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path, build):
     assert CHANGES.keys() | {"method", "weights", "superpoint"} == set(gluestick.Settings.model_fields)
     with pytest.raises(ConfigError, match="needs weights, and none come with vpr"):
         gluestick.build(gluestick.Settings(), CPU)
-    extractor = superpoint.build(superpoint.Settings(weights="vpr-superpoint"), CPU)
+    extractor = PointsAndLines(superpoint.build(superpoint.Settings(weights="vpr-superpoint"), CPU))
     with pytest.raises(ConfigError, match="descriptors of length 128, these weights of GlueStick take 32"):
         gluestick.GlueStick(small(32), "", extractor, gluestick.Settings(), CPU)

@@ -59,7 +59,7 @@ def matcher(
     *,
     out: OutOption,
     method: Annotated[
-        str, typer.Option(help="superglue, lightglue, imp or eimp; the same as --set task.network=NAME.")
+        str, typer.Option(help="superglue, lightglue, imp, eimp or gluestick; the same as --set task.network=NAME.")
     ] = "superglue",
     config: Annotated[
         str,
@@ -74,8 +74,8 @@ def matcher(
     overrides: SetOption = None,
     pretrained: PretrainedOption = None,
 ) -> None:
-    """Train SuperGlue, LightGlue, or IMP and EIMP, on the features of any extractor."""
-    chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp", "eimp": "imp"}
+    """Train SuperGlue, LightGlue, IMP and EIMP on the features of any extractor, or GlueStick on SuperPoint's."""
+    chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp", "eimp": "imp", "gluestick": "gluestick"}
     if method not in chosen:
         raise ConfigError(f"--method {method}: expected one of {', '.join(chosen)}")
     given = [] if config and method == "superglue" else [f"task.network={method}"]

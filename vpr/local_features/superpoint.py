@@ -117,6 +117,19 @@ class SuperPoint:
 
         return self._in_batches(images, both)
 
+    @torch.inference_mode()
+    def extract_with(self, image: Tensor, places: Tensor) -> tuple[LocalFeatures, Tensor]:
+        """Features of one image, at its own scale only, and the descriptors (N, D) of pixels (N, 2), from one pass."""
+        height, width = image.shape[1:]
+        if min(height, width) < CELL:
+            raise ValueError(f"an image of {width} x {height} pixels has no descriptors")
+        grey = image[None].to(self.device).float()
+        grey = grey / 255 if image.dtype == torch.uint8 else grey
+        found, unit = self._keypoints(grey)
+        p, s, d = (each[0, : found.counts[0]].cpu() for each in found[:3])
+        there = sample(unit, places[None].to(self.device), CELL, self.sampling)[0]
+        return LocalFeatures(p, s, d, (width, height)), there.cpu()
+
     def _in_batches(self, images: Sequence[Tensor], work: Callable[[Tensor], Sequence[T]]) -> list[T]:
         """Returns the output of ``work`` for images of one size, in the order of the images."""
         groups = self._groups(images)
@@ -152,20 +165,20 @@ class SuperPoint:
             return [LocalFeatures.empty(self.dim, (width, height))] * len(images)
         images = images.to(self.device, non_blocking=True)
         grey = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        found = [self._keypoints(grey, use_maps)]
+        found = [self._keypoints(grey, use_maps)[0]]
         for scale in self.settings.pyramid:
             size = round(scale * height), round(scale * width)
             if min(size) >= CELL:
                 scaled = functional.interpolate(grey, size, mode="bilinear", antialias=True)
-                keypoints, *rest = self._keypoints(scaled)
+                keypoints, *rest = self._keypoints(scaled)[0]
                 found.append(
                     _Found((keypoints + 0.5) * keypoints.new_tensor([width / size[1], height / size[0]]) - 0.5, *rest)
                 )
         best = _Found(*(each.cpu() for each in _strongest_of(found, self.settings.max_keypoints)))
         return [LocalFeatures(p[:n], s[:n], d[:n], (width, height)) for p, s, d, n in zip(*best, strict=True)]
 
-    def _keypoints(self, grey: Tensor, use_maps: Callable[[Tensor], None] | None = None) -> _Found:
-        """Of images (B, 1, H, W) with values in [0, 1]."""
+    def _keypoints(self, grey: Tensor, use_maps: Callable[[Tensor], None] | None = None) -> tuple[_Found, Tensor]:
+        """Of images (B, 1, H, W) with values in [0, 1]; and the descriptors (B, h, w, D) of their cells."""
         settings = self.settings
         with arithmetic(settings.precision, self.device):
             logits, coarse = self.network(grey) if use_maps is None else self.network(grey, use_maps)
@@ -183,7 +196,7 @@ class SuperPoint:
         descriptors = sample(unit, keypoints, CELL, self.sampling)  # where the network sees the keypoint
         if settings.subpixel == "corners":
             keypoints = to_corners(keypoints, grey)
-        return _Found(keypoints, found, descriptors, counts)
+        return _Found(keypoints, found, descriptors, counts), unit
 
 
 def _strongest_of(found: Sequence[_Found], most: int) -> _Found:

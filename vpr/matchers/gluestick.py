@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from vpr.config import MethodSettings
-from vpr.core import Channels, ConfigError, DataError, Image, ImageMatches, LocalFeatures
+from vpr.config import MethodSettings, parse
+from vpr.core import Channels, ConfigError, Image, ImageMatches, Matches
 from vpr.local_features import superpoint
-from vpr.local_features.detection import score_map, strongest, suppress
-from vpr.local_features.lines import LineSegments, Wireframe, detect_lines, merge_ends
-from vpr.local_features.sampling import sample
-from vpr.local_features.superpoint_network import CELL
+from vpr.local_features.points_and_lines import PointsAndLines, PointsWithLines
 from vpr.matchers.gluestick_network import GlueStickNetwork, Segments
-from vpr.matchers.one_to_many import mutual_best, to_matches
-from vpr.matchers.points import stack
-from vpr.weights import load_published
+from vpr.matchers.one_to_many import batches, mutual_best, require_dim, to_matches
+from vpr.matchers.points import PointBatch, stack
+from vpr.weights import load_published, recipe_of
 
 
 class Settings(MethodSettings):
@@ -46,14 +42,6 @@ class Settings(MethodSettings):
 
 
 @dataclass(frozen=True, eq=False)
-class PointsWithLines:
-    """What one image is compared by."""
-
-    points: LocalFeatures  # the junctions first
-    wireframe: Wireframe
-
-
-@dataclass(frozen=True, eq=False)
 class LineMatches:
     """Matched segments of two images; the ends of a match need not be in the same order, nor show the same places."""
 
@@ -63,6 +51,21 @@ class LineMatches:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def part(self, rows: Tensor) -> LineMatches:
+        """The matches of these rows, given by number or by a flag for each match."""
+        return LineMatches(self.ends0[rows], self.ends1[rows], self.scores[rows])
+
+    @staticmethod
+    def empty() -> LineMatches:
+        return LineMatches(torch.zeros(0, 2, 2), torch.zeros(0, 2, 2), torch.zeros(0))
+
+
+class MatchedBoth(NamedTuple):
+    """Matches of two images."""
+
+    points: ImageMatches
+    lines: LineMatches
 
 
 class GlueStick:
@@ -74,13 +77,14 @@ class GlueStick:
         self,
         network: GlueStickNetwork,
         weights: str,
-        extractor: superpoint.SuperPoint,
+        extractor: PointsAndLines,
         settings: Settings,
         device: torch.device,
     ) -> None:
-        if extractor.dim != network.dim:
+        if extractor.extractor.dim != network.dim:
             raise ConfigError(
-                f"image_matcher.superpoint = {settings.superpoint!r} gives descriptors of length {extractor.dim}, "
+                f"image_matcher.superpoint = {settings.superpoint!r} gives descriptors of length "
+                f"{extractor.extractor.dim}, "
                 f"these weights of GlueStick take {network.dim}; choose the SuperPoint that they were trained with"
             )
         self.weights = weights
@@ -93,74 +97,75 @@ class GlueStick:
         return self.extractor.preprocess(image)
 
     def match(self, query: Tensor, candidates: Sequence[Tensor]) -> list[ImageMatches]:
-        mine = self.describe(query)
-        return [self.match_described(mine, self.describe(each))[0] for each in candidates]
+        return [each.points for each in self.match_both(self.describe(query), [*map(self.describe, candidates)])]
 
-    def match_lines(self, query: Tensor, candidate: Tensor) -> LineMatches:
-        """Of two images as preprocessed."""
-        return self.match_described(self.describe(query), self.describe(candidate))[1]
-
-    @torch.inference_mode()
     def describe(self, image: Tensor) -> PointsWithLines:
         """Keypoints and segments of one image (1, H, W) uint8."""
-        height, width = image.shape[1:]
-        settings = self.settings
-        found = detect_lines(np.ascontiguousarray(image[0].numpy()), settings.min_length, settings.max_lines)
-        wireframe = merge_ends(found, settings.merge_radius)
-        if min(height, width) < CELL:
-            nothing = LineSegments(torch.zeros(0, 2, 2), torch.zeros(0))
-            return PointsWithLines(LocalFeatures.empty(self.network.dim, (width, height)), merge_ends(nothing))
-        logits, coarse = self.extractor.network(image[None].to(self.device).float() / 255)
-        scores = suppress(score_map(logits), settings.nms_radius)
-        places, strengths, counts = strongest(scores, settings.keypoint_threshold, CELL // 2, settings.max_keypoints)
-        places, strengths = places[0, : counts[0]], strengths[0, : counts[0]]
-        keypoints = torch.stack([places % scores.shape[2], places // scores.shape[2]], dim=-1).float().cpu()
-        away = _away_from(keypoints, wireframe.junctions, settings.merge_radius)
-        points = torch.cat([wireframe.junctions, keypoints[away]])
-        unit = functional.normalize(coarse.float(), dim=1).permute(0, 2, 3, 1)
-        descriptors = sample(unit, points[None].to(self.device), CELL, self.extractor.sampling)[0].cpu()
-        every = torch.cat([wireframe.scores, strengths.cpu()[away]])
-        return PointsWithLines(LocalFeatures(points, every, descriptors, (width, height)), wireframe)
+        return self.extractor.extract(image)
 
     @torch.inference_mode()
-    def match_described(self, first: PointsWithLines, second: PointsWithLines) -> tuple[ImageMatches, LineMatches]:
-        """Points and lines of two images."""
-        points0, points1 = first.points, second.points
-        lines0, lines1 = first.wireframe.segments, second.wireframe.segments
-        nothing = LineMatches(lines0.ends[:0], lines1.ends[:0], lines0.scores[:0])
-        if not (len(points0) and len(points1)):
-            return ImageMatches.empty(), nothing
-        if points0.descriptors.shape[1] != self.network.dim or points1.descriptors.shape[1] != self.network.dim:
-            raise DataError(f"these weights of GlueStick take descriptors of length {self.network.dim}")
-        reach, device = GlueStickNetwork.reach, self.device
-        batches = [stack([each], reach, device) for each in (points0, points1)]
-        found = self.network(*batches, *(_segments(each, reach, device) for each in (first, second)))
-        rows, scores = self._above(found.points)
-        matched = ImageMatches(points0.keypoints[rows[:, 0]], points1.keypoints[rows[:, 1]], scores)
-        if not (len(lines0) and len(lines1)):
-            return matched, nothing
-        rows, scores = self._above(found.lines)
-        return matched, LineMatches(lines0.ends[rows[:, 0]], lines1.ends[rows[:, 1]], scores)
+    def match_both(self, query: PointsWithLines, candidates: Sequence[PointsWithLines]) -> list[MatchedBoth]:
+        """Points and lines of a query and each candidate; the candidates go through the network in batches."""
+        require_dim(self.network.dim, query.points, [each.points for each in candidates], "GlueStick")
+        found = [MatchedBoth(ImageMatches.empty(), LineMatches.empty())] * len(candidates)
+        if not len(query):
+            return found
+        for batch in batches(query.points, [each.points for each in candidates], self.device):
+            for i, each in zip(batch, self._match_batch(query, [candidates[i] for i in batch]), strict=True):
+                found[i] = each
+        return found
 
-    def _above(self, log_assignment: Tensor) -> tuple[Tensor, Tensor]:
-        partner, scores = (each[0].cpu() for each in mutual_best(log_assignment[:, :-1, :-1]))
-        found = to_matches(partner, scores, self.settings.match_threshold)
-        return found.pairs, found.scores
+    def _match_batch(self, query: PointsWithLines, candidates: Sequence[PointsWithLines]) -> list[MatchedBoth]:
+        """All of them have points."""
+        points, lines = stack([query.points], GlueStickNetwork.reach, self.device), stack_segments([query], self.device)
+        repeated = PointBatch(
+            _repeat(points.points, len(candidates)),
+            _repeat(points.scores, len(candidates)),
+            _repeat(points.descriptors, len(candidates)),
+        )
+        output = self.network(
+            repeated,
+            stack([each.points for each in candidates], GlueStickNetwork.reach, self.device),
+            Segments(*(_repeat(each, len(candidates)) for each in (lines.ends, lines.scores, lines.junctions))),
+            stack_segments(candidates, self.device),
+        )
+        of_points, of_lines = (self._above(each) for each in (output.points, output.lines))
+        return [
+            MatchedBoth(
+                ImageMatches(query.points.keypoints[p.pairs[:, 0]], each.points.keypoints[p.pairs[:, 1]], p.scores),
+                LineMatches(
+                    query.wireframe.segments.ends[s.pairs[:, 0]], each.wireframe.segments.ends[s.pairs[:, 1]], s.scores
+                ),
+            )
+            for each, p, s in zip(candidates, of_points, of_lines, strict=True)
+        ]
+
+    def _above(self, log_assignment: Tensor) -> list[Matches]:
+        """Of each pair."""
+        scores = log_assignment[:, :-1, :-1]
+        if not scores[0].numel():
+            return [Matches.empty()] * len(scores)
+        partners, best = (each.cpu() for each in mutual_best(scores))
+        threshold = self.settings.match_threshold
+        return [to_matches(partner, score, threshold) for partner, score in zip(partners, best, strict=True)]
 
 
-def _away_from(keypoints: Tensor, junctions: Tensor, radius: float) -> Tensor:
-    """(N,) which keypoints are further than this from every junction."""
-    if not len(junctions):
-        return torch.ones(len(keypoints), dtype=torch.bool)
-    return (torch.cdist(keypoints, junctions) > radius).all(1)
+def stack_segments(images: Sequence[PointsWithLines], device: torch.device) -> Segments:
+    """Segments of several images as the network takes them, padded to the most."""
+    sizes = torch.tensor([each.points.image_size for each in images])[:, None, None]
+    frames = [each.wireframe for each in images]
+    ends = pad_sequence([each.segments.ends for each in frames], batch_first=True)
+    normalised = (ends - sizes / 2) / (GlueStickNetwork.reach * sizes.amax(3, keepdim=True))
+    scores = pad_sequence([each.segments.scores for each in frames], batch_first=True)
+    junctions = pad_sequence([each.rows for each in frames], batch_first=True)
+    counts = torch.tensor([len(each.rows) for each in frames])
+    real = torch.arange(ends.shape[1]) < counts[:, None]
+    mask = None if bool(real.all()) else real.to(device)
+    return Segments(normalised.to(device), scores.to(device), junctions.to(device), mask)
 
 
-def _segments(image: PointsWithLines, reach: float, device: torch.device) -> Segments:
-    size = torch.tensor(image.points.image_size)
-    ends = (image.wireframe.segments.ends - size / 2) / (reach * size.max())
-    return Segments(
-        ends[None].to(device), image.wireframe.segments.scores[None].to(device), image.wireframe.rows[None].to(device)
-    )
+def _repeat(tensor: Tensor, count: int) -> Tensor:
+    return tensor.expand(count, *tensor.shape[1:])
 
 
 def build(settings: Settings, device: torch.device) -> GlueStick:
@@ -171,8 +176,23 @@ def build(settings: Settings, device: torch.device) -> GlueStick:
         )
     network = GlueStickNetwork()
     sha256 = load_published(network, settings.weights, lambda state: network.convert_state_dict(_of_matcher(state)))
-    seen = superpoint.Settings(weights=settings.superpoint, longest_side=settings.longest_side, shortest_side=0)
-    return GlueStick(network, sha256, superpoint.build(seen, device), settings, device)
+    return GlueStick(network, sha256, _extractor(settings, device), settings, device)
+
+
+def _extractor(settings: Settings, device: torch.device) -> PointsAndLines:
+    """By the recipe of SuperPoint's weights, but for what these settings say."""
+    given = {
+        "weights": settings.superpoint,
+        "longest_side": settings.longest_side,
+        "keypoint_threshold": settings.keypoint_threshold,
+        "nms_radius": settings.nms_radius,
+        "max_keypoints": settings.max_keypoints,
+    }
+    recipe = recipe_of(settings.superpoint, "superpoint")
+    seen = parse(superpoint.Settings, {"subpixel": False, "shortest_side": 0, **recipe, **given})
+    return PointsAndLines(
+        superpoint.build(seen, device), settings.min_length, settings.max_lines, settings.merge_radius
+    )
 
 
 def _of_matcher(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ def match_one_to_many(
     with those nearby are taken. Without it the host waits for the device once. ``oriented``: see ``stack``.
     """
     matches = [Matches.empty()] * len(candidates)
-    plan = list(_batches(query, candidates, device)) if len(query) else []
+    plan = list(batches(query, candidates, device)) if len(query) else []
     if not plan:
         return matches
     mine = encode(stack([query], reach, device, oriented=oriented))
@@ -102,7 +102,7 @@ def require_dim(dim: int, query: LocalFeatures, candidates: Sequence[LocalFeatur
             )
 
 
-def _batches(query: LocalFeatures, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
+def batches(query: LocalFeatures, candidates: Sequence[LocalFeatures], device: torch.device) -> Iterator[list[int]]:
     """Candidates that have points, those of like number together, in batches that fit the memory budget."""
     most = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"]) // 4
     batch: list[int] = []

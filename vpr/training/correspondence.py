@@ -21,6 +21,7 @@ from vpr.matchers.similarity import nearest_along
 from vpr.training.homographies import inside, invert, warp_points
 
 UNMATCHED, UNKNOWN = -1, -2
+OCCLUSION = 0.05
 
 
 class Settings(Section):
@@ -30,7 +31,9 @@ class Settings(Section):
     apart: float = Field(5.0, gt=0)  # nothing nearer than this: no partner; between the two nothing is known
     epipolar: float = Field(2.0, gt=0)  # with a fundamental matrix: largest distance of partners from their lines
     impossible: float = Field(8.0, gt=0)  # and the distance from which two points cannot be partners
-    occlusion: float = Field(0.05, gt=0)  # with depth: a point is hidden if it lies behind by this share of its depth
+    occlusion: float = Field(
+        OCCLUSION, gt=0
+    )  # with depth: a point is hidden if it lies behind by this share of its depth
 
 
 class Truth(NamedTuple):
@@ -41,8 +44,19 @@ class Truth(NamedTuple):
     impossible: Tensor  # (B, M, N) bool; does not repeat what the rows say
 
 
+class Projected(NamedTuple):
+    """Where points of one image are in the other."""
+
+    points: Tensor  # (B, N, 2) pixels
+    shown: Tensor  # (B, N) bool, whether the other image shows them
+    known: Tensor  # (B, N) bool, whether that is known
+
+
 class PairGeometry(Protocol):
     """Ground truth of pairs of images; a tuple of tensors, so that it moves between devices."""
+
+    def projected(self, points: Tensor, others: Tensor) -> tuple[Projected, Projected] | None:
+        """Points (B, M, 2) in the second image, and (B, N, 2) in the first; None where it is not known."""
 
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         """Partners of points (B, M, 2) and (B, N, 2) whose descriptors have these cosines (B, M, N)."""
@@ -54,22 +68,17 @@ class Plane(NamedTuple):
     homography: Tensor  # (B, 3, 3) first to second
     size: Tensor  # (B, 2) width, height of both; the same for all pairs
 
-    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+    def projected(self, points: Tensor, others: Tensor) -> tuple[Projected, Projected]:
         size = (int(self.size[0, 0]), int(self.size[0, 1]))
         moved, back = warp_points(points, self.homography), warp_points(others, invert(self.homography))
-        everywhere = (
-            torch.ones_like(points[..., 0], dtype=torch.bool),
-            torch.ones_like(others[..., 0], dtype=torch.bool),
+        there, here = (
+            Projected(each, inside(each, size), torch.ones_like(each[..., 0], dtype=torch.bool))
+            for each in (moved, back)
         )
-        return by_reprojection(
-            points,
-            others,
-            moved,
-            back,
-            shown=(inside(moved, size), inside(back, size)),
-            known=everywhere,
-            settings=settings,
-        )
+        return there, here
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        return by_reprojection(points, others, *self.projected(points, others), settings=settings)
 
 
 class DepthView(NamedTuple):
@@ -86,24 +95,19 @@ class Depth(NamedTuple):
     second: DepthView
     pose: Tensor  # (B, 4, 4) first camera to second camera
 
-    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+    def projected(self, points: Tensor, others: Tensor, occlusion: float = OCCLUSION) -> tuple[Projected, Projected]:
         forward = reproject(points, self.first, self.second, self.pose)
         backward = reproject(others, self.second, self.first, torch.linalg.inv(self.pose))
-        (shown, known), (shown_back, known_back) = (_seen(each, settings.occlusion) for each in (forward, backward))
-        return by_reprojection(
-            points,
-            others,
-            forward.points,
-            backward.points,
-            shown=(shown, shown_back),
-            known=(known, known_back),
-            settings=settings,
-        )
+        there, here = (Projected(each.points, *_seen(each, occlusion)) for each in (forward, backward))
+        return there, here
+
+    def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
+        return by_reprojection(points, others, *self.projected(points, others, settings.occlusion), settings=settings)
 
     def overlap(self, points: Tensor) -> float:
         """Share of points (1, N, 2) of the first image, sky left out, that the second shows."""
         forward = reproject(points, self.first, self.second, self.pose)
-        shown, _ = _seen(forward, Settings().occlusion)
+        shown, _ = _seen(forward, OCCLUSION)
         return float(shown.sum() / forward.finite.sum().clamp_min(1))
 
 
@@ -117,6 +121,9 @@ class Epipolar(NamedTuple):
     fundamental: Tensor  # (B, 3, 3): second' F first = 0
     size: Tensor  # (B, 2) width, height of both
 
+    def projected(self, points: Tensor, others: Tensor) -> None:
+        return None
+
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         apart = epipolar_distance(points, others, self.fundamental)
         area = self.size.prod(1)
@@ -125,10 +132,10 @@ class Epipolar(NamedTuple):
         on_line = apart <= settings.epipolar
         allowed = on_line & (explained(points, others, found, settings.same) | _clear(similarity, on_line))
         partner, best = mutual_partners(similarity.masked_fill(~allowed, -torch.inf))
-        partners = _pairs(partner.clamp_min(0), (partner >= 0) & (best > 0), similarity.shape[2])
+        partners = pairs_of(partner.clamp_min(0), (partner >= 0) & (best > 0), similarity.shape[2])
         near = explained(points, others, found, settings.impossible)
         unmatched = covered(points, found) & ~near.any(2), covered(others, found.inverse()) & ~near.any(1)
-        return Truth(*_or_unmatched(partners, unmatched), apart > settings.impossible)
+        return Truth(*or_unmatched(partners, unmatched), apart > settings.impossible)
 
 
 def _clear(similarity: Tensor, allowed: Tensor) -> Tensor:
@@ -144,6 +151,13 @@ class DifferentPlaces(NamedTuple):
 
     pairs: Tensor  # (B,) of any content
 
+    def projected(self, points: Tensor, others: Tensor) -> tuple[Projected, Projected]:
+        there, here = (
+            Projected(each, *(torch.full_like(each[..., 0], flag, dtype=torch.bool) for flag in (False, True)))
+            for each in (points, others)
+        )
+        return there, here
+
     def truth(self, points: Tensor, others: Tensor, similarity: Tensor, settings: Settings) -> Truth:
         first, second = (torch.full_like(similarity.select(axis, 0), UNMATCHED).long() for axis in (2, 1))
         return Truth(first, second, torch.zeros_like(similarity, dtype=torch.bool))
@@ -152,28 +166,23 @@ class DifferentPlaces(NamedTuple):
 def by_reprojection(
     points: Tensor,
     others: Tensor,
-    moved: Tensor,
-    back: Tensor,
+    moved: Projected,
+    back: Projected,
     *,
-    shown: tuple[Tensor, Tensor],
-    known: tuple[Tensor, Tensor],
     settings: Settings,
 ) -> Truth:
-    """Partners by where each point falls in the other image: ``moved`` (B, M, 2) and ``back`` (B, N, 2).
-
-    ``shown``, (B, M) and (B, N): whether it can be seen there; ``known``: whether it is known at all where it falls.
-    """
-    there = torch.cdist(moved, others).masked_fill(~shown[0][:, :, None], torch.inf)
-    here = torch.cdist(points, back).masked_fill(~shown[1][:, None, :], torch.inf)
+    """Partners by where each point, (B, M, 2) and (B, N, 2), falls in the other image."""
+    there = torch.cdist(moved.points, others).masked_fill(~moved.shown[:, :, None], torch.inf)
+    here = torch.cdist(points, back.points).masked_fill(~back.shown[:, None, :], torch.inf)
     apart = torch.maximum(there, here)
     nearest, forward = apart.min(2)
     mutual = apart.argmin(1).gather(1, forward) == torch.arange(points.shape[1], device=points.device)
-    partners = _pairs(forward, mutual & (nearest < settings.same), others.shape[1])
-    unmatched = (there.amin(2) > settings.apart) & known[0], (here.amin(1) > settings.apart) & known[1]
-    return Truth(*_or_unmatched(partners, unmatched), torch.zeros_like(apart, dtype=torch.bool))
+    partners = pairs_of(forward, mutual & (nearest < settings.same), others.shape[1])
+    unmatched = (there.amin(2) > settings.apart) & moved.known, (here.amin(1) > settings.apart) & back.known
+    return Truth(*or_unmatched(partners, unmatched), torch.zeros_like(apart, dtype=torch.bool))
 
 
-def _or_unmatched(partners: tuple[Tensor, Tensor], unmatched: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def or_unmatched(partners: tuple[Tensor, Tensor], unmatched: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The rows of both sides, UNMATCHED for points that are ``unmatched`` and have no partner."""
     first, second = (
         side.where(~flags | (side >= 0), UNMATCHED) for side, flags in zip(partners, unmatched, strict=True)
@@ -235,7 +244,7 @@ def _seen(moved: Reprojection, occlusion: float) -> tuple[Tensor, Tensor]:
     return shown, moved.finite & (outside | measured)
 
 
-def _pairs(forward: Tensor, chosen: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+def pairs_of(forward: Tensor, chosen: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """The rows of both sides: UNKNOWN but for the chosen ones and their partners."""
     first = torch.where(chosen, forward, UNKNOWN)
     second = torch.full((len(forward), columns + 1), UNKNOWN, device=forward.device)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vpr.matchers.gluestick_network import GlueStickNetwork, LineLayer, Propagation
 from vpr.matchers.imp_network import ImpNetwork, OwnLayer, SharingLayer
 from vpr.matchers.lightglue_network import LightGlueNetwork
 from vpr.matchers.superglue_network import Layer, PointLinear, SuperGlueNetwork
@@ -29,11 +30,12 @@ def keep_variance(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork | ImpNetwork) -> None:
+def start_as_nearest(network: SuperGlueNetwork | GlueStickNetwork | LightGlueNetwork | ImpNetwork) -> None:
     """First weights with which a network matches only by cosines, and its layers learn what to add to that.
 
-    SuperGlue and IMP are optimal transport then, and LightGlue a softmax over both sides, in which each point rather
-    has a partner than not; LightGlue's points differ by their places at once, over lengths from the whole image's down.
+    SuperGlue and IMP are optimal transport then, GlueStick and LightGlue a softmax over both sides, in which a point of
+    LightGlue rather has a partner than not; its points differ by their places at once, over lengths from the whole
+    image's down.
     """
     if isinstance(network, SuperGlueNetwork):
         last: list[nn.Module] = [
@@ -42,6 +44,13 @@ def start_as_nearest(network: SuperGlueNetwork | LightGlueNetwork | ImpNetwork) 
         ]
         projections: list[nn.Linear | PointLinear] = [network.final_proj]
         network.bin_score.fill_(SHARPNESS * BELIEVED)
+    elif isinstance(network, GlueStickNetwork):
+        of_points = [cast(Propagation, layer).update.mlp[-1] for layer in network.gnn.layers]
+        along_lines = [cast(LineLayer, layer).mlp[-1] for layer in network.gnn.line_layers]
+        last = [network.kenc.encoder[-1], *of_points, *along_lines]
+        projections = [network.final_proj, network.final_line_proj]
+        network.bin_score.fill_(SHARPNESS * BELIEVED)
+        network.line_bin_score.fill_(SHARPNESS * BELIEVED)
     elif isinstance(network, ImpNetwork):
         of_layers = [cast(OwnLayer | SharingLayer, layer).mlp[-1] for layer in network.gnn.layers]
         last = [network.kenc.encoder[-1], *of_layers]

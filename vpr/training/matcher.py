@@ -1,4 +1,4 @@
-"""SuperGlue, LightGlue and IMP, on the features of any extractor, from pairs whose geometry is known.
+"""SuperGlue, LightGlue, IMP and GlueStick, on the features of any extractor, from pairs whose geometry is known.
 
 Homographies of photographs, scenes with depth and poses, pairs with an estimated fundamental matrix, and images of
 different places, of which a matcher that decides about places has to say that nothing matches.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -20,16 +20,20 @@ from vpr.config import Chooser, MethodSettings, lookup
 from vpr.core import ConfigError, LocalExtractor, LocalFeatures
 from vpr.images import as_image
 from vpr.local_features import LOCAL_EXTRACTORS
+from vpr.local_features.points_and_lines import PointsAndLines, PointsWithLines
+from vpr.local_features.superpoint import SuperPoint
+from vpr.matchers.gluestick_network import Assigned, GlueStickNetwork
 from vpr.matchers.imp_network import ImpNetwork
 from vpr.matchers.lightglue_network import LayerResult, LightGlueNetwork
 from vpr.matchers.points import PointBatch, stack
 from vpr.matchers.superglue_network import SuperGlueNetwork
-from vpr.training import correspondence, distributed, pairs, photometric
+from vpr.training import correspondence, distributed, line_matching, pairs, photometric
 from vpr.training.correspondence import Truth
 from vpr.training.dumped_pairs import DumpedPairs, DumpPart, DumpSettings
 from vpr.training.eimp import EimpNetwork, PooledAssignment, PoolingSettings
 from vpr.training.export import save_weights
 from vpr.training.initial import start_as_nearest
+from vpr.training.line_matching import SeenLines, joined_lines, of_superglue, seen_lines
 from vpr.training.matching_losses import AssignmentLoss, MatchCounts, assignment_loss, confidence_loss, judge
 from vpr.training.pictures import Pictures, of_assignment
 from vpr.training.pose_consistency import pose_consistency_loss
@@ -44,6 +48,8 @@ IMP_METHODS = ("imp", "imp_iterative", "eimp", "eimp_iterative")
 MANY = 10  # matches between images of different places that would mislead
 
 FEATURES = Chooser(LOCAL_EXTRACTORS, "local feature", default="superpoint", recipe=recipe_of)
+View = LocalFeatures | PointsWithLines  # what is known of one image
+Network = SuperGlueNetwork | LightGlueNetwork | ImpNetwork | GlueStickNetwork
 Features = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(FEATURES)]
 
 
@@ -51,11 +57,12 @@ class Settings(MethodSettings):
     """Settings of a matcher's training; at least one source of pairs is needed."""
 
     method: Literal["matcher"] = "matcher"
-    network: Literal["superglue", "lightglue", "imp", "eimp"] = "superglue"  # eimp: imp, trained with the pooling
+    # eimp: imp, trained with the pooling
+    network: Literal["superglue", "lightglue", "imp", "eimp", "gluestick"] = "superglue"
     features: Features = Field(default_factory=FEATURES.defaults)
-    start: Path | None = None  # initial weights
-    encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of SuperGlue's or IMP's keypoint encoder, before D
-    # SuperGlue's self- and cross-attention layers; LightGlue's layers, or IMP's iterations, each of both
+    start: Path | None = None  # initial weights; of GlueStick also SuperGlue's
+    encoder: tuple[int, ...] = (32, 64, 128, 256)  # widths of the keypoint encoder before D; LightGlue has none
+    # Self- and cross-attention layers; of LightGlue and IMP layers or iterations, each of both
     layers: int = Field(18, ge=2)
     heads: int = Field(4, ge=1)  # of LightGlue; the others have 4
     pose_weight: float = Field(0.0, ge=0)  # of IMP's and EIMP's loss of matches that do not give the pose
@@ -65,6 +72,7 @@ class Settings(MethodSettings):
     size: tuple[int, int] = (640, 480)  # width, height of the images
     points: int = Field(512, ge=FEWEST)  # of each image, the strongest
     truth: correspondence.Settings = correspondence.Settings()
+    lines: line_matching.Settings = line_matching.Settings()  # of GlueStick
     light: photometric.Settings = photometric.Settings()
     homographies: pairs.HomographySettings | None = None
     scenes: tuple[pairs.ScenesSettings, ...] = ()
@@ -88,6 +96,11 @@ class Seen(NamedTuple):
     first: PointBatch
     second: PointBatch
     truth: Truth
+    lines: SeenLines | None = None  # where the network matches segments too
+
+    def inputs(self) -> tuple[Any, ...]:
+        """What the network is called with."""
+        return (self.first, self.second) + (() if self.lines is None else self.lines[:2])
 
 
 class MatcherTask:
@@ -120,21 +133,24 @@ class MatcherTask:
     def losses(self, model: nn.Module, batch: MatcherBatch, random: Randomness) -> dict[str, Tensor]:
         device = next(model.parameters()).device
         if batch.places:
-            first, second, truth = _together([self._pooled(place, device) for place in batch.places])
+            seen = _together([self._pooled(place, device) for place in batch.places])
         else:
-            first, second, truth = self._see(batch.parts, random, device)
+            seen = self._see(batch.parts, random, device)
         pooled = self.settings.network == "eimp"
-        output = model(first, second, truth) if pooled else model(first, second)
-        truths = [each.truth(truth) for each in output] if pooled else repeat(truth)
+        output = model(*seen.inputs(), seen.truth) if pooled else model(*seen.inputs())
+        truths = [each.truth(seen.truth) for each in output] if pooled else repeat(seen.truth)
         of_layers = [assignment_loss(each, known) for each, known in zip(_assignments(output), truths, strict=False)]
         mean = AssignmentLoss(*(torch.stack(parts).mean() for parts in zip(*of_layers, strict=True)))
         loss, losses = mean.total, mean._asdict()
-        if isinstance(output[0], LayerResult):
+        if seen.lines is not None:
+            losses["lines"] = assignment_loss(output.lines, seen.lines.truth).total
+            loss = loss + self.settings.lines.weight * losses["lines"]
+        elif isinstance(output[0], LayerResult):
             losses["confidence"] = confidence_loss(output)
             loss = loss + losses["confidence"]
         if self.settings.pose_weight:
             scores = [each.probabilities if isinstance(each, PooledAssignment) else each for each in output]
-            poses = [pose_consistency_loss(each, first.points, second.points, truth) for each in scores]
+            poses = [pose_consistency_loss(each, seen.first.points, seen.second.points, seen.truth) for each in scores]
             losses["pose"] = torch.stack(poses).mean()
             loss = loss + self.settings.pose_weight * losses["pose"]
         return {"loss": loss, **losses}
@@ -145,21 +161,28 @@ class MatcherTask:
         ``f_score`` is over the sources with partners; ``misled`` is the share of pairs of different places with more
         than 10 matches.
         """
-        ours, nearest = MatchCounts(), MatchCounts()
+        ours, nearest, lines = MatchCounts(), MatchCounts(), MatchCounts()
         misled = negative_pairs = 0
         for source in self.sources:
             for number in range(0, self.settings.validation_pairs, 8):
                 random = randomness(1, 8, number)
                 part = source.draw(min(8, self.settings.validation_pairs - number), random, held=True)
-                first, second, truth = self._see((on_tensors(part, lambda each: each.to(device)),), random, device)
-                counts = judge(_assignments(model(first, second))[-1], truth, BELIEVED)
+                seen = self._see((on_tensors(part, lambda each: each.to(device)),), random, device)
+                output = model(*seen.inputs())
+                counts = judge(_assignments(output)[-1], seen.truth, BELIEVED)
+                if seen.lines is not None:
+                    lines.add(judge(output.lines, seen.lines.truth, BELIEVED))
                 if isinstance(source, pairs.NegativePairs):
                     misled += int((counts["found"] > MANY).sum())
                     negative_pairs += len(counts["found"])
                     continue
                 ours.add(counts)
-                nearest.add(judge(_cosines(first, second), truth, 0.0))
-        figures = {**ours.figures(""), **nearest.figures("nearest_")}
+                nearest.add(judge(_cosines(seen.first, seen.second), seen.truth, 0.0))
+        figures = {
+            **ours.figures(""),
+            **nearest.figures("nearest_"),
+            **(lines.figures("line_") if lines.wanted else {}),
+        }
         return {**figures, "misled": misled / negative_pairs} if negative_pairs else figures
 
     def pictures(self, model: nn.Module, device: torch.device) -> Pictures:
@@ -172,7 +195,7 @@ class MatcherTask:
             seen = self._features_of((on_tensors(part, lambda each: each.to(device)),), randomness(1, 8, 0), device)
             if seen is not None:
                 points = self._pixels(seen.first), self._pixels(seen.second)
-                found = _assignments(model(seen.first, seen.second))[-1]
+                found = _assignments(model(*seen.inputs()))[-1]
                 images = part.first[0], part.second[0]
                 shown[f"matches, {source.name}"] = of_assignment(images, points, found, seen.truth, BELIEVED)
         return shown
@@ -185,7 +208,17 @@ class MatcherTask:
     def export(self, model: nn.Module, path: Path) -> None:
         network = self.settings.network
         loads = IMP_METHODS if network in ("imp", "eimp") else (network,)
-        save_weights(path, model, record=Record(loads=loads, trained_for=self._trained_for()))
+        recipe = self._recipe() if network == "gluestick" else {}
+        save_weights(path, model, record=Record(loads=loads, trained_for=self._trained_for(), recipe=recipe))
+
+    def _recipe(self) -> dict[str, Any]:
+        """What GlueStick, which extracts the features itself, has to know of them."""
+        chosen, lines = self.settings.features, self.settings.lines
+        known = {"superpoint": str(getattr(chosen, "weights", "")), "merge_radius": lines.merge_radius}
+        return known | {
+            "keypoint_threshold": getattr(chosen, "keypoint_threshold", 0.0),
+            "nms_radius": getattr(chosen, "nms_radius", 4),
+        }
 
     def _trained_for(self) -> TrainedFor:
         extractor = self.extractor(torch.device("cpu"))
@@ -220,33 +253,59 @@ class MatcherTask:
         return Seen(first, second, Truth(*(side.to(device) for side in part.truth)))
 
     def _extracted(self, parts: Sequence[pairs.Part], random: Randomness, device: torch.device) -> Seen | None:
-        kept: list[tuple[pairs.Part, list[int], list[LocalFeatures], list[LocalFeatures]]] = []
+        kept: list[tuple[pairs.Part, list[int], Sequence[View], Sequence[View]]] = []
         for part in parts:
             one, other = (self._features(images, random, device) for images in (part.first, part.second))
-            rows = [row for row in range(len(one)) if min(len(one[row]), len(other[row])) >= FEWEST]
+            rows = [row for row in range(len(one)) if self._enough(one[row]) and self._enough(other[row])]
             kept.append((part, rows, one, other))
         count = min(
             [self.settings.points, *(len(each[row]) for _, rows, *both in kept for each in both for row in rows)]
         )
-        firsts, seconds, truths = [], [], []
+        found: list[Seen] = []
         for part, rows, one, other in kept:
             if not rows:
                 continue
-            first, second = ([_strongest(each[row], count) for row in rows] for each in (one, other))
+            views, other_views = ([self._cut(each[row], count) for row in rows] for each in (one, other))
+            first, second = ([_points_of(each) for each in side] for side in (views, other_views))
             points, others = (torch.stack([each.keypoints for each in side]).to(device) for side in (first, second))
-            firsts.append(stack(first, self.reach, device, oriented=self.oriented))
-            seconds.append(stack(second, self.reach, device, oriented=self.oriented))
-            similarity = firsts[-1].descriptors @ seconds[-1].descriptors.mT
+            batch, other_batch = (stack(side, self.reach, device, oriented=self.oriented) for side in (first, second))
+            similarity = batch.descriptors @ other_batch.descriptors.mT
             places = torch.tensor(rows, device=device)
             geometry = on_tensors(part.geometry, partial(torch.index_select, dim=0, index=places))
-            truths.append(geometry.truth(points, others, similarity, self.settings.truth))
-        return None if not truths else _together([Seen(*each) for each in zip(firsts, seconds, truths, strict=True)])
+            truth = geometry.truth(points, others, similarity, self.settings.truth)
+            lined = [each for each in (*views, *other_views) if isinstance(each, PointsWithLines)]
+            lines = (
+                seen_lines(lined[: len(rows)], lined[len(rows) :], geometry, self.settings.lines, device)
+                if lined
+                else None
+            )
+            found.append(Seen(batch, other_batch, truth, lines))
+        return _together(found) if found else None
 
-    def _features(self, images: Tensor, random: Randomness, device: torch.device) -> list[LocalFeatures]:
+    def _enough(self, view: View) -> bool:
+        """Whether an image has points enough, and segments."""
+        if isinstance(view, LocalFeatures):
+            return len(view) >= FEWEST
+        wanted = self.settings.lines.count
+        return len(view.wireframe.rows) >= wanted and len(view) >= 2 * wanted + FEWEST
+
+    def _cut(self, view: View, count: int) -> View:
+        """The strongest points, and the segments wanted."""
+        if isinstance(view, LocalFeatures):
+            return _strongest(view, count)
+        return view.strongest(self.settings.lines.count, count)
+
+    def _features(self, images: Tensor, random: Randomness, device: torch.device) -> Sequence[View]:
         changed = photometric.augment(images.float() / 255, self.settings.light, random.torch)
         extractor = self.extractor(device)
         prepared = (255 * changed).round().byte().cpu()[:, 0].numpy()
-        return extractor.extract([extractor.preprocess(as_image(image, extractor.channels)) for image in prepared])
+        seen = [extractor.preprocess(as_image(image, extractor.channels)) for image in prepared]
+        if self.settings.network != "gluestick":
+            return extractor.extract(seen)
+        assert isinstance(extractor, SuperPoint)
+        lines = self.settings.lines
+        both = PointsAndLines(extractor, lines.min_length, lines.count, lines.merge_radius)
+        return [both.extract(image) for image in seen]
 
     def _extractor(self, device: torch.device) -> LocalExtractor:
         chosen = self.settings.features
@@ -277,6 +336,8 @@ def _of_dump(settings: Settings, dump: DumpSettings) -> MatcherTask:
     others = [name for name in ("homographies", "scenes", "two_views", "negative_pairs") if getattr(settings, name)]
     if others:
         raise ConfigError(f"task.dump replaces the other sources of pairs; leave out task.{', task.'.join(others)}")
+    if settings.network == "gluestick":
+        raise ConfigError("task.dump: a dump holds no line segments, which task.network = 'gluestick' learns")
     if settings.pool or settings.oriented:
         raise ConfigError("task.dump: features are in the dump already, without sizes; leave out pool and oriented")
     _require_network(settings)
@@ -284,8 +345,14 @@ def _of_dump(settings: Settings, dump: DumpSettings) -> MatcherTask:
 
 
 def _require_network(settings: Settings) -> None:
+    """Raise ConfigError for settings of another network, and features that do not fit it."""
     if settings.pose_weight and settings.network not in ("imp", "eimp"):
         raise ConfigError(f"task.pose_weight is for task.network = 'imp' and 'eimp', not {settings.network!r}")
+    if settings.network == "gluestick":
+        if settings.features.method != "superpoint":
+            raise ConfigError("task.network = 'gluestick' is for task.features.method = 'superpoint'")
+        if settings.points < 2 * settings.lines.count + FEWEST:
+            raise ConfigError(f"task.points must be at least {FEWEST} more than the ends of task.lines.count segments")
     if settings.oriented and settings.network != "lightglue":
         raise ConfigError(f"task.oriented is for task.network = 'lightglue', not {settings.network!r}")
 
@@ -300,9 +367,11 @@ def _shares(settings: Settings) -> list[float]:
     return [share / total for share in shares] if total > 0 else []
 
 
-def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwork | ImpNetwork:
-    network: SuperGlueNetwork | LightGlueNetwork | ImpNetwork
-    if settings.network == "imp":
+def _network(settings: Settings, dim: int) -> Network:
+    network: Network
+    if settings.network == "gluestick":
+        network = GlueStickNetwork((*settings.encoder, dim), settings.layers)
+    elif settings.network == "imp":
         network = ImpNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
     elif settings.network == "eimp":
         network = EimpNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations, settings.pooling)
@@ -312,12 +381,22 @@ def _network(settings: Settings, dim: int) -> SuperGlueNetwork | LightGlueNetwor
         network = SuperGlueNetwork((*settings.encoder, dim), settings.layers, settings.sinkhorn_iterations)
     start_as_nearest(network)
     if settings.start is not None:
-        load_published(network, str(settings.start), network.convert_state_dict)
+        _start_from(network, str(settings.start))
     return network
 
 
-def _assignments(output: Tensor | Sequence[LayerResult | PooledAssignment | Tensor]) -> list[Tensor]:
-    """Log-probabilities of every layer or iteration."""
+def _start_from(network: Network, weights: str) -> None:
+    """Load weights of this network, or SuperGlue's into GlueStick, whose other parts stay as they are."""
+    if not isinstance(network, GlueStickNetwork):
+        load_published(network, weights, network.convert_state_dict)
+        return
+    load_published(network, weights, lambda state: {**network.state_dict(), **of_superglue(state)})
+
+
+def _assignments(output: Tensor | Assigned | Sequence[LayerResult | PooledAssignment | Tensor]) -> list[Tensor]:
+    """Log-probabilities of the points of every layer or iteration."""
+    if isinstance(output, Assigned):
+        return [output.points]
     if isinstance(output, Tensor):
         return [output]
     return [each.log_assignment if isinstance(each, LayerResult) else _log(each) for each in output]
@@ -326,6 +405,10 @@ def _assignments(output: Tensor | Sequence[LayerResult | PooledAssignment | Tens
 def _log(found: PooledAssignment | Tensor) -> Tensor:
     probabilities = found.probabilities if isinstance(found, PooledAssignment) else found
     return probabilities.clamp_min(LEAST).log()
+
+
+def _points_of(view: View) -> LocalFeatures:
+    return view if isinstance(view, LocalFeatures) else view.points
 
 
 def _strongest(features: LocalFeatures, count: int) -> LocalFeatures:
@@ -341,10 +424,12 @@ def _cosines(first: PointBatch, second: PointBatch) -> Tensor:
 def _together(seen: Sequence[Seen]) -> Seen:
     """All pairs as one batch."""
     sides = zip(*(each.truth for each in seen), strict=True)
+    lines = [each.lines for each in seen if each.lines is not None]
     return Seen(
         _joined([each.first for each in seen]),
         _joined([each.second for each in seen]),
         Truth(*(torch.cat(side) for side in sides)),
+        joined_lines(lines) if lines else None,
     )
 
 
