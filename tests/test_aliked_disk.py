@@ -20,7 +20,7 @@ from vpr.config import load
 from vpr.core import ConfigError
 from vpr.local_features import LOCAL_EXTRACTORS
 from vpr.local_features.aliked import Aliked, AlikedBlock, AlikedNetwork, DeformableConvolution
-from vpr.local_features.detection import refine_by_softmax
+from vpr.local_features.detection import largest_of_others, refine_by_softmax
 from vpr.settings import Settings
 
 
@@ -140,6 +140,16 @@ def test_batchnorms_of_aliked_are_folded() -> None:
     torch.testing.assert_close(block(x), nn.functional.selu(y), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_the_largest_of_others_by_a_plain_loop(radius: int) -> None:
+    scores = torch.randint(-9, 0, (6, 8), generator=torch.Generator().manual_seed(0)).float()
+    found = largest_of_others(scores, radius)
+    for y, x in np.ndindex(6, 8):
+        square = scores[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1].flatten().tolist()
+        square.remove(scores[y, x])
+        assert found[y, x] == max(square, default=-torch.inf)
+
+
 def test_softmax_positions_by_hand() -> None:
     scores = torch.zeros(7, 7)
     scores[3, 3], scores[3, 4] = 0.5, 0.4
@@ -167,7 +177,8 @@ def test_settings_change_the_answer(tmp_path: Path) -> None:
     assert 0 < len(sparse) < len(every)
 
 
-def test_settings_of_disk_change_the_answer(tmp_path: Path) -> None:
+@torch.inference_mode()
+def test_disk_is_kornias_and_its_settings_change_the_answer(tmp_path: Path) -> None:
     kornia = pytest.importorskip("kornia.feature")
     network = randomise(kornia.DISK())
     torch.save(network.state_dict(), tmp_path / "disk.pth")
@@ -178,6 +189,10 @@ def test_settings_of_disk_change_the_answer(tmp_path: Path) -> None:
         method = row.build(row.settings(weights=str(tmp_path / "disk.pth"), **change), CPU)
         answers += method.extract([method.preprocess(image)])
     every, few, clear, small, sparse = answers
+    (theirs,) = network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+    order = theirs.detection_scores.sort(descending=True, stable=True).indices
+    assert torch.equal(every.keypoints, theirs.keypoints[order])
+    torch.testing.assert_close(every.descriptors, theirs.descriptors[order], rtol=0, atol=1e-4)
     assert len(every) > len(few) == 10
     assert len(clear) < len(every) and 0 < len(sparse) < len(every)
     assert every.image_size == (128, 96) and small.image_size == (64, 48)

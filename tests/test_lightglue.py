@@ -6,7 +6,7 @@ from published import CPU, alike, random_features, randomise, same_matches
 from torch.nn import functional
 
 from vpr.core import DataError
-from vpr.matchers import lightglue
+from vpr.matchers import attention, lightglue
 from vpr.matchers.lightglue_adaptive import Adaptivity, match_adaptively
 from vpr.matchers.lightglue_fast import FastLightGlue
 from vpr.matchers.lightglue_network import LightGlueNetwork
@@ -160,6 +160,20 @@ def test_training_reaches_every_parameter():
     without = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()]
     assert without == []
     assert all(each.grad.isfinite().all() for each in network.parameters())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [1, 3, 60])  # of the largest, float32 cannot hold exponentials
+@pytest.mark.parametrize("together", [1, 20, 1 << 18])
+def test_attention_both_ways_is_attention_each_way(monkeypatch, size, together):
+    monkeypatch.setattr(attention, "TOGETHER", together)
+    random = torch.Generator().manual_seed(0)
+    qk, v = ([torch.randn(2, count, 8, generator=random) * scale for count in (5, 9)] for scale in (size, 1))
+    found = attention.attend_both(tuple(qk), tuple(v), 2, (None, None))
+    for mine, expected in zip(
+        found, (attention.attend(qk[0], qk[1], v[1], 2), attention.attend(qk[1], qk[0], v[0], 2)), strict=True
+    ):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
 
 
 # ---- adaptive depth and width

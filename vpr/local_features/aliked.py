@@ -273,9 +273,11 @@ class Aliked:
         rows = rows[order]
         pixels = torch.stack([rows % width, rows // width], dim=1)
         keypoints = refine_by_softmax(pixels, scores[0], radius, TEMPERATURE)
-        grid = 2 * keypoints / keypoints.new_tensor([width - 1, height - 1]) - 1
+        size = keypoints.new_tensor([width - 1, height - 1])
+        grid = keypoints / size * 2 - 1
         sampled = functional.grid_sample(scores[None], grid[None, None], align_corners=True)[0, 0, 0]
-        return keypoints, sampled.clamp(0, 1)
+        # Back by the published code's steps: of a keypoint on a pixel their rounding decides which patch describes it.
+        return (grid / 2 + 0.5) * size, sampled.clamp(0, 1)
 
 
 def build(settings: Settings, device: torch.device) -> Aliked:

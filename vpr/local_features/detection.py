@@ -40,6 +40,14 @@ def _suppress_by_pooling(scores: Tensor, radius: int) -> Tensor:
     return scores.masked_fill(~found, 0)
 
 
+def largest(scores: Tensor, radius: int) -> Tensor:
+    """Largest value of the square around each pixel of maps (B, H, W)."""
+    if scores.is_cuda:
+        return _largest(scores, radius)
+    square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    return torch.stack([torch.from_numpy(cv2.dilate(each.numpy(), square)) for each in scores])
+
+
 def _largest(scores: Tensor, radius: int) -> Tensor:
     """Largest value in the square around each pixel; rows, then columns."""
     wide = functional.max_pool2d(scores, (1, 2 * radius + 1), stride=1, padding=(0, radius))
@@ -55,6 +63,21 @@ def _suppress_by_dilation(scores: Floats, radius: int) -> Floats:
         rest = np.where(covered, np.float32(0), scores)
         found |= (rest == cv2.dilate(rest, square)) & ~covered
     return np.where(found, scores, np.float32(0))
+
+
+def largest_of_others(scores: Tensor, radius: int) -> Tensor:
+    """The largest value of the square around each pixel of a map (H, W), without the pixel; -inf where it is alone."""
+    side = 2 * radius + 1
+    if scores.is_cuda:
+        padded = functional.pad(scores[None, None], (radius,) * 4, value=-torch.inf)
+        around = functional.unfold(padded, side)[0]  # (side * side, H * W)
+        around[side * side // 2] = -torch.inf
+        return around.amax(0).view_as(scores)
+    if not radius:
+        return torch.full_like(scores, -torch.inf)
+    others = np.ones((side, side), np.uint8)
+    others[radius, radius] = 0
+    return torch.from_numpy(cv2.dilate(scores.numpy(), others, borderValue=float("-inf")))
 
 
 def contrast(grey: Tensor) -> Tensor:

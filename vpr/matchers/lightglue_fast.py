@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vpr.matchers.attention import attend, two_inputs
+from vpr.matchers.attention import attend, attend_both, two_inputs
 from vpr.matchers.lightglue_network import (
     CrossBlock,
     LightGlueNetwork,
@@ -54,8 +54,7 @@ class Side:
     """One image of each of B pairs, between two layers."""
 
     x: Tensor  # (B, N, D)
-    cosine: Tensor  # (B, N, D / heads / 2) of the angles by which queries and keys are turned
-    sine: Tensor
+    turn: Tensor  # (B, N, D / heads / 2) complex: cosine and sine of the angles by which queries and keys are turned
     index: Tensor  # (B, N) which point of the input this is; where padded, the number of points of the input
     mask: Tensor | None  # (B, N) True for real points; None if all are
 
@@ -65,15 +64,15 @@ class Side:
     def pairs(self, rows: Tensor) -> Side:
         """The same image of some of the pairs."""
         mask = None if self.mask is None else self.mask[rows]
-        return Side(self.x[rows], self.cosine[rows], self.sine[rows], self.index[rows], mask)
+        return Side(self.x[rows], self.turn[rows], self.index[rows], mask)
 
     def points(self, kept: Tensor, padding: int) -> Side:
         """The points that ``kept``, (B, N), says, in their order; ``padding`` is the index of padded ones."""
         found = keep_points(self.index, kept, padding)
         if found is None:
             return replace(self, mask=None)
-        x, cosine, sine = (each[found.rows, found.places] for each in (self.x, self.cosine, self.sine))
-        return Side(x, cosine, sine, found.index, found.mask)
+        x, turn = (each[found.rows, found.places] for each in (self.x, self.turn))
+        return Side(x, turn, found.index, found.mask)
 
 
 class FastLightGlue:
@@ -98,7 +97,7 @@ class FastLightGlue:
         index = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
         if batch.mask is not None:
             index = index.masked_fill(~batch.mask, x.shape[1])
-        side = Side(x, angles.cos().to(self.dtype), angles.sin().to(self.dtype), index, batch.mask)
+        side = Side(x, torch.complex(angles.cos(), angles.sin()), index, batch.mask)
         return self._self_attention(self._self[0], side)
 
     def layer(self, i: int, side0: Side, side1: Side) -> tuple[Side, Side]:
@@ -107,8 +106,8 @@ class FastLightGlue:
             side0, side1 = self._self_attention(self._self[i], side0), self._self_attention(self._self[i], side1)
         block = self._cross[i]
         (qk0, v0), (qk1, v1) = (self._project(block, each.x).chunk(2, dim=-1) for each in (side0, side1))
-        x0 = self._update(block, side0.x, attend(qk0, qk1, v1, self.heads, side1.mask))
-        x1 = self._update(block, side1.x, attend(qk1, qk0, v0, self.heads, side0.mask))
+        messages = attend_both((qk0, qk1), (v0, v1), self.heads, (side0.mask, side1.mask))
+        x0, x1 = (self._update(block, *each) for each in zip((side0.x, side1.x), messages, strict=True))
         return replace(side0, x=x0), replace(side1, x=x1)
 
     def judge(self, i: int, side: Side) -> Tensor:
@@ -138,21 +137,15 @@ class FastLightGlue:
 
 
 def _turned(qk: Tensor, side: Side, heads: int) -> Tensor:
-    """Queries and keys, (B, N, 2 D), turned by the positions; a head holds all x, then all y, of what is turned."""
-    x, y = qk.view(*qk.shape[:2], 2 * heads, 2, -1).unbind(-2)
-    cosine, sine = side.cosine[:, :, None], side.sine[:, :, None]
-    turned = qk.new_empty(*qk.shape[:2], 2 * heads, 2, x.shape[-1])
-    torch.mul(x, cosine, out=turned[..., 0, :]).addcmul_(y, sine, value=-1)
-    torch.mul(y, cosine, out=turned[..., 1, :]).addcmul_(x, sine)
-    return turned.flatten(2)
+    """Queries and keys, (B, N, 2 D), turned by the positions; neighbouring channels are x and y of what is turned."""
+    pairs = torch.view_as_complex(qk.float().view(*qk.shape[:2], 2 * heads, -1, 2))
+    return torch.view_as_real(pairs * side.turn[:, :, None]).flatten(2).to(qk.dtype)
 
 
 def _fold_self(block: SelfBlock) -> tuple[Tensor, ...]:
     """The tensors of a FastBlock, in float64."""
     weight, bias = _linear(block.Wqkv)
-    index = torch.arange(len(weight), device=weight.device).view(block.heads, -1, 3)
-    turned = torch.cat([index[:, 0::2], index[:, 1::2]], dim=1)
-    q, k, v = turned[..., 0].flatten(), turned[..., 1].flatten(), index[..., 2].flatten()
+    q, k, v = torch.arange(len(weight), device=weight.device).view(-1, 3).unbind(1)
     project = torch.cat([weight[q], weight[k], weight[v]])
     project_bias = torch.cat([bias[q], bias[k], torch.zeros_like(bias[v])])
     return project, project_bias, *_fold_after(block.out_proj, bias[v], block.ffn)

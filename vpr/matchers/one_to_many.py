@@ -15,10 +15,11 @@ from vpr.core import DataError, LocalFeatures, Matches
 from vpr.matchers import affinities
 from vpr.matchers.affinities import keep_explained
 from vpr.matchers.points import PointBatch, stack
+from vpr.runtime.threads import side_by_side
 
-# Memory for the (M, N) scores of one batch; a network needs about 10 times as much. On a CPU two pairs of 1024 points
-# at once gain nothing over one after the other.
-BATCH_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+# Memory for the (M, N) scores of one batch; a network needs about 10 times as much. On a CPU each pair is by itself on
+# one thread: without padding, and without threads that wait for each other after every product.
+BATCH_BYTES = {"cpu": 0, "cuda": 256 << 20}
 
 T = TypeVar("T")
 
@@ -54,14 +55,17 @@ def match_one_to_many(
     if not plan:
         return matches
     mine = encode(stack([query], reach, device, oriented=oriented))
-    found = []
-    for batch in plan:
+
+    @torch.inference_mode()
+    def compared(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
         some = [candidates[i] for i in batch]
         log_scores = compare(mine, encode(stack(some, reach, device, oriented=oriented)))
         if agreement is not None:
             agreeing = keep_explained(query, some, log_scores, -log_scores.amax(2), agreement)
             log_scores = torch.where(log_scores > math.log(agreement.accept_threshold), log_scores, agreeing)
-        found.append(mutual_best(log_scores))
+        return mutual_best(log_scores)
+
+    found = side_by_side(compared, plan, device)
     partners, scores = (torch.cat(each).cpu() for each in zip(*found, strict=True))
     for i, partner, score in zip(chain.from_iterable(plan), partners, scores, strict=True):
         matches[i] = to_matches(partner, score, threshold)

@@ -50,3 +50,20 @@ def one_by_one(work: Callable[[T], R], items: Sequence[T], device: torch.device)
         return [work(item) for item in items]
     with one_thread_each(min(torch.get_num_threads(), len(items))) as pool:
         return list(pool.map(work, items))
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
+    """The result of each item; on a CPU as many at once as there are threads, each on one thread.
+
+    The few that are left over come one after the other, each on all threads.
+    """
+    workers = torch.get_num_threads()
+    left = len(items) % workers
+    if 2 * left > workers:
+        left = 0
+    together = len(items) - left
+    if device.type != "cpu" or workers == 1 or not together:
+        return [work(item) for item in items]
+    with one_thread_each(workers) as pool:
+        first = list(pool.map(work, items[:together]))
+    return first + [work(item) for item in items[together:]]
