@@ -182,14 +182,34 @@ def test_mutual_neighbours_against_a_plain_loop() -> None:
     for shape in ((3, 20, 30), (2, 30, 20), (2, 1, 5), (2, 5, 1), (1, 1, 1)):
         similarity = 2 * torch.rand(shape, generator=random) - 1
         similarity[0, :, shape[2] // 2 + 1 :] = -torch.inf  # a candidate with fewer points
-        forward, mutual, ratios = mutual_nearest(similarity.clone())
+        forward, cosine, mutual, ratios = mutual_nearest(similarity.clone())
         for k, n in np.ndindex(shape[:2]):
             m = int(similarity[k, n].argmax())
-            assert forward[k, n] == m and mutual[k, n] == (similarity[k, :, m].argmax() == n)
+            assert forward[k, n] == m and cosine[k, n] == similarity[k, n, m]
+            assert mutual[k, n] == (similarity[k, :, m].argmax() == n)
             ratio = max(plain_ratio(similarity[k, n]), plain_ratio(similarity[k, :, m])) if mutual[k, n] else math.inf
             assert ratios[k, n] == pytest.approx(ratio, rel=1e-5)
     tied = mutual_nearest(torch.ones(1, 4, 3))
-    assert tied[1].sum() == 1 and tied[2][tied[1]].item() == 1.0  # no point is matched twice
+    assert tied.mutual.sum() == 1 and tied.ratio[tied.mutual].item() == 1.0  # no point is matched twice
+
+
+def test_int8_descriptors_find_the_matches_of_float32() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def of(rows: torch.Tensor) -> LocalFeatures:
+        unit = torch.nn.functional.normalize(rows, dim=1)
+        return LocalFeatures(torch.rand(len(rows), 2) * 100, torch.ones(len(rows)), unit, (100, 100))
+
+    rows = torch.randn(60, 128, generator=random)
+    candidates = [of(rows[:count] + 0.3 * torch.randn(count, 128, generator=random)) for count in (60, 0, 7)]
+    exact, rounded = (
+        Nearest(NearestSettings(similarity=way), CPU).match(of(rows), candidates) for way in ("float32", "int8")
+    )
+    assert [len(each) for each in exact] == [60, 0, 7]
+    for one, other in zip(exact, rounded, strict=True):
+        assert torch.equal(one.pairs, other.pairs) and torch.allclose(one.scores, other.scores, atol=0.01)
+    assert not torch.equal(exact[0].scores, rounded[0].scores)  # it was another computation
+    assert not any(map(len, Nearest(NearestSettings(similarity="int8"), CPU).match(of(rows[:0]), candidates)))
 
 
 def plain_ratio(similarities: torch.Tensor) -> float:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
+from torch import Tensor
 
 from vpr.core import DataError, Floats, LocalFeatures
 from vpr.runtime.files import write_atomically
@@ -39,7 +40,9 @@ _MOST_BITS = 8  # a component
 # (Max, IRE Transactions on Information Theory, 1960).
 _REACH = np.array([0.0, 1.596, 1.991, 2.344, 2.680, 3.010, 3.330, 3.640, 3.950], np.float32)
 
-_TURNED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
+_TURNED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0].astype(
+    np.uint16
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class LocalCodec:
         return LocalFeatures(
             torch.from_numpy(keypoints),
             torch.from_numpy(codes[:, 4].astype(np.float32) / 255),
-            torch.from_numpy(self._descriptors(codes[:, HEAD_BYTES:])),
+            self._descriptors(codes[:, HEAD_BYTES:]),
             image_size,
         )
 
@@ -150,12 +153,9 @@ class LocalCodec:
             lowest=(self.means - reach + step / 2).astype(np.float32),
         )
 
-    def _descriptors(self, codes: Codes) -> Floats:
-        found = self.projection @ self._decoder.components(codes)
-        squared = np.einsum("dk,dk->k", found, found)
-        found *= np.where(squared > 0, 1 / np.sqrt(np.maximum(squared, 1e-30)), 0)
-        unit: Floats = np.ascontiguousarray(found.T)
-        return unit
+    def _descriptors(self, codes: Codes) -> Tensor:
+        found = torch.from_numpy(self._decoder.components(codes)).T @ torch.from_numpy(self.projection).T
+        return torch.nn.functional.normalize(found, dim=1, out=found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,10 +171,15 @@ class _Decoder:
     def components(self, codes: Codes) -> Floats:
         """(d, K) of the bits (K, bytes) of descriptors."""
         turned = np.zeros((codes.shape[1] + 1, len(codes)), np.uint16)
-        turned[:-1] = _TURNED[codes].T
-        pairs = turned[:-1] | turned[1:] << 8
-        levels = (pairs[self.byte] >> self.shift[:, None]) & self.mask[:, None]
-        found: Floats = levels * self.step[:, None] + self.lowest[:, None]
+        np.take(_TURNED, codes.T, out=turned[:-1])
+        pairs = turned[1:] << 8
+        pairs |= turned[:-1]
+        levels = np.take(pairs, self.byte, axis=0)
+        levels >>= self.shift[:, None]
+        levels &= self.mask[:, None]
+        found = levels.astype(np.float32)
+        found *= self.step[:, None]
+        found += self.lowest[:, None]
         return found
 
 

@@ -115,7 +115,7 @@ def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
     seed, partner = points[pair, row], partners[pair, row]
     start, end = points[pair] - seed[:, None], partners[pair] - partner[:, None]  # (S, N, 2)
     reach, reach_there = (settings.search_expansion * each[pair] for each in (radius, radius_there))
-    near = (start.norm(dim=2) < reach[:, None]) & (end.norm(dim=2) < reach_there[:, None]) & sound[pair]
+    near = _shorter(start, reach) & _shorter(end, reach_there) & sound[pair]
     near[torch.arange(len(pair), device=row.device), row] = False
     order = torch.where(near, place, len(place)).sort(dim=1).indices[:, : settings.neighbours]
     around = _Around(rows_of(start, order), rows_of(end, order), near.gather(1, order), reach_there)
@@ -162,7 +162,7 @@ def covered(points: Tensor, found: Affinities) -> Tensor:
 def _moved(points: Tensor, found: Affinities) -> tuple[Tensor, Tensor, Tensor]:
     """For each point near to a seed: the affinity (Q,), the point's row (Q,), and where it falls (Q, 2)."""
     offset = points[found.pair] - found.seed[:, None]  # (S, N, 2)
-    which, row = (offset.norm(dim=2) < found.reach[:, None]).nonzero().unbind(1)
+    which, row = _shorter(offset, found.reach).nonzero().unbind(1)
     moved = _apply(found.matrix[which], offset[which, row][:, None])[:, 0] + found.partner[which]
     return which, row, moved
 
@@ -195,31 +195,34 @@ def _best_of_pairs(around: _Around) -> Tensor:
     """(S, 2, 3) of the affinities that a seed and two neighbours give, the one that most neighbours agree with."""
     clearest = min(FIRST, around.start.shape[1])
     first, second = torch.triu_indices(clearest, clearest, 1, device=around.start.device)
-    x, y = (torch.stack([each[:, first], each[:, second]], dim=3) for each in (around.start, around.end))
-    area = _determinant(x)  # x and y: (S, H, 2, 2), a neighbour in each column
+    ends = torch.cat([around.start, around.end], dim=2)[:, :clearest].mT  # (S, 4, clearest)
+    # Elementwise, for products of 2 x 2 matrices one by one take longer than all the rest.
+    (x, y, u, v), (p, q, r, s) = (ends[:, :, each].unbind(1) for each in (first, second))  # (S, H) each
+    area = x * q - p * y
     thin = area.abs() < 1  # both lie on one line with the seed
-    area = area.masked_fill(thin, 1)
-    sound = _sound(_determinant(y) / area) & ~thin & around.valid[:, first] & around.valid[:, second]
-    (a, b), (c, d) = (row.unbind(-1) for row in x.unbind(-2))
-    inverse = torch.stack([d, -b, -c, a], dim=-1).view_as(x) / area[..., None, None]
-    matrices = y @ inverse
+    inverse = 1 / area.masked_fill(thin, 1)
+    a, b = (u * q - r * y) * inverse, (r * x - u * p) * inverse
+    c, d = (v * q - s * y) * inverse, (s * x - v * p) * inverse
+    sound = _sound((u * s - r * v) * inverse) & ~thin & around.valid[:, first] & around.valid[:, second]
+    matrices = torch.stack([a, b, c, d], dim=1)  # (S, 4, H)
     best = torch.where(sound, _agreement(matrices, around), -1).argmax(1)
-    return torch.nn.functional.pad(matrices[torch.arange(len(best), device=best.device), best], (0, 1))
+    found = matrices.gather(2, best[:, None, None].expand(-1, 4, -1)).view(-1, 2, 2)
+    return torch.nn.functional.pad(found, (0, 1))
 
 
 def _agreement(matrices: Tensor, around: _Around) -> Tensor:
-    """(S, H) the sum over neighbours of 1 - error^2 / tolerance^2, 0 where the error of (S, H, 2, 2) is larger.
+    """(S, H) the sum over neighbours of 1 - error^2 / tolerance^2, 0 where the error of (S, 4, H) is larger.
 
     |M s - e|^2 is linear in M^T M, M and 1, so all errors are one product: a fifth of the time.
     """
     tolerance = TOLERANCE * around.reach[:, None, None]
-    start, end = around.start / tolerance, around.end / tolerance
-    (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
+    a, b, c, d = matrices.unbind(1)
     one = torch.ones_like(a)
-    models = torch.stack([a * a + c * c, 2 * (a * b + c * d), b * b + d * d, a, b, c, d, one], dim=2)  # (S, H, 8)
-    (x, y), (u, v) = start.unbind(-1), end.unbind(-1)
+    models = torch.stack([a * a + c * c, 2 * (a * b + c * d), b * b + d * d, a, b, c, d, one], dim=1)  # (S, 8, H)
+    x, y = (around.start / tolerance).unbind(-1)
+    u, v = (around.end / tolerance).unbind(-1)
     parts = [-x * x, -x * y, -y * y, 2 * u * x, 2 * u * y, 2 * v * x, 2 * v * y, 1 - u * u - v * v]
-    return (models @ (torch.stack(parts, dim=1) * around.valid[:, None])).relu_().sum(2)
+    return (models.mT @ (torch.stack(parts, dim=1) * around.valid[:, None])).relu_().sum(2)
 
 
 def _agree(matrix: Tensor, around: _Around, confidence: float) -> Tensor:
@@ -243,6 +246,12 @@ def _least_squares(around: _Around, chosen: Tensor) -> Tensor:
     normal[:, [0, 1], [0, 1]] += 1e-3 * (1 + normal[:, [0, 1], [0, 1]])  # against neighbours on one line
     solved: Tensor = torch.linalg.solve(normal, design.mT @ around.end)
     return solved.mT
+
+
+def _shorter(vectors: Tensor, lengths: Tensor) -> Tensor:
+    """(S, N) which of the vectors (S, N, 2) are shorter than (S,)."""
+    x, y = vectors.unbind(2)
+    return x * x + y * y < lengths.square()[:, None]
 
 
 def _apply(matrix: Tensor, points: Tensor) -> Tensor:

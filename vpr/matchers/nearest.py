@@ -8,7 +8,6 @@ each takes 8 ms where they show different places, and 13 where they show the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from vpr.config import MethodSettings
 from vpr.core import LocalFeatures, Matches
 from vpr.matchers import affinities
-from vpr.matchers.similarity import match_in_batches, mutual_nearest
+from vpr.matchers.similarity import Neighbours, neighbours_in_batches
 
 
 class RatioAgreement(affinities.Settings):
@@ -35,6 +34,7 @@ class Settings(MethodSettings):
     ratio: float = Field(0.88, gt=0, le=1)  # nearest distance over second nearest; 1 switches the test off
     agreement: RatioAgreement = RatioAgreement()
     min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which two points never match
+    similarity: Literal["float32", "int8"] = "float32"  # how it is computed on a CPU; elsewhere in float32
 
 
 RATIO_ONLY = Settings(agreement=RatioAgreement(ratio=0.0))  # the cheapest
@@ -54,12 +54,16 @@ class Nearest:
 
     @torch.inference_mode()
     def match(self, query: LocalFeatures, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        return match_in_batches(query, candidates, self.device, partial(self._of, query))
+        matches = [Matches.empty()] * len(candidates)
+        integers = self.settings.similarity == "int8"
+        for batch, found in neighbours_in_batches(query, candidates, self.device, integers=integers):
+            for i, each in zip(batch, self._of(query, found, [candidates[i] for i in batch]), strict=True):
+                matches[i] = each
+        return matches
 
-    def _of(self, query: LocalFeatures, similarity: Tensor, candidates: Sequence[LocalFeatures]) -> list[Matches]:
-        best = similarity.amax(2)
-        forward, mutual, ratio = mutual_nearest(similarity)
-        mutual &= best >= self.settings.min_similarity
+    def _of(self, query: LocalFeatures, found: Neighbours, candidates: Sequence[LocalFeatures]) -> list[Matches]:
+        forward, ratio = found.nearest, found.ratio
+        mutual = found.mutual & (found.cosine >= self.settings.min_similarity)
         kept = mutual & (ratio < self.settings.ratio) if self.settings.ratio < 1 else mutual
         if self.settings.agreement.ratio > self.settings.ratio:
             kept |= _agreeing(query, candidates, forward, ratio.where(mutual, torch.inf), self.settings.agreement)
