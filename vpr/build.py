@@ -116,7 +116,7 @@ def build_pair_methods(settings: Settings, *, dense: bool = False, masked: bool 
     if compares_images(settings) and not dense:
         raise ConfigError(
             f"rerank.method = {settings.rerank.method!r} compares images, which have no keypoints to keep; it is for "
-            "vpr run, vpr benchmark and vpr match-two"
+            "vpr run, vpr benchmark, vpr rank and vpr match-two"
         )
     settings = settings.model_copy(update={"rerank": settings.rerank.model_copy(update={"k": 1})})
     return PairMethods(build_extractor(settings, retrieves=False), build_reranker(settings))

@@ -36,6 +36,7 @@ from vpr.index import (
     require_enough_rows,
 )
 from vpr.index import shortlist as search_index
+from vpr.report.compared import correspondences_of
 from vpr.report.drawing import Correspondences
 from vpr.report.outputs import write_outputs
 from vpr.rerank import PairReranker, rerank_into
@@ -416,13 +417,5 @@ def _correspondences(matched: Matched, query: int, candidate: int) -> Correspond
     if queries is None or database is None or reranker is None:
         return None
     pair = reranker.pair(queries[query], database[candidate])
-    of_query, of_candidate = pair.matched(queries[query], database[candidate])
-    rows = pair.matches.pairs.numpy()
-    points = of_query.keypoints.numpy(), of_candidate.keypoints.numpy()
-    return Correspondences(
-        points[0][rows[:, 0]],
-        points[1][rows[:, 1]],
-        pair.verified.inliers,
-        pair.matches.scores.numpy(),
-        *(points if matched.engine.settings.output.keypoints else (None, None)),
-    )
+    shown = matched.engine.settings.output.keypoints
+    return correspondences_of(pair, queries[query], database[candidate], keypoints=shown)

@@ -186,8 +186,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _turned_before_they_are_described(self) -> Settings:
-        if self.rotations.degrees != (0,) and self.rerank.method == "images":
-            raise ValueError("rotations.degrees: rerank.method = 'images' compares the queries as they are")
+        if self.rotations.degrees != (0,) and RERANKERS[self.rerank.method].compares == "images":
+            raise ValueError(
+                f"rotations.degrees: rerank.method = {self.rerank.method!r} compares the queries as they are"
+            )
         return self
 
     @model_validator(mode="after")

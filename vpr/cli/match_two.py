@@ -48,11 +48,13 @@ def match_two(
 ) -> None:
     """Match two images: the score, the matches, how many of them are inliers, and a drawing of them.
 
-    Inliers are coloured by confidence, rejected matches are grey.
+    Inliers are coloured by confidence, rejected matches are grey. Where line segments are matched too, a second row of
+    the drawing shows partners in one colour, and those that do not agree with the inliers in grey.
     """
     from vpr.build import build_pair_methods
-    from vpr.report.drawing import Correspondences
+    from vpr.report.compared import correspondences_of
     from vpr.report.match_images import MatchImage, require_suffix, write_match_image
+    from vpr.rerank.lines import LinePair
 
     published = first is None and second is None
     if published:
@@ -68,23 +70,20 @@ def match_two(
         fetch_absent_weights(settings)
     methods = build_pair_methods(settings, dense=True)
     reranker = methods.reranker
-    query, candidate = (methods.compared(path) for path in (first, second))
-    pair = reranker.pair(query, candidate)
-    query, candidate = pair.matched(query, candidate)
+    compared = [methods.compared(path) for path in (first, second)]
+    pair = reranker.pair(*compared)
+    query, candidate = pair.matched(*compared)
     evidence = pair.evidence
     said = f"{evidence.inliers}; unrelated images give up to about {evidence.by_chance:.0f}"
     say(f"score     {reranker.score(pair):.3f} ({reranker.score_name})")
     say(f"keypoints {len(query)} and {len(candidate)}")
     say(f"matches   {evidence.matches}")
     say(f"inliers   {said}")
+    if isinstance(pair, LinePair):
+        say(f"lines     {int(pair.lines_agree.sum())} of {len(pair.lines)} agree")
     if out is None:
         return
-    rows = pair.matches.pairs.numpy()
-    of_query, of_candidate = query.keypoints.numpy(), candidate.keypoints.numpy()
-    shown = (of_query, of_candidate) if keypoints else (None, None)
-    found = Correspondences(
-        of_query[rows[:, 0]], of_candidate[rows[:, 1]], pair.verified.inliers, pair.matches.scores.numpy(), *shown
-    )
+    found = correspondences_of(pair, *compared, keypoints=keypoints)
     images = _image(first, query.image_size), _image(second, candidate.image_size)
     write_match_image(out, MatchImage(*images, found))
     say(f"matches drawn in {out}")

@@ -28,6 +28,7 @@ class PreparedImages(RowSequence[T]):
     ) -> None:
         self.images = images
         self.folder = images.root
+        self.failed: dict[int, str] = {}  # of the rows looked at so far, why they cannot be used
         self._masks = masks
         self._prepare = prepare
         self._nothing = nothing
@@ -45,4 +46,5 @@ class PreparedImages(RowSequence[T]):
             return self._prepare(self.images.path(row), mask)
         except ImageError as error:
             logger.warning("skipped: %s", error)
+            self.failed[row] = str(error)
             return self._nothing

@@ -20,7 +20,7 @@ import numpy as np
 from vpr.core import ImageError
 from vpr.images import read_image
 from vpr.inspection.items import InspectedPair, InspectedRun, Items, chosen_items, in_common
-from vpr.report.drawing import Points, jpeg_uri, thumbnail
+from vpr.report.drawing import MatchedSegments, Points, jpeg_uri, thumbnail
 from vpr.report.outcomes import spread
 from vpr.report.page import environment
 from vpr.runtime.files import write_atomically
@@ -107,6 +107,7 @@ class _Images:
                 (matches.query_keypoints, matches.candidate_keypoints), pair.sizes, numbers, strict=True
             )
         ]
+        segments = matches.segments
         return {
             "title": pair.title,
             "facts": pair.facts,
@@ -115,7 +116,21 @@ class _Images:
             "inliers": lines[kinds[0]].tolist(),
             "rejected": lines[kinds[1]].tolist(),
             "keypoints": keypoints,
+            "segments": [] if segments is None else self._segments(segments, pair, numbers),
         }
+
+    def _segments(
+        self, segments: MatchedSegments, pair: InspectedPair, numbers: Sequence[int | None]
+    ) -> list[list[Any]]:
+        """Matched segments: x, y of both ends in both images, and their colour."""
+        ends = [
+            self._placed(points.reshape(-1, 2), size, number).reshape(-1, 4)
+            for points, size, number in zip(
+                (segments.query_ends, segments.candidate_ends), pair.sizes, numbers, strict=True
+            )
+        ]
+        colours = ["#" + bytes(colour).hex() for colour in segments.colours()]
+        return [[*row, colour] for row, colour in zip(np.hstack(ends).tolist(), colours, strict=True)]
 
     def _number(self, path: Path) -> int | None:
         """Of an image; None if it cannot be read."""

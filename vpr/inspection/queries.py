@@ -17,7 +17,7 @@ from vpr.evaluation.recall import NEVER, first_hits
 from vpr.features.feature_set import FeatureFolders
 from vpr.features.store import LocalStore
 from vpr.inspection.items import InspectedPair, each_once
-from vpr.report.drawing import Correspondences
+from vpr.report.compared import correspondences_of
 from vpr.report.finished import read_run
 from vpr.settings import Settings
 
@@ -92,12 +92,9 @@ class InspectedQueries:
             return None
         reranker = self._methods.reranker
         pair = reranker.pair(one, other)
-        features, rows = pair.matched(one, other), pair.matches.pairs.numpy()
-        keypoints = [each.keypoints.numpy() for each in features]
-        inliers = np.asarray(pair.verified.inliers, np.bool_)
-        scores = pair.matches.scores.numpy()
-        matches = Correspondences(keypoints[0][rows[:, 0]], keypoints[1][rows[:, 1]], inliers, scores, *keypoints)
-        facts = f"{int(inliers.sum())} of {len(rows)} matches verified, score {reranker.score(pair):.4g}"
+        matches = correspondences_of(pair, one, other, keypoints=True)
+        inliers, features = matches.inliers, pair.matched(one, other)
+        facts = f"{int(inliers.sum())} of {len(inliers)} matches verified, score {reranker.score(pair):.4g}"
         queries, database = self.dataset.queries, self.dataset.database
         paths, names = (
             (queries.path(query), database.path(candidate)),

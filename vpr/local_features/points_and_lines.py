@@ -36,6 +36,11 @@ class PointsWithLines:
     def __len__(self) -> int:
         return len(self.points)
 
+    @staticmethod
+    def empty(dim: int, image_size: tuple[int, int] = (0, 0)) -> PointsWithLines:
+        nothing = LineSegments(torch.zeros(0, 2, 2), torch.zeros(0))
+        return PointsWithLines(LocalFeatures.empty(dim, image_size), merge_ends(nothing))
+
     def strongest(self, lines: int, count: int) -> PointsWithLines:
         """The first ``lines`` segments, their junctions, and the strongest other keypoints up to ``count`` in all."""
         segments, rows = self.wireframe.segments, self.wireframe.rows[:lines]
@@ -73,8 +78,7 @@ class PointsAndLines:
         """Of one image (1, H, W) uint8; a keypoint within ``merge_radius`` of a junction is left out."""
         height, width = image.shape[1:]
         if min(height, width) < CELL:
-            nothing = LineSegments(torch.zeros(0, 2, 2), torch.zeros(0))
-            return PointsWithLines(LocalFeatures.empty(self.extractor.dim, (width, height)), merge_ends(nothing))
+            return PointsWithLines.empty(self.extractor.dim, (width, height))
         found = detect_lines(np.ascontiguousarray(image[0].numpy()), self.min_length, self.max_lines)
         wireframe = merge_ends(found, self.merge_radius)
         points, descriptors = self.extractor.extract_with(image, wireframe.junctions)

@@ -66,6 +66,8 @@ class MatchedBoth(NamedTuple):
 
     points: ImageMatches
     lines: LineMatches
+    point_rows: Matches  # the same, as rows of the keypoints of both
+    line_rows: Matches  # as rows of the segments of both
 
 
 class GlueStick:
@@ -92,6 +94,7 @@ class GlueStick:
         self.device = device
         self.extractor = extractor
         self.network = network.eval().to(device)
+        self.dim = network.dim
 
     def preprocess(self, image: Image) -> Tensor:
         return self.extractor.preprocess(image)
@@ -107,7 +110,9 @@ class GlueStick:
     def match_both(self, query: PointsWithLines, candidates: Sequence[PointsWithLines]) -> list[MatchedBoth]:
         """Points and lines of a query and each candidate; the candidates go through the network in batches."""
         require_dim(self.network.dim, query.points, [each.points for each in candidates], "GlueStick")
-        found = [MatchedBoth(ImageMatches.empty(), LineMatches.empty())] * len(candidates)
+        found = [MatchedBoth(ImageMatches.empty(), LineMatches.empty(), Matches.empty(), Matches.empty())] * len(
+            candidates
+        )
         if not len(query):
             return found
         for batch in batches(query.points, [each.points for each in candidates], self.device):
@@ -136,6 +141,8 @@ class GlueStick:
                 LineMatches(
                     query.wireframe.segments.ends[s.pairs[:, 0]], each.wireframe.segments.ends[s.pairs[:, 1]], s.scores
                 ),
+                p,
+                s,
             )
             for each, p, s in zip(candidates, of_points, of_lines, strict=True)
         ]

@@ -20,6 +20,7 @@ from vpr.exchange.pair_table import PairRow, row_of
 from vpr.features.contents import digest_of_file
 from vpr.features.feature_set import CONTENTS, LOCAL, FeatureFolders, FeatureSet
 from vpr.features.imported import import_local
+from vpr.features.prepared import PreparedImages
 from vpr.features.store import LocalStore
 from vpr.images import upright_size
 from vpr.pairs.drawing import drawing
@@ -76,15 +77,17 @@ def rank_among(
     if the query cannot be read, DataError if there is nothing to compare it with. With ``workers`` these extract and
     compare.
     """
-    methods = build_pair_methods(settings)
+    methods = build_pair_methods(settings, dense=True)
+    if methods.reranker.prepare is not None and workers is not None:
+        raise ConfigError(
+            f"rerank.method = {settings.rerank.method!r} compares images, which workers do not: omit --ray"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for earlier in out.glob("[0-9][0-9][0-9][0-9]_*_matches.*"):  # of another query
         earlier.unlink()
     candidates = _candidates(among, images, settings, methods, out, workers=workers)
-    asked = methods.extractor.single(query).rerank_features
-    rows = [row for row in range(len(candidates.images)) if row not in candidates.failed]
-    if not rows:
-        raise DataError(f"{among}: not one image can be compared: {next(iter(candidates.failed.values()))}")
+    asked = methods.compared(query)
+    rows = _usable(among, candidates)
     _require_one_length(among, asked, [candidates.features[row] for row in rows[:1]])
     with Progress("match", len(rows), "image") as progress:
         if workers is None:
@@ -92,6 +95,7 @@ def rank_among(
         else:
             asking = AskedImage(digest_of_file(query), asked)
             found = compared_on(workers, settings, asking, candidates.features, rows, progress=progress)
+    rows = _usable(among, candidates)  # of images, some could not be read
     order = sorted(rows, key=lambda row: -found[row][0])  # stable: equal scores keep the order of the folder
     best = [_row(query, candidates, row, asked, found[row]) for row in order]
     _write_table(out / FILE_NAME, best)
@@ -100,6 +104,14 @@ def rank_among(
         pair = methods.reranker.pair(asked, candidates.features[row])
         _write_first(_First(query, asked, candidates, row, rank, pair), methods, settings, out, first)
     return best
+
+
+def _usable(among: Path, candidates: Candidates) -> list[int]:
+    """Rows of the images that can be read, as far as is known. Raises DataError if there are none."""
+    rows = [row for row in range(len(candidates.images)) if row not in candidates.failed]
+    if not rows:
+        raise DataError(f"{among}: not one image can be compared: {next(iter(candidates.failed.values()))}")
+    return rows
 
 
 def _require_one_length(among: Path, asked: Any, others: Sequence[Any]) -> None:
@@ -121,6 +133,13 @@ def _candidates(
     *,
     workers: Workers | None,
 ) -> Candidates:
+    prepare = methods.reranker.prepare
+    if prepare is not None:
+        if among.suffix.lower() in HDF5 or (among / LOCAL / "origin.json").exists():
+            raise ConfigError(f"{among}: rerank.method = {settings.rerank.method!r} compares images; give their folder")
+        listed = ImageSet(among, list_images(among))
+        prepared = PreparedImages(listed, prepare, methods.reranker.nothing)
+        return Candidates(listed, prepared, prepared.failed, stored_size=False)
     if among.suffix.lower() in HDF5:
         return _of_hloc(among, images, settings, out)
     if (among / LOCAL / "origin.json").exists():
@@ -199,8 +218,7 @@ def _write_first(one: _First, methods: PairMethods, settings: Settings, out: Pat
     try:
         size = features.image_size if one.candidates.stored_size else upright_size(path)
         file = pair_file(
-            one.asked,
-            features,
+            *one.pair.matched(one.asked, features),
             one.pair,
             sizes=(upright_size(one.query), size),
             geometry=settings.verification.model,

@@ -20,6 +20,33 @@ GAP = 8  # pixels between two images that stand side by side
 
 
 @dataclass(frozen=True, eq=False)
+class MatchedSegments:
+    """Matched line segments of a query and a candidate, in pixels of the images they were found in."""
+
+    query_ends: Points  # (L, 2, 2) x, y of both ends
+    candidate_ends: Points  # (L, 2, 2); need not be in the same order
+    agree: NDArray[np.bool_]  # (L,) which of them agree with the geometry of the points
+
+    def __post_init__(self) -> None:
+        shape = (len(self.agree), 2, 2)
+        if self.query_ends.shape != shape or self.candidate_ends.shape != shape:
+            raise ValueError(f"segments {self.query_ends.shape} and {self.candidate_ends.shape} are not of {shape}")
+
+    def colours(self) -> Image:
+        """(L, 3) RGB: one colour for partners, others for their neighbours; grey for those that do not agree."""
+        import cv2
+
+        if not len(self.agree):
+            return np.zeros((0, 3), np.uint8)
+        order = np.empty(len(self.agree), np.int64)  # along the image, so that neighbours get hues far apart
+        order[np.argsort(self.query_ends.mean(1) @ [1.0, 0.37], kind="stable")] = np.arange(len(order))
+        hues = (180 * ((order * 0.618034) % 1)).astype(np.uint8)
+        full = np.full_like(hues, 255)
+        colours = cv2.cvtColor(np.stack([hues, (0.75 * full).astype(np.uint8), full], axis=1)[None], cv2.COLOR_HSV2RGB)
+        return np.where(self.agree[:, None], colours[0], np.array(REJECTED_RGB)).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
 class Correspondences:
     """Matched points of a query and a candidate, in pixels of the images they were found in."""
 
@@ -29,6 +56,7 @@ class Correspondences:
     confidences: Floats | None = None  # (M,) in [0, 1]; None where they are not known
     query_keypoints: Points | None = None  # (N, 2) all that were found; None where they are not to be shown
     candidate_keypoints: Points | None = None
+    segments: MatchedSegments | None = None  # drawn in a row of their own; None where none are matched
 
     def __post_init__(self) -> None:
         count = len(self.inliers)
@@ -45,8 +73,31 @@ def draw_matches(image_a: Image, image_b: Image, matches: Correspondences) -> Im
     """Two images side by side, top aligned, with a line per match; (H, W, 3) RGB.
 
     Inliers are coloured by confidence where it is known. Rejected matches are thin, grey and below the inliers;
-    keypoints, where they are to be shown, are dots below both.
+    keypoints, where they are to be shown, are dots below both. Matched segments are shown in a second row.
     """
+    drawn = _draw_points(image_a, image_b, matches)
+    if matches.segments is None:
+        return drawn
+    gap = np.full((GAP, drawn.shape[1], 3), 255, np.uint8)
+    return np.concatenate([drawn, gap, draw_segments(image_a, image_b, matches.segments)])
+
+
+def draw_segments(image_a: Image, image_b: Image, segments: MatchedSegments) -> Image:
+    """Two images side by side, darkened, with matched segments in one colour in both; (H, W, 3) RGB."""
+    import cv2
+
+    canvas, offset = side_by_side(*((0.6 * as_rgb(each)).astype(np.uint8) for each in (image_a, image_b)))
+    width = max(2, round(len(canvas) / 240))
+    colours = segments.colours().tolist()
+    right = np.asarray(segments.candidate_ends, np.float64) + np.array([offset, 0.0])
+    for row in np.argsort(segments.agree, kind="stable").tolist():  # those that agree above the others
+        for ends in (np.asarray(segments.query_ends[row], np.float64), right[row]):
+            start, end = _fixed_point(ends)
+            cv2.line(canvas, start, end, colours[row], width, cv2.LINE_AA, _SHIFT)
+    return canvas
+
+
+def _draw_points(image_a: Image, image_b: Image, matches: Correspondences) -> Image:
     import cv2
 
     canvas, offset = side_by_side(image_a, image_b)

@@ -77,7 +77,9 @@ class MatchImage:
         (height_a, width_a), (height_b, width_b) = self.image_a.shape[:2], self.image_b.shape[:2]
         offset, top = width_a + GAP, max(height_a, height_b)
         legend = self.matches.confidences is not None
-        width, height = offset + width_b, top + (LINE * (len(self.caption) + legend) + 6 if self.caption else 0)
+        rows = 1 if self.matches.segments is None else 2
+        width, below = offset + width_b, rows * (top + GAP) - GAP
+        height = below + (LINE * (len(self.caption) + legend) + 6 if self.caption else 0)
         stroke = max(1, round(top / 480))
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"',
@@ -88,10 +90,29 @@ class MatchImage:
             *_dots(self.matches.query_keypoints, 0, stroke + 0.5),
             *_dots(self.matches.candidate_keypoints, offset, stroke + 0.5),
             *_lines(self.matches, offset, stroke),
-            *self._caption_svg(top),
+            *self._segments_svg(offset, top + GAP),
+            *self._caption_svg(below),
             "</svg>\n",
         ]
         return "\n".join(parts)
+
+    def _segments_svg(self, offset: int, top: int) -> list[str]:
+        """The second row: both images once more, and matched segments in one colour."""
+        segments = self.matches.segments
+        if segments is None:
+            return []
+        images = [
+            f'<image x="{x}" y="{top}" width="{image.shape[1]}" height="{image.shape[0]}" opacity="0.6" '
+            f'href="{jpeg_uri(image, 90)}"/>'
+            for x, image in ((0, self.image_a), (offset, self.image_b))
+        ]
+        left = np.asarray(segments.query_ends, np.float64) + np.array([0.5, top + 0.5])
+        right = np.asarray(segments.candidate_ends, np.float64) + np.array([offset + 0.5, top + 0.5])
+        paths = [
+            f'<path d="{_move(*one)}{_move(*other)}" stroke="{_hex(colour)}"/>'
+            for one, other, colour in zip(left, right, segments.colours(), strict=True)
+        ]
+        return [*images, f'<g class="segments" stroke-width="{max(2, round(top / 240))}">', *paths, "</g>"]
 
     def _caption_svg(self, top: int) -> list[str]:
         style = f'x="6" font-family="sans-serif" font-size="{SIZE}"'

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 
 from vpr.config import Method
-from vpr.core import ImageMatcher, Matcher, Verifier
+from vpr.core import ConfigError, ImageMatcher, Matcher, Verifier
 from vpr.matchers import nearest
-from vpr.rerank import cost, images, patch_netvlad, reranker, verification
+from vpr.rerank import cost, images, lines, patch_netvlad, reranker, verification
 from vpr.rerank.images import ImageReranker
+from vpr.rerank.lines import LineMatcher, LineReranker
 from vpr.rerank.patch_netvlad import PatchReranker
 from vpr.rerank.reranker import LocalReranker, Pair, PairReranker
 from vpr.rerank.resumable import rerank_into
@@ -24,6 +25,7 @@ __all__ = [
     "SCORES",
     "VERIFIERS",
     "ImageReranker",
+    "LineReranker",
     "LocalReranker",
     "Pair",
     "PairReranker",
@@ -91,8 +93,38 @@ def build_image_reranker(
     )
 
 
+def build_line_reranker(
+    settings: lines.Settings,
+    device: torch.device,
+    *,
+    image_matcher: Callable[[], ImageMatcher],
+    verifier: Callable[[], Verifier],
+    geometry: verification.Settings,
+    control: cost.Settings,
+    max_megapixels: float,
+    **_: object,
+) -> LineReranker:
+    """Re-ranking by points and lines. Raises ConfigError for an image matcher that matches no lines."""
+    matcher = image_matcher()
+    if not isinstance(matcher, LineMatcher):
+        raise ConfigError(
+            'rerank.method = "points_and_lines" needs image_matcher.method = "gluestick"; for other image matchers '
+            'take rerank.method = "images"'
+        )
+    return LineReranker(
+        matcher,
+        verifier(),
+        settings,
+        geometry,
+        control=control,
+        max_megapixels=max_megapixels,
+        together=4 if device.type == "cpu" else 64,
+    )
+
+
 RERANKERS: dict[str, RerankMethod] = {
     "images": RerankMethod(images.Settings, build_image_reranker, compares="images"),
     "local_features": RerankMethod(reranker.Settings, build_local_reranker, compares="local"),
+    "points_and_lines": RerankMethod(lines.Settings, build_line_reranker, compares="images"),
     "patch_netvlad": RerankMethod(patch_netvlad.Settings, build_patch_reranker, compares="patches"),
 }

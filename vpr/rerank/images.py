@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,23 +30,37 @@ class Settings(RerankSettings):
     known = field_validator("score")(known_score)
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedImage:
-    """An image as an image matcher takes it."""
+class SeenImage(ABC):
+    """What is compared of one image."""
 
-    tensor: Tensor  # (C, H, W); without pixels where the image could not be read
-    counts: Tensor | None = None  # (H, W) bool, pixels whose matches count; None: all
+    counts: Tensor | None  # (H, W) bool, pixels whose matches count; None: all
 
     @property
+    @abstractmethod
     def image_size(self) -> tuple[int, int]:
         """Width and height."""
-        return self.tensor.shape[2], self.tensor.shape[1]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """0 where the image could not be read."""
 
     def seen(self, keypoints: Tensor) -> Tensor:
         """(M,) bool, whether (M, 2) points lie on pixels that count."""
         if self.counts is None:
             return torch.ones(len(keypoints), dtype=torch.bool)
         return points_that_count(keypoints, self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage(SeenImage):
+    """An image as an image matcher takes it."""
+
+    tensor: Tensor  # (C, H, W); without pixels where the image could not be read
+    counts: Tensor | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.tensor.shape[2], self.tensor.shape[1]
 
     def __len__(self) -> int:
         """Pixels; 0 where the image could not be read."""
@@ -58,13 +73,31 @@ class ImagePair(Pair):
 
     found: ImageMatches
 
-    def matched(self, query: PreparedImage, candidate: PreparedImage) -> tuple[LocalFeatures, LocalFeatures]:
+    def matched(self, query: SeenImage, candidate: SeenImage) -> tuple[LocalFeatures, LocalFeatures]:
         """Keypoints of the matches, without descriptors."""
         nothing, found = torch.zeros(len(self.found), 0), self.found
         return (
             LocalFeatures(found.keypoints0, found.scores, nothing, query.image_size),
             LocalFeatures(found.keypoints1, found.scores, nothing, candidate.image_size),
         )
+
+
+def pair_of(
+    query: SeenImage,
+    candidate: SeenImage,
+    found: ImageMatches,
+    verifier: Verifier,
+    geometry: verification.Settings,
+) -> ImagePair:
+    """Evidence of the matches that lie on pixels that count."""
+    found = found.part(query.seen(found.keypoints0) & candidate.seen(found.keypoints1))
+    points = (found.keypoints0.numpy().astype(np.float64), found.keypoints1.numpy().astype(np.float64))
+    (verified,) = verifier.verify([points])
+    readable = len(query) and len(candidate)
+    by_chance = verification.inliers_by_chance(len(found), geometry, candidate.image_size) if readable else 0.0
+    rows = torch.arange(len(found))
+    matches = Matches(torch.stack([rows, rows], dim=1), found.scores)
+    return ImagePair(matches, verified, evidence_of(found, verified, by_chance), found)
 
 
 class ImageReranker(PairReranker[PreparedImage]):
@@ -106,13 +139,7 @@ class ImageReranker(PairReranker[PreparedImage]):
     def _compare(self, query: PreparedImage, candidate: PreparedImage) -> ImagePair:
         readable = len(query) and len(candidate)
         found = self.matcher.match(query.tensor, [candidate.tensor])[0] if readable else ImageMatches.empty()
-        found = found.part(query.seen(found.keypoints0) & candidate.seen(found.keypoints1))
-        points = (found.keypoints0.numpy().astype(np.float64), found.keypoints1.numpy().astype(np.float64))
-        (verified,) = self.verifier.verify([points])
-        by_chance = verification.inliers_by_chance(len(found), self.geometry, candidate.image_size) if readable else 0.0
-        rows = torch.arange(len(found))
-        matches = Matches(torch.stack([rows, rows], dim=1), found.scores)
-        return ImagePair(matches, verified, evidence_of(found, verified, by_chance), found)
+        return pair_of(query, candidate, found, self.verifier, self.geometry)
 
     def scales(self, pairs: Sequence[Pair]) -> tuple[Doubles, Sequence[float]]:
         return np.array([[self.score(pair)] for pair in pairs]), [1.0]

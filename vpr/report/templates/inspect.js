@@ -129,6 +129,11 @@
     if (byId("show-inliers").checked) {
       svg.append(...lines(pair.inliers, left, (level, d) => ({ class: "inlier", d, stroke: colour(10 * level + 5) })));
     }
+    if (byId("show-lines").checked) {
+      for (const [x0, y0, x1, y1, u0, v0, u1, v1, stroke] of pair.segments) {
+        svg.append(drawn("path", { class: "segment", d: `M${x0} ${y0}L${x1} ${y1}M${u0 + left} ${v0}L${u1 + left} ${v1}`, stroke }));
+      }
+    }
     return svg;
   }
   function drawItem() {
@@ -136,6 +141,7 @@
     const methods = byId("methods");
     methods.replaceChildren();
     const found = data.pairs[chosen];
+    byId("with-lines").hidden = !found || !found.flat().some((pair) => pair.segments.length);
     byId("candidate").hidden = !found || found.every((pairs) => pairs.length < 2);
     data.runs.forEach((run, i) => {
       const box = element("div", { class: "method", "data-run": i });
@@ -188,7 +194,7 @@
   byId("x-axis").value = main(0);
   byId("y-axis").value = two ? main(1) : Math.max(0, beside);
   for (const id of ["x-axis", "y-axis", "log"]) byId(id).addEventListener("change", drawScatter);
-  for (const id of ["show-inliers", "show-rejected", "show-keypoints"]) byId(id).addEventListener("change", drawItem);
+  for (const id of ["show-inliers", "show-rejected", "show-keypoints", "show-lines"]) byId(id).addEventListener("change", drawItem);
   byId("item").addEventListener("change", () => choose(Number(byId("item").value)));
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("candidate").addEventListener("click", () => { candidate += 1; drawItem(); });
@@ -196,7 +202,7 @@
     const mark = event.target.closest(".mark");
     if (mark) choose(Number(mark.dataset.item));
   });
-  const KEYS = { i: "show-inliers", r: "show-rejected", k: "show-keypoints" };
+  const KEYS = { i: "show-inliers", r: "show-rejected", k: "show-keypoints", l: "show-lines" };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
     if (event.key === "ArrowRight") step(1);
