@@ -459,8 +459,8 @@ def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_
     torch.manual_seed(0)
     layers, points, steps, rate = {
         "superglue": (4, 32, 60, 2e-3),
-        "lightglue": (4, 32, 190, 1e-3),
-        "imp": (2, 32, 40, 1e-3),
+        "lightglue": (2, 32, 160, 1e-3),
+        "imp": (2, 32, 30, 1e-3),
     }[network]
     task = matcher.build(settings(photos, network=network, layers=layers, points=points))
     best = loop.train(task, fast(steps=steps, overfit=1, learning_rate=rate), tmp_path, CPU)

@@ -98,6 +98,33 @@ def run_poses(benchmark: str, pairs: Sequence[PosePair], options: Options) -> st
     return _run(bench, pairs, options, about, settings=settings, summarise=summarise_poses)
 
 
+def run_stored_poses(benchmark: str, path: Path, images: Path, first: int | None, options: Options) -> str:
+    """Measure the pairs of a file with features and poses, write the tables, and return them as text.
+
+    Images below ``images`` are only drawn, and asked for their sizes.
+    """
+    from vpr.build import build_matcher, compares_images, refuse_masks, refuse_rotations
+    from vpr.exchange.imp_pairs import PairsFile
+    from vpr.geometry.pose_benchmark import STORED_PROTOCOLS, PoseBench, summarise_poses
+    from vpr.geometry.pose_estimators import POSE_ESTIMATORS
+    from vpr.geometry.stored_matching import StoredMatching
+
+    chosen = STORED_PROTOCOLS[benchmark]
+    settings = options.settings(())
+    refuse_masks(settings, "an evaluation on stored features")
+    refuse_rotations(settings, "an evaluation on stored features")
+    if options.longest_side is not None or compares_images(settings):
+        raise ConfigError(f"{path}: its features are compared as stored, by a matcher of features, at the stored size")
+    judged = _estimators(options.estimators, chosen.estimators, POSE_ESTIMATORS, settings)
+    if any(each.name not in POSE_ESTIMATORS for each in judged):
+        raise ConfigError(f"--estimator: on stored features choose of {', '.join(POSE_ESTIMATORS)}")
+    file = PairsFile(path)
+    pairs = file.pose_pairs(images)
+    bench = PoseBench(StoredMatching(file, pairs, build_matcher(settings)), None, judged)
+    about = {"benchmark": benchmark, "protocol": chosen.name, "source": chosen.source, "size": str(chosen.resize)}
+    return _run(bench, pairs[:first], options, about, settings=settings, summarise=summarise_poses)
+
+
 def pose_bench(benchmark: str, options: Options) -> tuple[PoseBench, Settings, dict[str, str]]:
     """What measures pairs of a benchmark, its settings, and what is recorded of it."""
     from vpr.geometry.pose_benchmark import POSE_PROTOCOLS, PoseBench

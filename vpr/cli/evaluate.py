@@ -16,7 +16,8 @@ DATASETS = {
     "homography-folder": "a folder with images and homographies.csv: image_a, image_b, h00 to h22",
     "megadepth1500": "pairs_calibrated.txt of Glue Factory",
     "scannet1500": "SuperGlue's list, or pairs_calibrated.txt of Glue Factory",
-    "yfcc": "SuperGlue's list yfcc_test_pairs_with_gt.txt",
+    "scannet": "IMP's scannet_sp_1000.hdf5, or its list scannet_eval_list.txt with --images",
+    "yfcc": "SuperGlue's yfcc_test_pairs_with_gt.txt, IMP's yfcc_sp_2000.hdf5, or a folder with pairs and yfcc100m",
     "pose-folder": "a folder with images and poses.csv (image, p0 to p11), or a demo city",
     "segmentation": "labelled images, see --layout",
 }
@@ -92,7 +93,7 @@ def evaluate(
     Homographies: repeatability, localisation, NN mAP, matching score, correctness and AUC. Poses: AUC of the pose
     error, and precision of the matches. An interrupted benchmark continues.
     """
-    from vpr.geometry_benchmark import Options, run_homographies, run_poses
+    from vpr.geometry_benchmark import Options, run_homographies, run_poses, run_stored_poses
     from vpr.geometry_examples import Examples
     from vpr.report.match_images import require_suffix
 
@@ -134,6 +135,8 @@ def evaluate(
         from vpr.datasets.homography_pairs import read_homography_folder
 
         say(run_homographies(name, read_homography_folder(path)[:first], protocol or "plain", options))
+    elif name in ("yfcc", "scannet") and path.suffix in (".hdf5", ".h5"):
+        say(run_stored_poses(name, path, images or path.parent, first, options))
     else:
         say(run_poses(name, _pose_pairs(name, path, images, steps)[:first], options))
 
@@ -164,8 +167,14 @@ def _hpatches(root: Path, large: bool) -> Sequence[Any]:
 
 def _pose_pairs(name: str, path: Path, images: Path | None, steps: Sequence[int] | None) -> Sequence[Any]:
     from vpr.datasets.pose_pairs import STEPS, read_pair_list, read_pose_folder
+    from vpr.datasets.raw_pose_pairs import read_scannet_raw, read_yfcc_raw
 
     if name == "pose-folder":
         _refuse(name, {"--images": images})
         return read_pose_folder(path, steps or STEPS)
+    if name == "scannet":
+        return read_scannet_raw(path, images or path.parent)
+    if name == "yfcc" and path.is_dir():
+        _refuse("yfcc from a folder", {"--images": images})
+        return read_yfcc_raw(path)
     return read_pair_list(path, images or path.parent)

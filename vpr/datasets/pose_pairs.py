@@ -79,7 +79,7 @@ def _pair_of_line(fields: Sequence[str], root: Path, where: str) -> PosePair:
     else:
         rotation, translation = pose[:9].reshape(3, 3), pose[9:]
     paths = [root / name_at(name, where) for name in names]
-    return _checked(PosePair(paths[0], paths[1], first, second, rotation, translation, "all", turns), where)
+    return checked_pair(PosePair(paths[0], paths[1], first, second, rotation, translation, "all", turns), where)
 
 
 def read_pose_folder(root: Path, steps: Sequence[int] = STEPS) -> list[PosePair]:
@@ -106,7 +106,7 @@ def read_pose_folder(root: Path, steps: Sequence[int] = STEPS) -> list[PosePair]
             rotation, translation = _relative(matrices[i], matrices[j])
             part = f"{step} apart"
             pair = PosePair(paths[i], paths[j], intrinsics[i], intrinsics[j], rotation, translation, part)
-            pairs.append(_checked(pair, f"{table.path}, line {table.lines[j]}"))
+            pairs.append(checked_pair(pair, f"{table.path}, line {table.lines[j]}"))
     if not pairs:
         raise DataError(f"{table.path}: {len(paths)} images make no pair {', '.join(map(str, steps))} rows apart")
     return pairs
@@ -160,7 +160,8 @@ def _relative(first: Doubles, second: Doubles) -> tuple[Doubles, Doubles]:
     return rotation, second[:, :3].T @ (first[:, 3] - second[:, 3])
 
 
-def _checked(pair: PosePair, where: str) -> PosePair:
+def checked_pair(pair: PosePair, where: str) -> PosePair:
+    """The pair; raises DataError, which begins with ``where``, if its pose or a camera is none."""
     rotation = pair.rotation
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
         raise DataError(f"{where}: the pose's 3 x 3 part is not a rotation")

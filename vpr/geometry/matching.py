@@ -53,17 +53,19 @@ class FeatureMatching:
         self, first: Path, second: Path, turns: tuple[int, int] = UPRIGHT, cameras: Cameras | None = None
     ) -> Matched:
         one, other = self.views.view(first, turns[0]), self.views.view(second, turns[1])
-        matches = self._matches(one, other, cameras)
-        return one, other, matches.pairs.numpy(), np.asarray(matches.scores.numpy(), dtype=np.float64)
+        return matched_views(self.matcher, one, other, cameras)
 
-    def _matches(self, first: View, second: View, cameras: Cameras | None) -> Matches:
-        """Those of a matcher that estimates a pose on its way are told the cameras."""
-        calibrated = getattr(self.matcher, "match_calibrated", None)
-        if calibrated is None or cameras is None:
-            return self.matcher.match(first.features, [second.features])[0]
+
+def matched_views(matcher: Matcher, first: View, second: View, cameras: Cameras | None) -> Matched:
+    """Two views by a matcher of features; one that estimates a pose on its way is told the cameras."""
+    calibrated = getattr(matcher, "match_calibrated", None)
+    if calibrated is None or cameras is None:
+        matches: Matches = matcher.match(first.features, [second.features])[0]
+    else:
         intrinsics = resizing(first.factors) @ cameras[0], resizing(second.factors) @ cameras[1]
-        found: Matches = calibrated(first.features, second.features, (first.points, second.points), intrinsics).matches
-        return found
+        points = first.points, second.points
+        matches = calibrated(first.features, second.features, points, intrinsics).matches
+    return first, second, matches.pairs.numpy(), np.asarray(matches.scores.numpy(), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

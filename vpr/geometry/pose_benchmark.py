@@ -95,6 +95,13 @@ POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
         _ESTIMATORS,
         {"local_features.max_keypoints": 1024, "local_features.subpixel": False},
     ),
+    "scannet": PoseProtocol(
+        "scannet",
+        "IMP, ScanNet from the raw data",
+        Resize("exactly", size=(640, 480)),
+        _ESTIMATORS,
+        {"local_features.max_keypoints": 1000, "local_features.subpixel": False},
+    ),
     "yfcc": PoseProtocol(
         "yfcc", "SuperGlue and IMP, YFCC-4000", Resize("longest", 1600, enlarge=True), _ESTIMATORS, _large(2048)
     ),
@@ -105,6 +112,13 @@ POSE_PROTOCOLS: Mapping[str, PoseProtocol] = {
         _ESTIMATORS,
         {"local_features.longest_side": 1600},
     ),
+}
+
+
+# Files of IMP and SGMNet with features and pairs, by their own estimator.
+STORED_PROTOCOLS: Mapping[str, PoseProtocol] = {
+    "yfcc": PoseProtocol("yfcc-stored", "IMP, YFCC, stored features", Resize(), (Estimator("magsac", 1.0),)),
+    "scannet": PoseProtocol("scannet-stored", "IMP, ScanNet, stored features", Resize(), (Estimator("magsac", 3.0),)),
 }
 
 
