@@ -52,6 +52,7 @@ ORDER = (
     "segmentation_benchmark",  # built on local_features, evaluation and report
     "inspection",  # built on build, report and geometry_benchmark
     "training",
+    "depth_benchmark",  # average precision by the true partners of training
     "cli",
     "api",
     "__main__",

@@ -19,6 +19,7 @@ DATASETS = {
     "scannet": "IMP's scannet_sp_1000.hdf5, or its list scannet_eval_list.txt with --images",
     "yfcc": "SuperGlue's yfcc_test_pairs_with_gt.txt, IMP's yfcc_sp_2000.hdf5, or a folder with pairs and yfcc100m",
     "pose-folder": "a folder with images and poses.csv (image, p0 to p11), or a demo city",
+    "eth3d": "folders of ETH3D's undistorted scenes with depth",
     "segmentation": "labelled images, see --layout",
 }
 
@@ -90,6 +91,7 @@ def evaluate(
     """Measure homographies and relative poses from local features and matchers, and segmentation, by a known truth.
 
     Segmentation: mean IoU, IoU and accuracy of each class, pixel accuracy, and pictures.
+    ETH3D: average precision of the matched points, and of matched lines by image_matcher.method = "gluestick".
     Homographies: repeatability, localisation, NN mAP, matching score, correctness and AUC. Poses: AUC of the pose
     error, and precision of the matches. An interrupted benchmark continues.
     """
@@ -114,6 +116,14 @@ def evaluate(
         )  # fmt: skip
         return
     _refuse(name, of_masks)
+    if name == "eth3d":
+        from vpr.datasets.eth3d import read_eth3d
+        from vpr.depth_benchmark import run_depth_pairs
+
+        _refuse(name, {"--protocol": protocol, "--large": large, "--images": images, "--step": steps,
+                       "--estimator": estimators, "--longest-side": longest_side})  # fmt: skip
+        say(run_depth_pairs(name, read_eth3d(path)[:first], settings_of(config, overrides), out, command_line()))
+        return
     options = Options(
         out,
         lambda protocol_settings: settings_of(config, [*protocol_settings, *(overrides or [])]),
