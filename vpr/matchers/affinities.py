@@ -109,24 +109,27 @@ def find_affinities(matches: Tentative, settings: Settings) -> Affinities:
     )
     place = torch.arange(points.shape[1], device=points.device)
     within = torch.cdist(points, points) < radius[:, None, None]
-    first = torch.where(within, place, len(place)).amin(2)
-    pair, row = (mutual & sound & (first == place)).nonzero().unbind(1)
+    clearest = ~within.tril(-1).any(2)
+    pair, row = (mutual & sound & clearest).nonzero().unbind(1)
 
     seed, partner = points[pair, row], partners[pair, row]
     start, end = points[pair] - seed[:, None], partners[pair] - partner[:, None]  # (S, N, 2)
     reach, reach_there = (settings.search_expansion * each[pair] for each in (radius, radius_there))
     near = _shorter(start, reach) & _shorter(end, reach_there) & sound[pair]
     near[torch.arange(len(pair), device=row.device), row] = False
-    order = torch.where(near, place, len(place)).sort(dim=1).indices[:, : settings.neighbours]
+    counts = near.sum(1)
+    several = counts >= settings.min_inliers
+    pair, seed, partner, start, end, near, reach_there = _only(
+        several, pair, seed, partner, start, end, near, reach_there
+    )
+    most = min(settings.neighbours, int(counts.amax())) if len(counts) else 1  # few have as many as they may
+    order = torch.where(near, place, len(place)).sort(dim=1).indices[:, :most]
     around = _Around(rows_of(start, order), rows_of(end, order), near.gather(1, order), reach_there)
-
-    several = around.valid.sum(1) >= settings.min_inliers
-    pair, seed, partner = pair[several], seed[several], partner[several]
-    parts = zip(*(torch.split(each[several], TOGETHER) for each in around), strict=True)
+    parts = zip(*(torch.split(each, TOGETHER) for each in around), strict=True)
     fitted = [_fit(_Around(*part), settings.min_confidence) for part in parts]
     matrix, support = (torch.cat(each) for each in zip(*fitted, strict=True))
     believed = (support >= settings.min_inliers) & _sound(_determinant(matrix))
-    return Affinities(*(each[believed] for each in (pair, seed, partner, matrix, 2 * radius[pair])))
+    return Affinities(*_only(believed, pair, seed, partner, matrix, 2 * radius[pair]))
 
 
 def explained(points: Tensor, others: Tensor, found: Affinities, tolerance: float) -> Tensor:
@@ -197,13 +200,14 @@ def _best_of_pairs(around: _Around) -> Tensor:
     first, second = torch.triu_indices(clearest, clearest, 1, device=around.start.device)
     ends = torch.cat([around.start, around.end], dim=2)[:, :clearest].mT  # (S, 4, clearest)
     # Elementwise, for products of 2 x 2 matrices one by one take longer than all the rest.
-    (x, y, u, v), (p, q, r, s) = (ends[:, :, each].unbind(1) for each in (first, second))  # (S, H) each
+    (x, y, u, v), (p, q, r, s) = (ends.index_select(2, each).unbind(1) for each in (first, second))  # (S, H) each
+    valid = around.valid.index_select(1, first) & around.valid.index_select(1, second)
     area = x * q - p * y
     thin = area.abs() < 1  # both lie on one line with the seed
     inverse = 1 / area.masked_fill(thin, 1)
     a, b = (u * q - r * y) * inverse, (r * x - u * p) * inverse
     c, d = (v * q - s * y) * inverse, (s * x - v * p) * inverse
-    sound = _sound((u * s - r * v) * inverse) & ~thin & around.valid[:, first] & around.valid[:, second]
+    sound = _sound((u * s - r * v) * inverse) & ~thin & valid
     matrices = torch.stack([a, b, c, d], dim=1)  # (S, 4, H)
     best = torch.where(sound, _agreement(matrices, around), -1).argmax(1)
     found = matrices.gather(2, best[:, None, None].expand(-1, 4, -1)).view(-1, 2, 2)
@@ -230,7 +234,8 @@ def _agree(matrix: Tensor, around: _Around, confidence: float) -> Tensor:
 
     Of unrelated matches, spread over the neighbourhood, a share (r / reach)^2 has an error below r.
     """
-    error = (_apply(matrix, around.start) - around.end).square().sum(2).masked_fill(~around.valid, torch.inf)
+    x, y = (_apply(matrix, around.start) - around.end).unbind(2)
+    error = (x * x + y * y).masked_fill(~around.valid, torch.inf)
     ordered = error.sort(dim=1).values
     rank = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
     by_chance = around.valid.sum(1, keepdim=True) * ordered / around.reach.square()[:, None]
@@ -243,9 +248,16 @@ def _least_squares(around: _Around, chosen: Tensor) -> Tensor:
     design = torch.nn.functional.pad(around.start, (0, 1), value=1.0) * chosen[..., None]  # (S, n, 3)
     normal = design.mT @ design
     normal[:, 2, 2] += 1  # the seed, at 0, 0
-    normal[:, [0, 1], [0, 1]] += 1e-3 * (1 + normal[:, [0, 1], [0, 1]])  # against neighbours on one line
+    diagonal = normal.diagonal(dim1=1, dim2=2)[:, :2]
+    diagonal += 1e-3 * (1 + diagonal)  # against neighbours on one line
     solved: Tensor = torch.linalg.solve(normal, design.mT @ around.end)
     return solved.mT
+
+
+def _only(chosen: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Of each of the values, the rows that are chosen (S,)."""
+    rows = chosen.nonzero()[:, 0]
+    return tuple(each.index_select(0, rows) for each in values)
 
 
 def _shorter(vectors: Tensor, lengths: Tensor) -> Tensor:
