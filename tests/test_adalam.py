@@ -257,7 +257,7 @@ def test_agreement_is_that_of_each_error_by_itself() -> None:
     end[:, :4] = start[:, :4] + torch.randn(2, 4, 2, generator=random)
     valid = torch.rand(2, 9, generator=random) < 0.8
     around = affinities._Around(start, end, valid, torch.tensor([80.0, 120.0]))
-    found = affinities._agreement(matrices, around)
+    found = affinities._agreement(matrices.flatten(2).mT, around)
     for s in range(2):
         for h in range(5):
             tolerance = affinities.TOLERANCE * float(around.reach[s])
