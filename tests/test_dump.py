@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from geometry_sets import write_homography_folder
+from safetensors.torch import load_file, save_file
 from test_hostile import call
 from test_training_matcher import as_megadepth
 
@@ -148,6 +150,40 @@ def test_eimp_is_trained_by_name(dump: Path, tmp_path: Path) -> None:
     MATCHERS["eimp"].build(MATCHERS["eimp"].settings(weights=str(best)), torch.device("cpu"))
     values = (tmp_path / "train.csv").read_text().splitlines()
     assert "pose" in values[0] and np.isfinite([float(each) for each in values[-1].split(",")]).all()
+
+
+def test_weights_are_kept_averaged_and_benchmarked(
+    dump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_homography_folder(tmp_path / "pairs", 2, (160, 120))
+    out = tmp_path / "run"
+    benchmark = ["--run-benchmarks", f"homography-folder={tmp_path / 'pairs'}", "--benchmark-pairs", "1"]
+    trained(
+        dump, out, *benchmark, train__steps=4, train__validate_every=2, train__keep_every=2, train__precision="fp32"
+    )
+    header, *lines = (out / "benchmark.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["2", "4"] and "homography-folder opencv 3px auc_5px" in header
+    assert all(0 <= float(each) <= 1 for line in lines for each in line.split(",")[2:])
+    assert not (out / "measured.safetensors").exists()
+    kept = [out / f"weights-{step}.safetensors" for step in (2, 4)]
+    call(["models", "average", *map(str, kept), "--out", str(tmp_path / "mean.safetensors")])
+    one, other, mean = (load_file(path) for path in (*kept, tmp_path / "mean.safetensors"))
+    for key, value in mean.items():
+        torch.testing.assert_close(value, (one[key].float() + other[key].float()) / 2, rtol=0, atol=1e-6)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+    assert record_of(str(tmp_path / "mean.safetensors")) == record_of(str(kept[0]))
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    for files, said in (
+        ((kept[0],), "two weights or more"),
+        ((kept[0], tmp_path / "other.safetensors"), "in one of them"),
+    ):
+        with pytest.raises(SystemExit):
+            call(["models", "average", *map(str, files), "--out", str(tmp_path / "mean.safetensors")])
+        assert said in capsys.readouterr().err
+    for text, said in (("pose-folder=nowhere", "nowhere does not exist"), ("x=y", "expected NAME=PATH")):
+        with pytest.raises(SystemExit):
+            trained(dump, out, "--run-benchmarks", text)
+        assert said in capsys.readouterr().err
 
 
 def test_a_drawn_pair_has_the_matches_of_the_dump(dump: Path) -> None:

@@ -64,6 +64,34 @@ def test_a_run_reranks(weights: Path, places: Path, tmp_path: Path, method: str)
     assert lines[0]["inliers"] > 50 > 3 * max(line["inliers"] for line in lines[1:])
 
 
+def test_a_benchmark_reranks_by_imp_and_eimp(weights: Path, places: Path, tmp_path: Path) -> None:
+    """Names carry the positions; the thumbnail's shortlist alone is compared with both re-rankers."""
+    for folder, name, x in (
+        ("queries", "q", 0),
+        ("database", "same", 0),
+        *(("database", f"other{i}", 90 * i) for i in (2, 3)),
+    ):
+        image = (places / folder / f"{name}.png").read_bytes()
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"@{500000 + x}.00@4000000.00@{name}@.png").write_bytes(image)
+    (tmp_path / "town.toml").write_text(
+        f'reader = "folders"\n[source]\ndatabase = "{tmp_path}/database"\nqueries = "{tmp_path}/queries"\n'
+    )
+    for method in ("imp", "eimp"):
+        (tmp_path / f"{method}.toml").write_text(
+            '[local_features]\nmethod = "rootsift"\n[global_descriptor]\nmethod = "thumbnail"\n[rerank]\nk = 3\n'
+            f'[matcher]\nmethod = "{method}"\nweights = "{weights}"\niterations = 3\n'
+        )
+    methods = [str(tmp_path / f"{method}.toml") for method in ("imp", "eimp")]
+    call(
+        ["benchmark", "--datasets", str(tmp_path / "town.toml"), "--methods", *methods, "--out", str(tmp_path / "out")]
+    )
+    rows = list(csv.DictReader((tmp_path / "out" / "benchmark.csv").read_text().splitlines()))
+    reranked = [row for row in rows if row["stage"] == "reranked"]
+    assert [row["method"] for row in reranked] == ["imp", "eimp"]
+    assert [float(row["recall@1"]) for row in reranked] == [1, 1]
+
+
 def test_two_images(weights: Path, places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(
         ["match-two", str(places / "queries" / "q.png"), str(places / "database" / "same.png"), *chosen("imp", weights)]

@@ -154,6 +154,16 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rates[2] == pytest.approx(0.55) and rates[3] == pytest.approx(0.1)
 
 
+def test_the_exponential_rate_is_constant_then_falls_to_its_floor() -> None:
+    how = {"schedule": "exponential", "constant_steps": 20, "decay": 0.9, "warmup_steps": 0, "last_rate": 0.01}
+    run = Run(Line(), settings(steps=100, learning_rate=1.0, **how), Path(), CPU)
+    rates = []
+    for step in (0, 20, 22, 99):
+        run.step = step
+        rates.append(run._rate())
+    assert rates == pytest.approx([1, 1, 0.81, 0.01])
+
+
 def test_a_loss_that_stays_infinite_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no finite loss for 20 steps; lower the learning rate"):
         train(Line(break_from=30), settings(), tmp_path, CPU)

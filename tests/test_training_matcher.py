@@ -338,6 +338,26 @@ def as_megadepth(city: Path, out: Path) -> Path:
     return out
 
 
+def test_lists_of_scenes_divide_megadepth(city: Path, tmp_path: Path) -> None:
+    root = as_megadepth(city, tmp_path)
+    table = root / "scene_info" / "0001.npz"
+    (root / "scene_info" / "0002.0.npz").write_bytes(table.read_bytes())  # as D2-Net names its files
+    for name, scenes in (("train_scenes_clean", "0001\n0002\n0009\n"), ("valid_scenes_clean", "0002\n")):
+        (root / f"{name}.txt").write_text(scenes)
+    lists = {"scenes": "train_scenes_clean", "valid_scenes": "valid_scenes_clean"}
+    given = {"folder": root, "layout": "megadepth", "overlap": (0.1, 1.0)}
+    source = pairs.ScenePairs(pairs.ScenesSettings(**given, **lists), SIZE)
+    assert {held: [scene.name for scene in scenes] for held, scenes in source.scenes.items()} == {
+        False: ["0001"],
+        True: ["0002"],
+    }
+    assert len(source.draw(2, randomness(0), held=True).first) == 2
+    with pytest.raises(DataError, match="every scene of the training is one of validation"):
+        pairs.ScenePairs(pairs.ScenesSettings(**given, valid_scenes="train_scenes_clean"), SIZE)
+    with pytest.raises(DataError, match="lists are not part of vpr"):
+        pairs.ScenePairs(pairs.ScenesSettings(**given, scenes="test_scenes_clean"), SIZE)
+
+
 def as_scannet(city: Path, out: Path) -> Path:
     from vpr.demo_city import read_depth
 

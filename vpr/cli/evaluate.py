@@ -137,18 +137,13 @@ def evaluate(
     _refuse(name, {"--protocol": protocol} if not homographies else {"--images": images})
     _refuse(name, {"--large": large} if name != "hpatches" else {})
     _refuse(name, {"--step": steps} if name != "pose-folder" else {})
-    if name == "hpatches":
-        protocol = protocol or "glue-factory"
-        keep = protocol != "glue-factory" if large is None else large
-        say(run_homographies(name, _hpatches(path, keep)[:first], protocol, options))
-    elif name == "homography-folder":
-        from vpr.datasets.homography_pairs import read_homography_folder
-
-        say(run_homographies(name, read_homography_folder(path)[:first], protocol or "plain", options))
+    if homographies:
+        protocol = protocol or ("glue-factory" if name == "hpatches" else "plain")
+        say(run_homographies(name, homography_pairs(name, path, protocol, large)[:first], protocol, options))
     elif name in ("yfcc", "scannet") and path.suffix in (".hdf5", ".h5"):
         say(run_stored_poses(name, path, images or path.parent, first, options))
     else:
-        say(run_poses(name, _pose_pairs(name, path, images, steps)[:first], options))
+        say(run_poses(name, pose_pairs(name, path, images, steps)[:first], options))
 
 
 def _source(source: Sequence[str], dataset: str | None) -> tuple[str, Path]:
@@ -169,13 +164,15 @@ def _refuse(name: str, options: dict[str, Any]) -> None:
             raise ConfigError(f"{option} has no meaning for the data set {name}; leave it out")
 
 
-def _hpatches(root: Path, large: bool) -> Sequence[Any]:
-    from vpr.datasets.homography_pairs import read_hpatches
+def homography_pairs(name: str, path: Path, protocol: str, large: bool | None = None) -> Sequence[Any]:
+    from vpr.datasets.homography_pairs import read_homography_folder, read_hpatches
 
-    return read_hpatches(root, large=large)
+    if name == "homography-folder":
+        return read_homography_folder(path)
+    return read_hpatches(path, large=protocol != "glue-factory" if large is None else large)
 
 
-def _pose_pairs(name: str, path: Path, images: Path | None, steps: Sequence[int] | None) -> Sequence[Any]:
+def pose_pairs(name: str, path: Path, images: Path | None, steps: Sequence[int] | None) -> Sequence[Any]:
     from vpr.datasets.pose_pairs import STEPS, read_pair_list, read_pose_folder
     from vpr.datasets.raw_pose_pairs import read_scannet_raw, read_yfcc_raw
 

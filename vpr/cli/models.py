@@ -1,4 +1,4 @@
-"""``vpr models``: weights: list the published ones, fetch them, tell what a file is, and write it for other code."""
+"""``vpr models``: weights: list the published ones, fetch them, tell what a file is, average them, export them."""
 
 from __future__ import annotations
 
@@ -123,6 +123,30 @@ def export(
     else:
         write_atomically(out, save(state, metadata))
     say(f"{len(state)} tensors: {out}")
+
+
+@app.command()
+def average(
+    files: Annotated[list[Path], typer.Argument(help="Weights of one training, such as OUT/weights-*.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+) -> None:
+    """Write the mean of several weights of one training (`--set train.keep_every=1000` keeps them).
+
+    The file carries what the first one says of itself: its recipe, and the features that it was trained for.
+    """
+    from safetensors.torch import save
+
+    from vpr.runtime.files import write_atomically
+    from vpr.weights.averaging import average_weights
+    from vpr.weights.checkpoint import WeightsError
+    from vpr.weights.record import Record, other_metadata, record_of
+
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"{out}: give a name that ends with .safetensors")
+    state = average_weights(files)
+    metadata = (record_of(str(files[0])) or Record()).as_metadata(other_metadata(files[0]))
+    write_atomically(out, save(state, metadata))
+    say(f"{len(files)} weights, {len(state)} tensors: {out}")
 
 
 def _describe(found: Recognised) -> None:

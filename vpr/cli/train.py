@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vpr.cli.common import SetOption, say
+from vpr.cli.training_benchmarks import NamedBenchmark, benchmarks_of
 from vpr.config import config_path
 from vpr.core import ConfigError, DataError
 
@@ -26,6 +27,17 @@ PretrainedOption = Annotated[
     str | None,
     typer.Option("--pretrained", metavar="NAME|FILE", help="Weights to begin with; the same as --set task.start=."),
 ]
+BenchmarksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH",
+        help="After each validation, a benchmark of `vpr evaluate` on the weights, such as pose-folder=FOLDER; may be "
+        "repeated. Figures go into benchmark.csv and TensorBoard.",
+    ),
+]
+BenchmarkPairsOption = Annotated[
+    int | None, typer.Option(help="Only the first pairs of each benchmark, this many.", min=1)
+]
 DevicesOption = Annotated[int, typer.Option(help="GPUs, or processes on a CPU; more than one needs torchrun.", min=1)]
 
 
@@ -37,6 +49,8 @@ def train(
     overrides: SetOption = None,
     *,
     pretrained: PretrainedOption = None,
+    run_benchmarks: BenchmarksOption = None,
+    benchmark_pairs: BenchmarkPairsOption = None,
 ) -> None:
     """Train from a config; started again after an interruption, it continues at its last checkpoint.
 
@@ -55,6 +69,8 @@ def train(
     if overfit:
         overrides = [*(overrides or []), f"train.overfit={overfit}"]
     settings = configuration.load(Settings, config_path(config, "train"), overrides or ())
+    chosen = [NamedBenchmark.of(text) for text in run_benchmarks or ()]
+    benchmarks = benchmarks_of(chosen, settings.task, out, benchmark_pairs) if chosen else None
     with distributed.group(device_of(settings.device)) as device:
         task = build(settings)  # what cannot start leaves no settings behind
         out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +78,7 @@ def train(
         if distributed.is_first():
             _require_same(out / "settings.toml", text)
             write_atomically(out / "settings.toml", text)
-        best = loop.train(task, settings.train, out, device)
+        best = loop.train(task, settings.train, out, device, benchmarks)
     if distributed.is_first():
         say(f"Best weights: {best}")
 

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from vpr.cli.common import SetOption
-from vpr.cli.train import ConfigOption, DevicesOption, OutOption, OverfitOption, PretrainedOption, label, train
+from vpr.cli.train import (
+    BenchmarkPairsOption,
+    BenchmarksOption,
+    ConfigOption,
+    DevicesOption,
+    OutOption,
+    OverfitOption,
+    PretrainedOption,
+    label,
+    train,
+)
 from vpr.cli.train_netvlad import pca, train_netvlad
 from vpr.core import ConfigError
 
@@ -73,6 +83,8 @@ def matcher(
     devices: DevicesOption = 1,
     overrides: SetOption = None,
     pretrained: PretrainedOption = None,
+    run_benchmarks: BenchmarksOption = None,
+    benchmark_pairs: BenchmarkPairsOption = None,
 ) -> None:
     """Train SuperGlue, LightGlue, IMP and EIMP on the features of any extractor, or GlueStick on SuperPoint's."""
     chosen = {"superglue": "superglue", "lightglue": "superglue", "imp": "imp", "eimp": "imp", "gluestick": "gluestick"}
@@ -82,7 +94,16 @@ def matcher(
     if dump is not None:
         given.append(f"task.dump.folder={dump}")
     usual = chosen[method] if dump is None else f"{chosen[method]}_dump"
-    train(config or usual, out, overfit, devices, [*given, *(overrides or [])], pretrained=pretrained)
+    train(
+        config or usual,
+        out,
+        overfit,
+        devices,
+        [*given, *(overrides or [])],
+        pretrained=pretrained,
+        run_benchmarks=run_benchmarks,
+        benchmark_pairs=benchmark_pairs,
+    )
 
 
 for kind, usual, text in (

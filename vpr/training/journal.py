@@ -1,4 +1,4 @@
-"""Log of a training run: two csv files, and TensorBoard where it is installed."""
+"""Log of a training run: csv files, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 from vpr.core import Image
 from vpr.runtime.files import write_atomically
 
-KINDS = ("train", "validation")
+KINDS = ("train", "validation", "benchmark")
 
 
 class Journal:
     """Collects rows and writes them with every ``flush``; rows beyond the step it starts from are forgotten.
 
-    ``train.csv`` and ``validation.csv`` have the columns step, seconds (earlier runs included) and what was measured.
+    ``train.csv``, ``validation.csv`` and, where benchmarks are run, ``benchmark.csv`` have the columns step, seconds
+    (earlier runs included) and what was measured.
     """
 
     def __init__(self, folder: Path, step: int, enabled: bool = True) -> None:
@@ -47,6 +48,8 @@ class Journal:
         if not self.enabled:
             return
         for kind, rows in self.rows.items():
+            if kind == "benchmark" and not rows:
+                continue
             write_atomically(self.folder / f"{kind}.csv", _text(rows))
         if self.board is not None:
             self.board.flush()

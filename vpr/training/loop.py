@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from pickle import UnpicklingError
@@ -33,7 +33,7 @@ from vpr.training.tensors import on_tensors
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT, BEST = "checkpoint.pt", "best.safetensors"
+CHECKPOINT, BEST, MEASURED = "checkpoint.pt", "best.safetensors", "measured.safetensors"
 
 
 class Settings(Section):
@@ -43,8 +43,10 @@ class Settings(Section):
     batch_size: int = Field(16, ge=1)  # per process
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(200, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    last_rate: float = Field(0.01, ge=0, le=1)  # fraction of the learning rate at the end of the cosine
+    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
+    last_rate: float = Field(0.01, ge=0, le=1)  # fraction of the learning rate below which it does not fall
+    constant_steps: int = Field(0, ge=0)  # of the exponential schedule, before the learning rate falls
+    decay: float = Field(0.999992, gt=0, le=1)  # of the exponential schedule, the factor of each step after these
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)  # largest norm of the gradient; 0 for any
     ema: float = Field(0.999, ge=0, lt=1)  # decay of the averaged weights that are validated and kept; 0 for none
@@ -54,6 +56,7 @@ class Settings(Section):
     log_every: int = Field(20, ge=1)
     validate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(250, ge=1)  # the most steps that a kill loses
+    keep_every: int = Field(0, ge=0)  # steps after which weights are kept (weights-STEP.safetensors), to be averaged
     overfit: int = Field(0, ge=0)  # see only this many batches, again and again: a check that the task can be learned
 
 
@@ -75,13 +78,19 @@ class Task(Protocol):
         """Write the weights as the package loads them."""
 
 
-def train(task: Task, settings: Settings, out: Path, device: torch.device) -> Path:
+Benchmarks = Callable[[int, Path], dict[str, float]]  # figures of a step's weights, which a file holds
+
+
+def train(
+    task: Task, settings: Settings, out: Path, device: torch.device, benchmarks: Benchmarks | None = None
+) -> Path:
     """Train to the end, from the checkpoint in the folder if there is one; returns the file of the best weights.
 
+    ``benchmarks`` are run after each validation, on the weights that were validated; they do not choose the best.
     Raises TrainingError if the loss stays infinite, or if the checkpoint is of another model.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(task, settings, out, device)
+    run = Run(task, settings, out, device, benchmarks)
     run.resume()
     run.journal = Journal(out, run.step, enabled=distributed.is_first())
     hidden = None if distributed.is_first() else True
@@ -103,8 +112,11 @@ class Run:
 
     journal: Journal
 
-    def __init__(self, task: Task, settings: Settings, out: Path, device: torch.device) -> None:
+    def __init__(
+        self, task: Task, settings: Settings, out: Path, device: torch.device, benchmarks: Benchmarks | None = None
+    ) -> None:
         self.task = task
+        self.benchmarks = benchmarks
         self.settings = settings
         self.out = out
         self.device = device
@@ -147,6 +159,8 @@ class Run:
             values = {name: round(float(value), 6) for name, value in losses.items()}
             self.journal.add("train", self.step, {"learning_rate": round(rate, 9), **values})
             logged = values["loss"]
+        if settings.keep_every and self.step % settings.keep_every == 0 and distributed.is_first():
+            self.task.export(self.model, self.out / f"weights-{self.step}.safetensors")
         if last or self.step % settings.validate_every == 0:
             self._validate()
         if last or self.step % settings.checkpoint_every == 0:
@@ -179,6 +193,8 @@ class Run:
         if settings.schedule == "cosine":
             falls = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / settings.steps))
             rate *= settings.last_rate + (1 - settings.last_rate) * falls
+        elif settings.schedule == "exponential":
+            rate *= max(settings.last_rate, settings.decay ** max(0, self.step - settings.constant_steps))
         return rate
 
     def _validate(self) -> None:
@@ -199,7 +215,17 @@ class Run:
         if score > self.best or not (self.out / BEST).exists():
             self.best = score
             self.task.export(model, self.out / BEST)
+        if self.benchmarks is not None:
+            self._benchmark(self.benchmarks, model)
         distributed.wait_for_all()
+
+    def _benchmark(self, benchmarks: Benchmarks, model: nn.Module) -> None:
+        path = self.out / MEASURED
+        self.task.export(model, path)
+        figures = benchmarks(self.step, path)
+        path.unlink()
+        self.journal.add("benchmark", self.step, {name: round(value, 6) for name, value in figures.items()})
+        logger.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
     def _save(self) -> None:
         if not distributed.is_first():

@@ -21,6 +21,7 @@ from torch import Tensor
 from vpr.config import Section
 from vpr.core import ConfigError, DataError, Doubles, Floats, Image, Rows
 from vpr.datasets.posed_views import POSED_SCENES, PosedScene, PosedView
+from vpr.datasets.scene_lists import chosen_scenes
 from vpr.datasets.tables import name_at, read_table
 from vpr.images import read_image
 from vpr.training import homographies
@@ -71,6 +72,8 @@ class ScenesSettings(Section):
     folder: Path
     layout: str = "demo_city"  # demo_city, megadepth or scannet
     overlap: tuple[float, float] = (0.15, 0.8)  # share of one view's points that the other shows
+    scenes: str = ""  # a file with names of scenes, or the name of such a list in the folder; all by default
+    valid_scenes: str = ""  # such a list for validation, instead of held_out
     held_out: float = Field(0.1, gt=0, lt=1)  # share of the views for validation
 
 
@@ -130,8 +133,22 @@ class ScenePairs(PairSource):
         self.name = settings.layout
         self.settings = settings
         self.size = size
-        self.scenes = POSED_SCENES[settings.layout](settings.folder)
+        self.scenes = self._split(POSED_SCENES[settings.layout](settings.folder))
         self._load = lru_cache(maxsize=512)(self._read)
+
+    def _split(self, scenes: Sequence[PosedScene]) -> dict[bool, list[PosedScene]]:
+        """Scenes for training (False) and for validation (True); the same where views are held out."""
+        settings, names = self.settings, [scene.name for scene in scenes]
+        seen = chosen_scenes(settings.scenes, settings.folder, names)
+        held = chosen_scenes(settings.valid_scenes, settings.folder, names) if settings.valid_scenes else seen
+        if settings.valid_scenes:
+            seen = [name for name in seen if name not in held]
+        if not seen:
+            raise DataError(f"{settings.folder}: every scene of the training is one of validation")
+        return {
+            False: [each for each in scenes if each.name in seen],
+            True: [each for each in scenes if each.name in held],
+        }
 
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
         drawn = [self._draw(random.numpy, held) for _ in range(count)]
@@ -145,10 +162,11 @@ class ScenePairs(PairSource):
 
     def _draw(self, random: np.random.Generator, held: bool) -> tuple[tuple[PosedScene, PosedView], ...]:
         """A view, and another of the same scene whose overlap is as wanted, or the last that was tried."""
-        scene = self.scenes[int(random.integers(len(self.scenes)))]
+        scenes = self.scenes[held]
+        scene = scenes[int(random.integers(len(scenes)))]
         rows = np.arange(len(scene.views))
         apart = rows % round(1 / self.settings.held_out) == 0
-        usable = rows[apart == held]
+        usable = rows if self.settings.valid_scenes else rows[apart == held]
         if len(usable) < 2:
             raise DataError(f"{scene.name}: {len(scene.views)} views are too few to draw pairs from")
         low, high = self.settings.overlap
