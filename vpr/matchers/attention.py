@@ -44,7 +44,7 @@ def attend_both(
     """Messages (B, M, C) and (B, N, C) of two images to each other, where a point's query is its key as well.
 
     ``qk`` and ``v`` hold (B, M, C) and (B, N, C). On a CPU the exponentials of the similarities, which are the same
-    both ways, are made once: of 1024 points in 0.8 of the time, of 300 in 0.7.
+    both ways, are made once: of 1024 points in 0.9 of the time, of 300 in 0.8.
     """
     both = None
     if qk[0].device.type == "cpu" and qk[0].dtype is torch.float32 and masks == (None, None):
