@@ -1,5 +1,7 @@
 """Line segments, and matching of points and lines together."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -40,14 +42,15 @@ def small(dim):
     return network
 
 
-@pytest.fixture
-def build(tmp_path):
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("weights")
     extractor = small_superpoint()
     dim = extractor.convDb.out_channels if hasattr(extractor, "convDb") else extractor.dim
     torch.save(extractor.state_dict(), tmp_path / "superpoint.pth")
     torch.save({"model": {f"matcher.{k}": v for k, v in small(dim).state_dict().items()}}, tmp_path / "gluestick.tar")
     given = {"weights": str(tmp_path / "gluestick.tar"), "superpoint": str(tmp_path / "superpoint.pth")}
-    return lambda **settings: gluestick.build(gluestick.Settings(**{**given, **settings}), CPU)
+    return cache(lambda **settings: gluestick.build(gluestick.Settings(**{**given, **settings}), CPU))
 
 
 def test_the_sides_of_squares_are_segments():
@@ -121,7 +124,7 @@ def test_images_without_lines_and_tiny_ones(build):
 
 def test_candidates_together_are_as_each_alone(build):
     """Images with many, few and no lines, of different sizes: padding is exact."""
-    method = build()
+    method = build(max_keypoints=150)
     images = [squares(), squares(3, (200, 400))[20:], np.full((90, 90), 50, np.uint8), squares(2)[:160, :210]]
     noise = np.ascontiguousarray(textured(1, 120, 160)[..., 1])
     query, *candidates = [method.describe(method.preprocess(each)) for each in (*images, noise, squares(5))]

@@ -62,13 +62,17 @@ def detect_lines(image: Image, min_length: float = MIN_LENGTH, most: int = MAX_L
 
 def merge_ends(segments: LineSegments, radius: float = MERGE_RADIUS) -> Wireframe:
     """Ends no further apart than ``radius`` pixels, directly or by way of others, become one junction amid them."""
-    from sklearn.cluster import DBSCAN
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
 
     ends = segments.ends.reshape(-1, 2)
     if not len(ends):
         return Wireframe(ends, segments.scores, torch.zeros(0, 2, dtype=torch.int64), segments)
-    labels = torch.from_numpy(DBSCAN(eps=radius, min_samples=1).fit(ends.numpy()).labels_).long()
-    count = int(labels.max()) + 1
+    near = cKDTree(ends.numpy()).query_pairs(radius, output_type="ndarray")
+    joined = coo_matrix((np.ones(len(near), np.bool_), near.T), shape=(len(ends), len(ends)))
+    count, numbers = connected_components(joined, directed=False)
+    labels = torch.from_numpy(numbers).long()
     sizes = torch.zeros(count).index_add_(0, labels, torch.ones(len(labels)))
     junctions = torch.zeros(count, 2).index_add_(0, labels, ends) / sizes[:, None]
     scores = torch.zeros(count).index_add_(0, labels, segments.scores.repeat_interleave(2)) / sizes
