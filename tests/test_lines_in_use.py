@@ -12,9 +12,10 @@ import torch
 from conftest import write_picture
 from test_hostile import call
 
-from vpr.build import build_pair_methods, build_reranker
+from vpr.build import build_pair_methods
 from vpr.config import load
 from vpr.core import ConfigError
+from vpr.maps.map import Map
 from vpr.matchers.gluestick_network import GlueStickNetwork
 from vpr.report.compared import correspondences_of
 from vpr.report.drawing import REJECTED_RGB, MatchedSegments, draw_segments
@@ -141,11 +142,12 @@ def test_a_run_and_a_ranking_by_points_and_lines(
 
 
 def test_other_matchers_match_no_lines(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'needs image_matcher\.method = "gluestick"'):
-        values = {"rerank": {"method": "points_and_lines"}, "image_matcher": {"method": "xfeat_semi_dense"}}
-        build_reranker(configured(None, values))
+    for chosen in ({}, {"image_matcher": {"method": "xfeat_semi_dense"}}):
+        with pytest.raises(ConfigError, match=r"needs image_matcher\.method = 'gluestick', not '(loftr|xfeat)"):
+            configured(None, {"rerank": {"method": "points_and_lines"}, **chosen})
     with pytest.raises(ConfigError, match=r"rerank\.method = 'points_and_lines' compares the queries as they are"):
-        configured(None, {"rerank": {"method": "points_and_lines"}, "rotations": {"degrees": [0, 90]}})
+        lines = {"rerank": {"method": "points_and_lines"}, "image_matcher": {"method": "gluestick"}}
+        configured(None, {**lines, "rotations": {"degrees": [0, 90]}})
 
 
 # --- drawings
@@ -163,3 +165,10 @@ def test_partners_are_drawn_in_one_colour() -> None:
     assert (draw_segments(black, black, MatchedSegments(one[:0], one[:0], np.zeros(0, bool)))[:, :50] == 0).all()
     with pytest.raises(ValueError, match="are not of"):
         MatchedSegments(one, one[:2], np.ones(3, bool))
+
+
+@pytest.mark.parametrize("method", ["points_and_lines", "images"])
+def test_maps_compare_local_features(method: str, tmp_path: Path) -> None:
+    values = {"rerank": {"method": method}, "image_matcher": {"method": "gluestick"}}
+    with pytest.raises(ConfigError, match=f"a map compares local features; rerank.method = '{method}' is not for maps"):
+        Map.begin(tmp_path / "city", configured(None, values), "default")

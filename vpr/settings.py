@@ -15,7 +15,7 @@ from vpr.global_descriptors import GLOBAL_DESCRIPTORS, LOCAL_AGGREGATORS
 from vpr.global_descriptors.patch_netvlad import Settings as PatchNetVladSettings
 from vpr.images import MAX_MEGAPIXELS
 from vpr.local_features import LOCAL_EXTRACTORS
-from vpr.matchers import IMAGE_MATCHERS, MATCHERS
+from vpr.matchers import IMAGE_MATCHERS, LINE_MATCHERS, MATCHERS
 from vpr.rerank import RERANKERS, patch_netvlad, reranker
 from vpr.rerank.cost import Settings as Cost
 from vpr.rerank.reranker import RerankSettings
@@ -189,6 +189,17 @@ class Settings(Section):
         if self.rotations.degrees != (0,) and RERANKERS[self.rerank.method].compares == "images":
             raise ValueError(
                 f"rotations.degrees: rerank.method = {self.rerank.method!r} compares the queries as they are"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lines_are_matched(self) -> Settings:
+        chosen = self.image_matcher.method
+        if self.rerank.method == "points_and_lines" and chosen not in LINE_MATCHERS:
+            known = " or ".join(map(repr, LINE_MATCHERS))
+            raise ValueError(
+                f"rerank.method = 'points_and_lines' needs image_matcher.method = {known}, not {chosen!r}; for other "
+                "image matchers take rerank.method = 'images'"
             )
         return self
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpr.build import Engine, build, compares_patches, refuse_masks, refuse_rotations
+from vpr.build import Engine, build, compares_local, refuse_masks, refuse_rotations
 from vpr.core import ConfigError, DataError, Floats, ImageError, ImageSet, LocalFeatures
 from vpr.features.feature_set import ImageFeatures
 from vpr.images import ImageLike
@@ -90,8 +90,8 @@ def build_engine(settings: Settings) -> MapEngine:
 
     Raises ConfigError for those that a map cannot use: a vocabulary that would be fitted on it, re-ranking by patches.
     """
-    if compares_patches(settings):
-        raise ConfigError('a map compares local features; rerank.method = "patch_netvlad" is not for maps')
+    if settings.rerank.k and not compares_local(settings):
+        raise ConfigError(f"a map compares local features; rerank.method = {settings.rerank.method!r} is not for maps")
     refuse_masks(settings, "a map")
     refuse_rotations(settings, "a map")
     if settings.shortlist.one_per_group:

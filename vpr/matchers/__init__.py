@@ -15,6 +15,7 @@ MATCHERS: dict[str, Method[Matcher]] = {
     "superglue": Method(superglue.Settings, superglue.build),
 }
 
+LINE_MATCHERS = ("gluestick",)  # image matchers that match line segments too
 IMAGE_MATCHERS: dict[str, Method[ImageMatcher]] = {
     "gluestick": Method(gluestick.Settings, gluestick.build),
     "loftr": Method(loftr.Settings, loftr.build),

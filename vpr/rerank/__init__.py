@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from vpr.config import Method
-from vpr.core import ConfigError, ImageMatcher, Matcher, Verifier
+from vpr.core import ImageMatcher, Matcher, Verifier
 from vpr.matchers import nearest
 from vpr.rerank import cost, images, lines, patch_netvlad, reranker, verification
 from vpr.rerank.images import ImageReranker
@@ -104,13 +104,9 @@ def build_line_reranker(
     max_megapixels: float,
     **_: object,
 ) -> LineReranker:
-    """Re-ranking by points and lines. Raises ConfigError for an image matcher that matches no lines."""
+    """Re-ranking by points and lines."""
     matcher = image_matcher()
-    if not isinstance(matcher, LineMatcher):
-        raise ConfigError(
-            'rerank.method = "points_and_lines" needs image_matcher.method = "gluestick"; for other image matchers '
-            'take rerank.method = "images"'
-        )
+    assert isinstance(matcher, LineMatcher)  # the settings see to it
     return LineReranker(
         matcher,
         verifier(),
