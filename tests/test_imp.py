@@ -101,6 +101,20 @@ def test_the_fast_form_is_the_same_function_also_where_padded(iterations):
     torch.testing.assert_close(ours, expected, rtol=0, atol=5e-5)
 
 
+@torch.inference_mode()
+def test_an_attention_that_is_computed_again_is_the_one_that_is_kept():
+    fast, sides = FastImp(small(), CPU), {}
+    query, candidates = random_features(40, 32, 0), [random_features(count, 32, count) for count in (30, 20)]
+    for probabilities in (True, False):
+        one = fast.encode(stack([query], REACH, CPU)).repeated(2)
+        other, listened = fast.encode(stack(candidates, REACH, CPU)), ()
+        for iteration in range(6):
+            one, other, listened = fast.iterate(iteration, one, other, listened, probabilities=probabilities)
+        sides[probabilities] = one.x, other.x[other.mask]
+    for kept, again in zip(*sides.values(), strict=True):
+        torch.testing.assert_close(again, kept, rtol=0, atol=5e-5)
+
+
 def test_training_reaches_every_parameter():
     network = small().train()
     query = random_features(16, 32, seed=0)

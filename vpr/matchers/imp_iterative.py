@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vpr.core import Doubles, LocalFeatures, Matches
-from vpr.matchers.imp_fast import FastImp, GraphSide, Listened
+from vpr.matchers.imp_fast import FastImp, GraphSide, Reused
 from vpr.matchers.imp_matching import Assign, assigned
 from vpr.matchers.imp_network import shares
 from vpr.matchers.imp_pooling import Pooling, may_pool, pool
@@ -69,11 +69,14 @@ def match_iteratively(
     """
     side0, side1 = sides
     sizes = side0.x.shape[1], side1.x.shape[1]
-    listened: tuple[Listened, ...] = ()
+    listened: tuple[Reused, ...] = ()
+    pools = False
     found: FoundPose | None = None
     for iteration in range(iterations):
         last = iteration + 1 == iterations
-        side0, side1, listened = network.iterate(iteration, side0, side1, listened)
+        if shares(iteration + 1):  # whose attention this iteration computes
+            pools = pooling is not None and iteration + 2 < iterations and may_pool(side0, side1, pooling)
+        side0, side1, listened = network.iterate(iteration, side0, side1, listened, probabilities=pools)
         if not (shares(iteration) or last):
             continue
         scores = assigned(network, iteration, side0, side1, assign)
@@ -84,7 +87,7 @@ def match_iteratively(
                 inliers = torch.from_numpy(found.inliers)
                 matches = Matches(matches.pairs[inliers], matches.scores[inliers])
                 return _result(matches, found, iteration, side0, side1)
-        if pooling is not None and not last and may_pool(side0, side1, pooling):
+        if pooling is not None and pools:
             share = float(found.inliers.mean()) if uncertainty and found is not None and found is not before else 1.0
             how = Pooling(pooling.threshold * share, pooling.min_keypoints)
             side0, side1 = pool((side0, side1), scores, listened, how, sizes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vpr.matchers.imp_assignment import assignment, dual_softmax
-from vpr.matchers.imp_fast import FastImp, GraphSide, Listened
+from vpr.matchers.imp_fast import FastImp, GraphSide, Reused
 from vpr.matchers.imp_network import shares
 from vpr.matchers.imp_pooling import Pooling, may_pool, pool
 
@@ -35,12 +35,13 @@ def match_sides(
     side0 = query.repeated(len(candidates.x)) if len(query.x) != len(candidates.x) else query
     side1 = candidates
     sizes = side0.x.shape[1], side1.x.shape[1]
-    listened: tuple[Listened, ...] = ()
+    listened: tuple[Reused, ...] = ()
+    pools = False
     for iteration in range(iterations):
-        last = iteration + 1 == iterations
-        pools = pooling is not None and shares(iteration) and not last and may_pool(side0, side1, pooling)
-        side0, side1, listened = network.iterate(iteration, side0, side1, listened)
-        if pooling is not None and pools:
+        if shares(iteration + 1):  # whose attention this iteration computes
+            pools = pooling is not None and iteration + 2 < iterations and may_pool(side0, side1, pooling)
+        side0, side1, listened = network.iterate(iteration, side0, side1, listened, probabilities=pools)
+        if pooling is not None and pools and shares(iteration):
             scores = assigned(network, iteration, side0, side1, assign)
             side0, side1 = pool((side0, side1), scores, listened, pooling, sizes)
     scores = assigned(network, iterations - 1, side0, side1, assign)

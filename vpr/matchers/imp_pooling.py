@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vpr.matchers.imp_fast import GraphSide, Listened
+from vpr.matchers.imp_fast import GraphSide, Reused
 
 Sides = tuple[GraphSide, GraphSide]
 
@@ -33,9 +33,7 @@ def may_pool(side0: GraphSide, side1: GraphSide, pooling: Pooling) -> bool:
     return any(int(side.alive().sum(1).max()) > pooling.min_keypoints for side in (side0, side1))
 
 
-def pool(
-    sides: Sides, scores: Tensor, listened: tuple[Listened, ...], pooling: Pooling, sizes: tuple[int, int]
-) -> Sides:
+def pool(sides: Sides, scores: Tensor, listened: tuple[Reused, ...], pooling: Pooling, sizes: tuple[int, int]) -> Sides:
     """Both sides with fewer keypoints.
 
     ``scores`` (B, M, N) are probabilities of matches without the dustbins, ``listened`` the attention of the iteration,
@@ -44,7 +42,10 @@ def pool(
     (side0, side1), (own, other) = sides, listened
     queries = own[0], other[1], own[1], other[0]  # of image 0 to 0, of 1 to 0, of 1 to 1, of 0 to 1
     asking = side0, side1, side1, side0
-    heard = [received(each, side.real()) for each, side in zip(queries, asking, strict=True)]
+    heard = []
+    for each, side in zip(queries, asking, strict=True):
+        assert isinstance(each, Tensor)  # iterations that pooling follows give probabilities
+        heard.append(received(each, side.real()))
     kept0 = kept_points(side0.alive(), scores.sum(2), heard[:2], pooling)
     kept1 = kept_points(side1.alive(), scores.sum(1), heard[2:], pooling)
     return _reduced(side0, kept0, sizes[0], pooling), _reduced(side1, kept1, sizes[1], pooling)
