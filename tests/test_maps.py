@@ -17,9 +17,11 @@ from maps import LATITUDE, LONGITUDE, SMALL, empty_map, small_map, view, write_i
 import vpr
 from vpr.core import ConfigError, DataError, ImageError
 from vpr.datasets.kapture_tree import read_kapture
+from vpr.datasets.placed import PlacedImage
 from vpr.datasets.placed_csv import by_csv
 from vpr.maps import Map, compacting, vectors, writing
 from vpr.maps.export import export
+from vpr.maps.segments import StoredLocal, write_segment
 
 
 def names(held: Map) -> list[str]:
@@ -175,6 +177,38 @@ def test_sketches_find_what_an_exact_search_finds(tmp_path: Path, monkeypatch: p
     assert done.recall is None or done.recall[1] > 0
     again = held.compact()
     assert not again.trained and held.verify() == []
+
+
+def test_a_map_that_has_drifted_gets_a_new_codebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (vectors, compacting):
+        monkeypatch.setattr(module, "SKETCHED_ROWS", 100)
+    held = empty_map(tmp_path)
+    dim = 64
+    random = np.random.default_rng(0)
+
+    def grow(count: int, axes: slice) -> compacting.Compacted:
+        """Images without keypoints, whose descriptors have values on these axes."""
+        rows = np.zeros((count, dim), np.float32)
+        rows[:, axes] = random.standard_normal(rows[:, axes].shape, dtype=np.float32)
+        codec = vectors.VectorCodec(dim)
+        codes = codec.encode(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        with writing.writing(held.folder) as manifest:
+            local = StoredLocal([], [(0, 64, 48)] * count, 64)
+            record = write_segment(held.folder, manifest.next_segment(), codec, codes, local)
+            with manifest.writing():
+                manifest.put_segment(record)
+                first = len(held)
+                images = [PlacedImage(f"{first + row}.jpg", None) for row in range(count)]
+                manifest.insert(images, [""] * count, record.id)
+        return held.compact()
+
+    one, other = slice(0, dim // 2), slice(dim // 2, dim)
+    assert grow(150, one).trained
+    assert not grow(150, one).trained  # more of the same
+    (held.folder / "quantiser.npy").write_bytes(b"of a former map")
+    assert grow(250, other).trained  # what the codebook has never seen
+    assert not held.compact().trained and held.verify() == []
+    assert not (held.folder / "quantiser.npy").exists()
 
 
 def test_the_second_writer_is_told_so(tmp_path: Path) -> None:

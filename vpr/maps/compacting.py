@@ -41,6 +41,7 @@ from vpr.runtime.progress import Progress
 logger = logging.getLogger(__name__)
 
 CODEBOOK = "codebook.npy"  # (M, 16, dim / M) of the sketches, shared by the segments that are written next
+_FORMER = "quantiser.npy"  # of the inverted lists that large maps had before
 MOST_ROWS = 262_144  # of a merged segment
 SMALL_ROWS = 8192  # of a segment that is merged with any other
 REMOVED_SHARE = 0.1  # a segment with more removed images is rewritten
@@ -78,6 +79,7 @@ def compact(manifest: Manifest, folder: Path) -> Compacted:
     for record in manifest.segments():
         if codebook is not None and record.count >= SKETCHED_ROWS:
             _sketch(manifest, folder, codec, record, codebook)
+    (folder / _FORMER).unlink(missing_ok=True)
     after = open_snapshot(folder, manifest)
     sketched = any(has_sketches(each.vectors) for each in after.segments.values())
     recall = None
