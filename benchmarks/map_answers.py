@@ -1,10 +1,10 @@
 """How far the answers of a map can be believed: probability against truth, and error in metres.
 
-    python benchmarks/map_answers.py DATA --out benchmarks/results/NAME.json [--fit ORIGIN] [--work DIR]
+    python benchmarks/map_answers.py DATA [DATA ...] --out benchmarks/results/NAME.json [--fit ORIGIN] [--work DIR]
 
 DATA is a data set with database/ and queries/ and either positions in the names or a ground_truth.csv. A map is made of
-the database, and every query is located. With --fit the parameters of the probability are fitted on these queries and
-printed; the data set must then be one that nothing is measured on.
+the database, and every query is located. With --fit the parameters of the probability are fitted on the queries of all
+and printed; they must then be ones that nothing is measured on.
 """
 
 from __future__ import annotations
@@ -37,27 +37,37 @@ RADII_M = (5.0, 10.0, 25.0)  # candidates that agree with the first, whose posit
 def main() -> None:
     arguments = parse()
     settings = load(Settings, config_path("map"), arguments.overrides)
-    dataset = read_pair(arguments.data / "database", arguments.data / "queries", settings.evaluation.radius_m)
-    held = Map.begin(arguments.work / f"map-{arguments.data.name}-{arguments.profile}", settings, arguments.profile)
-    held.add_placed(of_image_set(dataset.database), dataset.database.root)
-    answers = [
-        located(held, dataset, row)
-        for row in Progress("locate", len(dataset.queries), "query").over(range(len(dataset.queries)))
-    ]
-    result = judge(dataset, answers)
+    results, firsts, right = [], [], []
+    for data in arguments.data:
+        dataset = read_pair(data / "database", data / "queries", settings.evaluation.radius_m)
+        answers = answers_of(dataset, settings, arguments.work / f"map-{data.name}", arguments.profile)
+        results.append({"dataset": dataset.name, "profile": arguments.profile, **judge(dataset, answers)})
+        for answer, good in zip(answers, right_of(dataset, answers).tolist(), strict=True):
+            if answer and answer.candidates:
+                firsts.append(answer.candidates[0])
+                right.append(good)
+        print("\n".join(f"{key}: {value}" for key, value in results[-1].items()), flush=True)
+    names = [f"DATA/{data.name}" for data in arguments.data]
+    about = machine.facts(
+        shlex.join(["python", "benchmarks/map_answers.py", *names]), machine.device_of(settings.machine.device)
+    )
     if arguments.fit:
-        evidence = [answer.candidates[0].evidence if answer and answer.candidates else 0.0 for answer in answers]
-        result["fitted"] = asdict(fit_probability(evidence, right_of(dataset, answers), arguments.fit))
-    for key, value in result.items():
-        print(f"{key}: {value}")
-    command = shlex.join(["python", "benchmarks/map_answers.py", f"DATA/{arguments.data.name}"])
-    about = machine.facts(command, machine.device_of(settings.machine.device))
-    write_json(arguments.out, {**about, "dataset": dataset.name, "profile": arguments.profile, **result})
+        about["fitted"] = asdict(fit_probability(firsts, np.array(right, dtype=bool), arguments.fit))
+        print(about["fitted"])
+    write_json(arguments.out, {**about, "datasets": results})
+
+
+def answers_of(dataset: Dataset, settings: Settings, folder: Path, profile: str) -> list[Answer | None]:
+    """The answers to all queries of a map of the database, which is made where it is not there."""
+    held = Map.begin(folder.with_name(f"{folder.name}-{profile}"), settings, profile)
+    held.add_placed(of_image_set(dataset.database), dataset.database.root)
+    rows = Progress("locate", len(dataset.queries), "query").over(range(len(dataset.queries)))
+    return [located(held, dataset, row) for row in rows]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--fit", metavar="ORIGIN", help="what the queries are, for the record")
     parser.add_argument("--profile", default="default")

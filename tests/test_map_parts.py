@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from vpr.maps import shipped
 from vpr.maps.answers import Candidate, fused
 from vpr.maps.local_codec import PROFILES, LocalCodec, Profile, fit_pca, share_bits
 from vpr.maps.prior import boxes
-from vpr.maps.probability import fit_probability
+from vpr.maps.probability import Probability, fit_probability
 from vpr.maps.sequence import SequenceFilter
 from vpr.maps.vectors import (
     VectorCodec,
@@ -175,18 +176,27 @@ def test_boxes_hold_every_place_within_the_radius(centre: tuple[float, float], r
         assert any(s <= latitude <= n and w <= longitude <= e for s, n, w, e in found)
 
 
-def test_probability_rises_with_evidence() -> None:
+def candidate(east_m: float, inliers: int, similarity: float = 0.5, *, keypoints: int = 1000) -> Candidate:
+    place = Position.of_utm(386_000 + east_m, 6_170_000, "33N")
+    return Candidate(1, "a.jpg", place, similarity, 1.0, 100, inliers, 0.0, keypoints=keypoints)
+
+
+def test_probability_rises_with_inliers_and_falls_with_keypoints() -> None:
     random = np.random.default_rng(0)
     right = np.arange(200) % 2 == 0
-    evidence = np.where(right, random.uniform(5, 200, 200), random.uniform(0, 8, 200))
-    fitted = fit_probability(evidence.tolist(), right, "made up")
-    assert fitted.of(0.0) < 0.2 < 0.8 < fitted.of(100.0) <= 1.0 and fitted.queries == 200
-    assert fitted.of(1e9) <= 1.0
+    inliers = np.where(right, random.uniform(20, 200, 200), random.uniform(0, 15, 200)).astype(int)
+    fitted = fit_probability([candidate(0, each) for each in inliers.tolist()], right, "made up")
+    assert fitted.of(candidate(0, 0)) < 0.2 < 0.8 < fitted.of(candidate(0, 100)) <= 1.0 and fitted.queries == 200
+    assert fitted.of(candidate(0, 10**9)) <= 1.0
+    assert fitted.of(candidate(0, 10, keypoints=100)) > 0.5 > fitted.of(candidate(0, 10, keypoints=1000))
 
 
-def candidate(east_m: float, inliers: int, similarity: float = 0.5) -> Candidate:
-    place = Position.of_utm(386_000 + east_m, 6_170_000, "33N")
-    return Candidate(1, "a.jpg", place, similarity, 1.0, 100, inliers, 0.0)
+def test_a_former_probability_goes_by_inliers_beyond_chance() -> None:
+    former = Probability.of_table({"slope": 2.0, "offset": -1.0, "queries": 9, "origin": "made up"})
+    assert former is not None
+    first = replace(candidate(0, 30), inliers_by_chance=10.0)
+    assert former.of(first) == pytest.approx(1 / (1 + math.exp(1 - 2 * math.log(21))))
+    assert former.of(first) == former.of(replace(first, keypoints=7))
 
 
 def test_a_fused_position_is_the_weighted_mean_of_those_that_agree() -> None:

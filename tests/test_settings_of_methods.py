@@ -224,6 +224,7 @@ ELSEWHERE = {
     ("hub", "width"): "test_hub.py",
     ("hub", "height"): "test_hub.py",
     ("thumbnail", "patch"): "test_patches_of_the_thumbnail_are_normalised_each",
+    ("nearest", "similarity"): "test_rerank.py",
     ("netvlad_mat", "whiten"): "test_whitening_of_matlabs_netvlad_can_be_left_out",
 }
 ALIKED = ("detection_threshold", "max_keypoints", "longest_side", "nms_radius")

@@ -30,6 +30,7 @@ class Candidate:
     time: float | None = None  # seconds since 1970, UTC
     group: str = ""
     columns: Mapping[str, Value] = field(default_factory=dict)
+    keypoints: int | None = None  # of the query or of the image, whichever has fewer; None where none were sought
 
     @property
     def evidence(self) -> float:

@@ -43,6 +43,12 @@ class StoredFeatures(RowSequence[LocalFeatures]):
         each = self.found[place]
         return self.snapshot.segments[each.segment].features(each.row, self.codec)
 
+    def keypoints(self, place: int) -> int:
+        """Number of keypoints."""
+        each = self.found[place]
+        rows = self.snapshot.segments[each.segment].rows
+        return int(rows[each.row + 1, 0] - rows[each.row, 0])
+
     def image_size(self, place: int) -> tuple[int, int]:
         """Width and height that the features refer to."""
         each = self.found[place]
@@ -77,14 +83,15 @@ def reranked(
             candidates.append(_candidate(images[place], each, score))
             continue
         by_chance = verification.inliers_by_chance(matches, reranker.geometry, stored.image_size(place))
-        candidates.append(_candidate(images[place], each, score, (matches, inliers, by_chance)))
+        keypoints = min(len(query), stored.keypoints(place))
+        candidates.append(_candidate(images[place], each, score, (matches, inliers, by_chance, keypoints)))
     return candidates
 
 
 def _candidate(
-    image: StoredImage, found: FoundRow, score: float, evidence: tuple[int, int, float] | None = None
+    image: StoredImage, found: FoundRow, score: float, evidence: tuple[int, int, float, int] | None = None
 ) -> Candidate:
-    matches, inliers, by_chance = evidence or (None, None, None)
+    matches, inliers, by_chance, keypoints = evidence or (None, None, None, None)
     return Candidate(
         id=image.id,
         name=image.name,
@@ -98,4 +105,5 @@ def _candidate(
         time=image.time,
         group=image.group,
         columns=image.columns,
+        keypoints=keypoints,
     )

@@ -221,7 +221,7 @@ class Map:
     ) -> Answer:
         first = candidates[0] if candidates else None
         known = first is not None and first.inliers is not None
-        probability = self.probability.of(first.evidence) if first and known and self.probability else None
+        probability = self.probability.of(first) if first and known and self.probability else None
         here = first is not None and (not known or first.same_place if probability is None else probability >= HERE)
         moments = list(clock.items())
         return Answer(
