@@ -119,7 +119,18 @@ def judge(dataset: Dataset, answers: list[Answer | None]) -> dict[str, Any]:
         result["curve"] = [[round(b.promised, 3), round(b.kept, 3), b.queries] for b in found.bins]
     if dataset.queries.positions is not None and dataset.database.positions is not None:
         result["error_m"] = errors(dataset, answers, here)
+    result["answer_ms"] = times([answer for answer in answers if answer])
     return result
+
+
+def times(answers: list[Answer]) -> dict[str, dict[str, float]]:
+    """Median and 90 % of the time of an answer and of its steps, in milliseconds, reading the photograph included."""
+    steps = {step: np.array([answer.elapsed_ms[step] for answer in answers]) for step in answers[0].elapsed_ms}
+    every = {**steps, "all": np.sum(list(steps.values()), axis=0)}
+    return {
+        step: {"median": round(float(np.median(ms)), 1), "90": round(float(np.quantile(ms, 0.9)), 1)}
+        for step, ms in every.items()
+    }
 
 
 def errors(dataset: Dataset, answers: list[Answer | None], here: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, Any]:

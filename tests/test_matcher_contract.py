@@ -96,7 +96,7 @@ def test_many_candidates_give_what_each_gives_singly(matcher, monkeypatch, batch
     together = matcher.match(query, candidates)
     assert sum(map(len, together)) > 20
     for candidate, found in zip(candidates, together, strict=True):
-        assert same_matches(found, matcher.match(query, [candidate])[0], 1e-5)
+        assert same_matches(found, matcher.match(query, [candidate])[0], 5e-5)
 
 
 def test_images_without_points_have_no_matches_and_disturb_nobody(matcher):

@@ -197,10 +197,10 @@ def test_generators_follow_their_numbers() -> None:
 def command(out: Path, *more: str) -> list[str]:
     tiny = ["task.size=[64, 48]", "task.widths=[8, 8, 8, 8]", "task.head=8", "task.dim=8", "task.pool=40"]
     loop_ = [
-        "train.steps=40",
+        "train.steps=20",
         "train.batch_size=4",
         "train.checkpoint_every=2",
-        "train.validate_every=20",
+        "train.validate_every=10",
         "device=cpu",
     ]
     sets = [part for each in (*tiny, *loop_, "task.validation_images=8", *more) for part in ("--set", each)]
@@ -216,13 +216,13 @@ def test_kill_9_loses_one_checkpoint_interval_at_most(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert 0 < torch.load(parts / CHECKPOINT, weights_only=True)["step"] <= 40
+    assert 0 < torch.load(parts / CHECKPOINT, weights_only=True)["step"] <= 20
     subprocess.run(command(parts, fp32), check=True, capture_output=True)
     assert (parts / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
     refused = subprocess.run(command(parts, fp32, "task.dim=16"), capture_output=True, text=True, check=False)
     assert refused.returncode != 0 and "has other settings" in refused.stderr
-    subprocess.run(command(parts, fp32, "train.steps=44"), check=True, capture_output=True)
-    assert torch.load(parts / CHECKPOINT, weights_only=True)["step"] == 44
+    subprocess.run(command(parts, fp32, "train.steps=22"), check=True, capture_output=True)
+    assert torch.load(parts / CHECKPOINT, weights_only=True)["step"] == 22
 
 
 def test_a_start_that_fails_leaves_no_settings_behind(tmp_path: Path) -> None:

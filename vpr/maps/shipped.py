@@ -13,10 +13,10 @@ from vpr.weights.record import names_of
 PCA = "vpr-superpoint-pca"
 
 # By profile, for the local features, matcher and verification of the config `map`; benchmarks/map_answers.py --fit.
-_ORIGIN = "photographs of 344 groups of places, none measured on; 115 of no place of the map, which has 462 images"
+_ORIGIN = "344 groups of places, none measured on, photographs whole and at 160 pixels; a third of no place of the map"
 PROBABILITIES = {
-    "default": Probability(slope=1.410, offset=-3.675, queries=344, origin=_ORIGIN),
-    "compact": Probability(slope=1.244, offset=-2.885, queries=344, origin=_ORIGIN),
+    "default": Probability(1.052, 0.636, queries=688, origin=_ORIGIN, measure="keypoints"),
+    "compact": Probability(1.016, 0.637, queries=688, origin=_ORIGIN, measure="keypoints"),
 }
 
 
