@@ -395,10 +395,10 @@ def test_scenes_that_are_none_are_told(tmp_path: Path) -> None:
 
     class Evil:
         def __reduce__(self) -> Any:
-            return print, ("run",)
+            return len, ("run",)  # Ray puts another function in the place of print
 
     np.savez(tmp_path / "scene_info" / "x.npz", image_paths=np.array([Evil()], dtype=object), depth_paths=np.zeros(1))
-    with pytest.raises(DataError, match=r"it would run builtins\.print"):
+    with pytest.raises(DataError, match=r"it would run builtins\.len"):
         read_megadepth(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"x")
     with pytest.raises(DataError, match="not a 16-bit depth"):
@@ -479,7 +479,7 @@ def test_a_matcher_can_learn_one_batch_by_heart(network: str, photos: Path, tmp_
     torch.manual_seed(0)
     layers, points, steps, rate = {
         "superglue": (4, 32, 60, 2e-3),
-        "lightglue": (2, 32, 160, 1e-3),
+        "lightglue": (2, 32, 240, 1e-3),
         "imp": (2, 32, 30, 1e-3),
     }[network]
     task = matcher.build(settings(photos, network=network, layers=layers, points=points))
