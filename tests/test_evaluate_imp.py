@@ -152,6 +152,8 @@ def test_raw_scannet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for name, matrix in (("15", np.eye(4)), ("585", np.linalg.inv(pose))):
         np.savetxt(scene / "extrinsic" / f"{name}.txt", matrix)
         np.savetxt(scene / "intrinsic" / f"{name}.txt", K)
+    np.savetxt(scene / "extrinsic" / "9.txt", np.zeros((4, 4)))
+    np.savetxt(scene / "intrinsic" / "9.txt", K)
     table = tmp_path / "pairs.txt"
     table.write_text("scene0707_00/img/15.jpg scene0707_00/img/585.jpg\n")
     (pair,) = read_scannet_raw(table, tmp_path / "raw")
@@ -160,6 +162,7 @@ def test_raw_scannet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("scene0707_00/img/15.jpg", "line 1: 1 fields"),
         ("scene0707_00/img/15.jpg scene0707_00/img/7.jpg", "7.txt: not a matrix"),
         ("../x/15.jpg scene0707_00/img/15.jpg", "line 1"),
+        ("scene0707_00/img/15.jpg scene0707_00/img/9.jpg", "has no inverse"),
         ("", "empty"),
     ):
         table.write_text(line)

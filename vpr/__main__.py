@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 COMPUTING: set[tuple[str, ...]] = {("run",), ("rank",), ("serve",), ("evaluate",), ("match-two",), ("match-pairs",)}
@@ -16,6 +17,8 @@ def computes(arguments: list[str]) -> bool:
 
 def main() -> None:
     if computes(sys.argv[1:]):
+        # Imports make hundreds of thousands of objects and hardly any garbage: by default it would be sought all along.
+        gc.set_threshold(50_000, 20, 100)
         from vpr.runtime.preload import preload_torch
 
         preload_torch()

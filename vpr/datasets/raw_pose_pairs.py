@@ -98,7 +98,10 @@ def read_scannet_raw(path: Path, root: Path) -> list[PosePair]:
         )
         if any(each.shape != (4, 4) for each in to_world):
             raise DataError(f"{where}: an extrinsic matrix is not 4 x 4")
-        relative = np.linalg.inv(to_world[1]) @ to_world[0]
+        try:
+            relative = np.linalg.inv(to_world[1]) @ to_world[0]
+        except np.linalg.LinAlgError:
+            raise DataError(f"{where}: the extrinsic matrix of {names[1]} has no inverse") from None
         K1, K2 = (each[:3, :3] for each in matrices)
         pair = PosePair(images[0], images[1], K1, K2, relative[:3, :3], relative[:3, 3], "all")
         found.append(checked_pair(pair, where))
