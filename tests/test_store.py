@@ -36,6 +36,7 @@ from vpr.global_descriptors.thumbnail import Settings as ThumbnailSettings
 from vpr.global_descriptors.thumbnail import Thumbnail
 from vpr.local_features.rootsift import RootSift
 from vpr.local_features.rootsift import Settings as RootSiftSettings
+from vpr.runtime.files import exclusive_lock
 from vpr.settings import Settings
 
 ORIGIN = Origin("local features", "abc", settings={"local_features": {"longest_side": 640}})
@@ -424,9 +425,19 @@ def test_killed_at_random_moments_the_store_is_byte_identical(image_set: ImageSe
     with extracting(images, tmp_path / "killed") as last:
         assert last.wait() == 0, (tmp_path / "killed.log").read_text()
     build_extractor(settings).extract(read_image_folder(images), FeatureFolders.under(tmp_path / "whole"))
-    for leftover in (tmp_path / "killed").glob(".contents.json.*.tmp"):  # killed before it was renamed; nobody reads it
-        leftover.unlink()
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_what_a_killed_writer_left_of_the_cache_of_content_keys_is_deleted(image_set: ImageSet, tmp_path: Path) -> None:
+    cache = tmp_path / "contents.json"
+    (tmp_path / ".contents.json.1.tmp").write_text("half")
+    (tmp_path / ".other.json.1.tmp").write_text("of another file")
+    with exclusive_lock(tmp_path / ".contents.json.lock"):  # another process writes: nothing is touched
+        keys = read_contents(image_set, cache).keys
+        assert not cache.exists() and (tmp_path / ".contents.json.1.tmp").exists()
+    assert read_contents(image_set, cache).keys == keys
+    assert cache.exists() and not (tmp_path / ".contents.json.1.tmp").exists()
+    assert (tmp_path / ".other.json.1.tmp").exists()
 
 
 def test_a_kill_at_any_file_operation_leaves_a_store_that_continues(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from vpr.config import digest_of_names
 from vpr.core import ImageSet
 from vpr.images import megapixels_in_header
-from vpr.runtime.files import read_json, write_json
+from vpr.runtime.files import exclusive_lock, read_json, remove_leftovers, write_json
 from vpr.runtime.progress import Progress
 
 NO_CONTENT = ""  # key of an image whose file is missing or cannot be read
@@ -121,4 +121,8 @@ def _write_cache(cache: Path, images: ImageSet, entries: Sequence[_Entry]) -> No
         if entry.stamp is not None and entry.key != NO_CONTENT
     }
     cache.parent.mkdir(parents=True, exist_ok=True)
-    write_json(cache, {"root": os.path.abspath(images.root), "files": files}, indent=None)
+    with exclusive_lock(cache.with_name(f".{cache.name}.lock")) as held:
+        if not held:  # another process writes it
+            return
+        remove_leftovers(cache.parent, cache.name)
+        write_json(cache, {"root": os.path.abspath(images.root), "files": files}, indent=None)

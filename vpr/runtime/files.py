@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
@@ -76,9 +77,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed run left in the folder."""
-    for leftover in folder.glob(f".*{TEMPORARY}"):
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Delete the temporary files that a killed run left in the folder, of all files or of the one of this name."""
+    for leftover in folder.glob(f".{glob.escape(name)}.*{TEMPORARY}" if name else f".*{TEMPORARY}"):
         leftover.unlink(missing_ok=True)
 
 
