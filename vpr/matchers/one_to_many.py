@@ -15,6 +15,7 @@ from vpr.core import DataError, LocalFeatures, Matches
 from vpr.matchers import affinities
 from vpr.matchers.affinities import keep_explained
 from vpr.matchers.points import PointBatch, stack
+from vpr.matchers.similarity import first_of_column
 from vpr.runtime.threads import side_by_side
 
 # Memory for the (M, N) scores of one batch; a network needs about 10 times as much. On a CPU each pair is by itself on
@@ -86,12 +87,7 @@ def mutual_partners(scores: Tensor) -> tuple[Tensor, Tensor]:
     """
     best, forward = scores.max(2)
     mutual = (best == scores.amax(1).gather(1, forward)) & (best > -torch.inf)
-    row = torch.arange(scores.shape[1], device=scores.device).expand_as(forward)
-    none = scores.shape[1]
-    first = forward.new_full((len(scores), scores.shape[2]), none)
-    first.scatter_reduce_(1, forward, row.where(mutual, none), "amin")
-    mutual &= first.gather(1, forward) == row
-    return torch.where(mutual, forward, -1), best
+    return torch.where(first_of_column(mutual, forward, scores.shape[2]), forward, -1), best
 
 
 def to_matches(partner: Tensor, scores: Tensor, threshold: float) -> Matches:

@@ -157,15 +157,21 @@ def mutual_nearest(similarity: Tensor, unit: float = 1.0) -> Neighbours:
         torch.where(each == lowest, -torch.inf, each * unit)
         for each in (nearest, similarity.amax(2), similarity.amax(1))
     )
-    rows = torch.arange(similarity.shape[1], device=similarity.device).expand_as(forward)
     mutual = best == torch.maximum(_largest_by_column(best, forward, rest), rest).gather(1, forward)
-    none = torch.full(rest.shape, len(rows[0]), device=similarity.device)
-    first = none.scatter_reduce_(1, forward, rows.where(mutual, len(rows[0])), "amin")
-    mutual &= first.gather(1, forward) == rows
+    mutual = first_of_column(mutual, forward, rest.shape[1])
     rivals = _largest_by_column(best.masked_fill(mutual, -torch.inf), forward, rest)
     backward = _ratio(best, torch.maximum(rivals, rest).gather(1, forward))
     ratio = torch.maximum(_ratio(best, second), backward).where(mutual, torch.inf)
     return Neighbours(forward, best, mutual, ratio)
+
+
+def first_of_column(chosen: Tensor, columns: Tensor, count: int) -> Tensor:
+    """(K, N) which of the chosen rows is the first of its column, one of ``count``; columns are (K, N)."""
+    none = chosen.shape[1]
+    row = torch.arange(none, device=chosen.device).expand_as(columns)
+    first = columns.new_full((len(chosen), count), none)
+    first.scatter_reduce_(1, columns, row.where(chosen, none), "amin")
+    return chosen & (first.gather(1, columns) == row)
 
 
 def _largest_by_column(values: Tensor, columns: Tensor, like: Tensor) -> Tensor:

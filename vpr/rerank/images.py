@@ -82,6 +82,17 @@ class ImagePair(Pair):
         )
 
 
+def prepared(
+    matcher: ImageMatcher, image: ImageLike, mask: Image | None, max_megapixels: float
+) -> tuple[Tensor, Tensor | None]:
+    """The image as the matcher takes it, and which of its pixels count; None: all."""
+    decoded = as_image(image, matcher.channels, max_megapixels)
+    if mask is None:
+        return matcher.preprocess(decoded), None
+    tensor = matcher.preprocess(covered(decoded, mask))
+    return tensor, torch.from_numpy(at_size(mask, tensor.shape[2], tensor.shape[1]))
+
+
 def pair_of(
     query: SeenImage,
     candidate: SeenImage,
@@ -127,11 +138,7 @@ class ImageReranker(PairReranker[PreparedImage]):
         self.max_megapixels = max_megapixels
 
     def _prepared(self, image: ImageLike, mask: Image | None = None) -> PreparedImage:
-        decoded = as_image(image, self.matcher.channels, self.max_megapixels)
-        if mask is None:
-            return PreparedImage(self.matcher.preprocess(decoded))
-        tensor = self.matcher.preprocess(covered(decoded, mask))
-        return PreparedImage(tensor, torch.from_numpy(at_size(mask, tensor.shape[2], tensor.shape[1])))
+        return PreparedImage(*prepared(self.matcher, image, mask, self.max_megapixels))
 
     def compare(self, query: PreparedImage, candidates: Sequence[PreparedImage]) -> list[Pair]:
         return [self._compare(query, candidate) for candidate in candidates]

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from vpr.core import Doubles, Image, ImageMatcher, Verifier
-from vpr.features.masks import at_size, covered
-from vpr.images import MAX_MEGAPIXELS, ImageLike, as_image
+from vpr.images import MAX_MEGAPIXELS, ImageLike
 from vpr.local_features.points_and_lines import PointsWithLines
 from vpr.matchers.gluestick import LineMatches, MatchedBoth
 from vpr.rerank import cost, verification
-from vpr.rerank.images import ImagePair, SeenImage, pair_of
+from vpr.rerank.images import ImagePair, SeenImage, pair_of, prepared
 from vpr.rerank.line_agreement import lines_agree
 from vpr.rerank.reranker import Pair, PairReranker, RerankSettings, known_score
 from vpr.rerank.scores import SCORES
@@ -107,11 +105,7 @@ class LineReranker(PairReranker[DescribedImage]):
         self.max_megapixels = max_megapixels
 
     def _prepared(self, image: ImageLike, mask: Image | None = None) -> DescribedImage:
-        decoded = as_image(image, self.matcher.channels, self.max_megapixels)
-        if mask is None:
-            return DescribedImage(self.matcher.describe(self.matcher.preprocess(decoded)))
-        tensor = self.matcher.preprocess(covered(decoded, mask))
-        counts = torch.from_numpy(at_size(mask, tensor.shape[2], tensor.shape[1]))
+        tensor, counts = prepared(self.matcher, image, mask, self.max_megapixels)
         return DescribedImage(self.matcher.describe(tensor), counts)
 
     def compare(self, query: DescribedImage, candidates: Sequence[DescribedImage]) -> list[Pair]:

@@ -73,7 +73,7 @@ class DumpedPairs:
         self._features = lru_cache(maxsize=256)(read_features)
 
     def draw(self, count: int, random: Randomness, held: bool) -> DumpPart:
-        """So many pairs, a pure function of the arguments."""
+        """``count`` pairs; equal arguments give equal pairs."""
         drawn = [self._draw(random.numpy, held) for _ in range(count)]
         first, second, truths = zip(*drawn, strict=True)
         return DumpPart(first, second, Truth(*(torch.stack(side) for side in zip(*truths, strict=True))))

@@ -49,7 +49,7 @@ class PairSource(ABC):
 
     @abstractmethod
     def draw(self, count: int, random: Randomness, held: bool) -> Part:
-        """So many pairs, a pure function of the arguments."""
+        """``count`` pairs; equal arguments give equal pairs."""
 
 
 class HomographySettings(Section):
